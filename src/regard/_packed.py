@@ -1,0 +1,108 @@
+"""Packed batches: sequences of any lengths, one after the other, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from regard._arrays import host_integers, is_torch
+from regard._errors import ShapeError
+
+
+def checked_offsets(offsets: Any, total: int, name: str = "offsets") -> np.ndarray:
+    """Offsets as int32 on the host, refused unless they start at 0, never fall and end at `total`."""
+    checked = host_integers(offsets, name)
+    if checked.ndim != 1 or len(checked) == 0:
+        raise ShapeError(f"{name} must be one-dimensional with N + 1 entries. Received shape {checked.shape}.")
+    if checked[0] != 0 or checked[-1] != total:
+        raise ShapeError(
+            f"{name} must start at 0 and end at the number of tokens, {total}. "
+            f"Received a first entry of {checked[0]} and a last entry of {checked[-1]}. "
+            "Build them with numpy.cumsum over the lengths, 0 first."
+        )
+    falls = np.flatnonzero(np.diff(checked) < 0)
+    if len(falls):
+        raise ShapeError(f"{name} must never fall. Received {checked[falls[0]]} before {checked[falls[0] + 1]}.")
+    if total > np.iinfo(np.int32).max:
+        raise ShapeError(f"{name} must fit 32 bits. Received {total} tokens; split the batch.")
+    return checked.astype(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Sequences packed one after the other: two plain arrays.
+
+    `values` has shape (total, ...), in any framework; `offsets` has shape (N + 1,), int32 on the host: sequence n is
+    `values[offsets[n]:offsets[n + 1]]`. Linear and elementwise layers work on `values`; only attention reads `offsets`.
+
+    Raises ShapeError when the offsets do not start at 0, rise, and end at the number of rows.
+
+    >>> batch = Packed.pack([np.zeros((3, 8)), np.zeros((0, 8)), np.zeros((2, 8))])
+    >>> batch.lengths.tolist(), batch.values.shape
+    ([3, 0, 2], (5, 8))
+    """
+
+    values: Any
+    offsets: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "offsets", checked_offsets(self.offsets, self.values.shape[0]))
+
+    @classmethod
+    def pack(cls, sequences: Sequence[Any]) -> Packed:
+        """Pack arrays of shapes (length, ...) that agree in all but their length."""
+        if not sequences:
+            raise ShapeError("cannot pack no sequences at all; expected at least one array. Received an empty list.")
+        lengths = [sequence.shape[0] for sequence in sequences]
+        return cls(_concatenate(sequences), np.concatenate([[0], np.cumsum(lengths)]))
+
+    @classmethod
+    def from_padded(cls, padded: Any, lengths: Any) -> Packed:
+        """Drop the padding of an array of shape (N, T, ...) whose row n has `lengths[n]` real entries."""
+        lengths = host_integers(lengths, "lengths")
+        if lengths.shape != (padded.shape[0],) or (lengths < 0).any() or (lengths > padded.shape[1]).any():
+            raise ShapeError(
+                f"lengths must be {padded.shape[0]} numbers between 0 and {padded.shape[1]}. Received {lengths.tolist()}."
+            )
+        return cls.pack([padded[n, :length] for n, length in enumerate(lengths)])
+
+    def with_values(self, values: Any) -> Packed:
+        """The same sequences with other values per token; the offsets are not checked again."""
+        if values.shape[0] != self.offsets[-1]:
+            raise ShapeError(f"expected values for {self.offsets[-1]} tokens. Received shape {tuple(values.shape)}.")
+        packed = object.__new__(Packed)
+        object.__setattr__(packed, "values", values)
+        object.__setattr__(packed, "offsets", self.offsets)
+        return packed
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Lengths of the N sequences, int32."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def unpack(self) -> list[Any]:
+        """The sequences as a list of views."""
+        return [self.values[start:end] for start, end in zip(self.offsets[:-1], self.offsets[1:], strict=True)]
+
+    def to_padded(self, fill: float = 0) -> Any:
+        """An array of shape (N, longest length, ...), `fill` behind each sequence's end."""
+        longest = int(self.lengths.max(initial=0))
+        shape = (len(self), longest, *self.values.shape[1:])
+        padded = self.values.new_full(shape, fill) if is_torch(self.values) else np.full(shape, fill, self.values.dtype)
+        for n, sequence in enumerate(self.unpack()):
+            padded[n, : len(sequence)] = sequence
+        return padded
+
+
+def _concatenate(arrays: Sequence[Any]) -> Any:
+    if is_torch(arrays[0]):
+        import torch
+
+        return torch.cat(list(arrays))
+    return np.concatenate(arrays)

@@ -1,0 +1,144 @@
+"""The formats in which records come: JSON lines, tab-separated columns, parallel text, plain text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from regard._errors import nearest
+from regard.data.checks import Record, is_blank
+from regard.data.lines import data_error, kind, listed, read_lines, shorten
+
+FORMATS = ".jsonl, .tsv (both also with .gz), or parallel text files given as 'a.en,a.de'"
+Reader = Callable[[list[Path], Sequence[str]], Iterator[Record]]
+
+
+def reader(paths: list[Path], fields: Sequence[str]) -> Reader:
+    """How to read `paths`, judged by their number and names; `DataError` when the format is not known."""
+    if len(paths) > 1:
+        return _parallel
+    (path,) = paths
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if suffix == ".jsonl":
+        return _jsonl
+    if suffix == ".tsv":
+        return _tsv
+    if len(fields) == 1 and suffix != ".json":
+        return _text
+    raise data_error(
+        str(path),
+        "the format of this file is not known",
+        expected=FORMATS,
+        received=f"a name ending in {suffix!r}" if suffix else "a name without an ending",
+        mend="write one JSON object a line and let the name end in .jsonl",
+    )
+
+
+def _text(paths: list[Path], fields: Sequence[str]) -> Iterator[Record]:
+    (path,) = paths
+    for number, line in read_lines(path):
+        yield Record({fields[0]: line}, str(path), number)
+
+
+def _parallel(paths: list[Path], fields: Sequence[str]) -> Iterator[Record]:
+    if len(paths) != len(fields):
+        raise data_error(
+            ",".join(map(str, paths)),
+            "there is not one file for each field",
+            expected=f"{len(fields)} files, for {listed(fields)} in this order",
+            received=f"{len(paths)} files",
+            mend="name one text file for each field, with commas between them",
+        )
+    for number, lines in enumerate(zip_longest(*map(read_lines, paths)), start=1):
+        if None in lines:
+            short, longer = lines.index(None), next(i for i, line in enumerate(lines) if line is not None)
+            raise data_error(
+                f"{paths[short]}, line {number}",
+                "the parallel files have unequal numbers of lines",
+                expected=f"a line beside line {number} of {paths[longer]}, {shorten(lines[longer][1], 50)}",
+                received=f"an end after {number - 1} lines",
+                mend="make line n of each file belong to line n of the others",
+            )
+        values = {field: line for field, (_, line) in zip(fields, lines, strict=True)}
+        # The message about a blank line names the file in which it is.
+        blank = next((i for i, (_, line) in enumerate(lines) if is_blank(line)), 0)
+        yield Record(values, str(paths[blank]), number)
+
+
+def _jsonl(paths: list[Path], fields: Sequence[str]) -> Iterator[Record]:
+    (path,) = paths
+    for number, line in read_lines(path):
+        place = f"{path}, line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise data_error(
+                place,
+                "the line is empty" if is_blank(line) else f"the line is not JSON ({error})",
+                expected=f"one JSON object a line, with {listed(fields)}",
+                received=shorten(line),
+                mend="remove the line"
+                if is_blank(line)
+                else "write each record with a JSON library, on one line",
+            ) from error
+        if not isinstance(value, dict):
+            raise data_error(
+                place,
+                "the line is JSON but no object",
+                expected=f"an object with {listed(fields)}",
+                received=f"{kind(value)}, {shorten(line)}",
+                mend='write {"' + '": "...", "'.join(fields) + '": "..."}',
+            )
+        yield Record(value, str(path), number)
+
+
+def _tsv(paths: list[Path], fields: Sequence[str]) -> Iterator[Record]:
+    (path,) = paths
+    rows = ((number, line.split("\t")) for number, line in read_lines(path))
+    first = next(rows)
+    header = first[1]
+    if _is_pair(header, fields):
+        header, body = list(fields), chain([first], rows)
+    else:
+        _check_header(path, header, fields)
+        body = chain(rows)
+    for number, cells in body:
+        if len(cells) != len(header):
+            raise data_error(
+                f"{path}, line {number}",
+                "the line has the wrong number of columns",
+                expected=f"{len(header)} columns ({', '.join(header)}), with tabs between them",
+                received=f"{len(cells)}, {shorten(cells)}",
+                mend="write exactly one tab between columns and none inside a text",
+            )
+        yield Record(dict(zip(header, cells, strict=True)), str(path), number)
+
+
+def _is_pair(cells: list[str], fields: Sequence[str]) -> bool:
+    """Whether the first line is already a pair; a cell that resembles a column's name makes it a header."""
+    names = [cell.strip().casefold() for cell in cells]
+    resembles = any(get_close_matches(name, [*fields, "targets"], n=1, cutoff=0.8) for name in names)
+    return len(cells) == 2 and len(fields) == 2 and not resembles
+
+
+def _check_header(path: Path, header: list[str], fields: Sequence[str]) -> None:
+    for field in fields:
+        if field not in header:
+            raise data_error(
+                f"{path}, line 1",
+                f"the column {field!r} is missing",
+                expected=f"a header with {listed(fields)}, or exactly two columns and no header",
+                received=f"{len(header)} columns, {shorten(header)}{nearest(field, header)}",
+                mend="name the columns in the first line",
+            )
+    if len(set(header)) != len(header):
+        raise data_error(
+            f"{path}, line 1",
+            "two columns have the same name",
+            expected="every name once",
+            received=shorten(header),
+            mend="rename one of them",
+        )

@@ -1,0 +1,63 @@
+"""Records from files of text: `.jsonl`, `.tsv` and parallel text, each checked at the door, none skipped.
+
+for record in read_records("train.jsonl.gz", ("source", "target")):
+    print(record.fields["source"], record.line)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from regard.data.checks import MAX_CHARACTERS, Record, check_length, checked
+from regard.data.formats import FORMATS, reader
+from regard.data.lines import data_error, find_file, is_there, shorten
+
+__all__ = ["MAX_CHARACTERS", "Record", "Source", "check_length", "read_records"]
+
+Source = str | Path | Sequence[str | Path]
+
+
+def read_records(
+    source: Source, fields: Sequence[str], *, max_characters: int = MAX_CHARACTERS
+) -> Iterator[Record]:
+    """Streams the records of `source`, every one with all `fields` as text that is not blank.
+
+    A field `target` may be given as `targets`, a list of several references. After reading, a record that was
+    asked for `target` has both: `target` (the first reference where only `targets` was given) and `targets`.
+    Other columns of the file are kept as they are.
+
+    Args:
+        source: one path (`.jsonl`, `.tsv`, with `.gz` or not; a `.tsv` without a header has exactly the columns
+            `fields`, two of them; any other name is plain text, one `fields[0]` a line), or one text file for
+            each field: `"a.en,a.de"` or a tuple of paths.
+        fields: names of the text fields that every record must have.
+        max_characters: the longest text allowed in one field.
+
+    Raises:
+        DataError: at once when a file is missing, a folder or empty; while iterating when a line cannot be used.
+            The message names file and line, what was expected, what was received and how to mend it.
+    """
+    paths = [find_file(path) for path in _paths(source)]
+    read = reader(paths, fields)
+    return (checked(record, fields, max_characters) for record in read(paths, fields))
+
+
+def _paths(source: Source) -> list[Path]:
+    if isinstance(source, Path):
+        return [source]
+    if isinstance(source, str):
+        parts = [Path(part.strip()) for part in source.split(",")]
+        if len(parts) > 1 and is_there(Path(source)):
+            parts = [Path(source)]
+    else:
+        parts = [Path(part) for part in source]
+    if not parts or any(str(part) == "." for part in parts):
+        raise data_error(
+            "source",
+            "a path is empty",
+            expected=FORMATS,
+            received=shorten(source),
+            mend="name the file or files",
+        )
+    return parts

@@ -1,0 +1,1 @@
+"""The scores of the field, with what is needed to compare them."""

@@ -1,0 +1,38 @@
+"""What lets one code path serve packed and padded sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard._packed import Packed
+
+Sequences = Packed | Tensor
+
+
+def values_of(x: Sequences) -> Tensor:
+    """The tokens' values: (total, ...) when packed, (..., T, ...) otherwise."""
+    return x.values if isinstance(x, Packed) else x
+
+
+def like(x: Sequences, values: Tensor) -> Sequences:
+    """`values` in the form of `x`."""
+    return x.with_values(values) if isinstance(x, Packed) else values
+
+
+def over_tokens(function: Callable[[Tensor], Tensor], x: Sequences) -> Sequences:
+    """Apply a function that treats every token alike."""
+    return like(x, function(values_of(x)))
+
+
+def positions_of(x: Sequences, start: int = 0) -> Tensor:
+    """The position of every token in its sequence: (total,) when packed, (T,) otherwise."""
+    values = values_of(x)
+    if not isinstance(x, Packed):
+        return torch.arange(start, start + values.shape[-2], device=values.device)
+    offsets = x.offsets.astype(np.int64)
+    within = np.arange(start, start + offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+    return torch.from_numpy(within).to(values.device)

@@ -1,0 +1,225 @@
+"""Multi-head attention as layers: self-attention with a key-value cache, and attention to a context."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regard._attention import attention
+from regard._aux import Aux, AuxOutput
+from regard._errors import ConfigError, ShapeError
+from regard._masks import Lengths, Mask
+from regard._packed import Packed
+from regard.nn._sequences import Sequences, like, positions_of, values_of
+from regard.nn.cache import ContextCache, KeyValueCache
+from regard.nn.norm import RMSNorm
+from regard.nn.rotary import Rotary, turn
+
+Combine = str
+COMBINATIONS = ("project", "concat")
+
+
+class _Attention(nn.Module):
+    """What both attention layers share: head sizes, normalisation of queries and keys, and the way out."""
+
+    def __init__(
+        self, dim: int, heads: int, kv_heads: int | None, head_dim: int | None, bias: bool, qk_norm: bool, combine: Combine
+    ) -> None:
+        super().__init__()
+        if combine not in COMBINATIONS:
+            raise ConfigError(f"combine must be one of {', '.join(COMBINATIONS)}. Received {combine!r}.")
+        if head_dim is None and dim % heads:
+            raise ShapeError(f"dim must be a multiple of heads unless head_dim is given. Received dim={dim}, heads={heads}.")
+        self.dim, self.heads, self.kv_heads = dim, heads, kv_heads or heads
+        self.head_dim = head_dim or dim // heads
+        self.combine = combine
+        width = heads * self.head_dim
+        self.output = nn.Linear(2 * width if combine == "concat" else width, dim, bias=bias or combine == "concat")
+        self.query_norm = RMSNorm() if qk_norm else None
+        self.key_norm = RMSNorm() if qk_norm else None
+
+    def _normalised(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        if self.query_norm is None or self.key_norm is None:
+            return query, key
+        return self.query_norm(query), self.key_norm(key)
+
+    def _out(self, query: Tensor, context: Tensor) -> Tensor:
+        joined = torch.cat([query, context], dim=-1) if self.combine == "concat" else context
+        return self.output(joined.flatten(-2))
+
+
+class SelfAttention(_Attention):
+    """Multi-head self-attention: every token attends to tokens of its own sequence (Vaswani et al. 2017).
+
+    `Q, K, V = x W_q, x W_k, x W_v`; `context = attention(Q, K, V)` per head; the result is `context W_o`, or with
+    `combine="concat"` `[Q, context] W_o + b`, the head's query beside what it found.
+
+    Arguments:
+        dim: width of the tokens going in and coming out.
+        heads: query heads; `dim` must be a multiple of it unless `head_dim` is given.
+        kv_heads: key and value heads that groups of query heads share; by default as many as `heads`.
+        head_dim: size of one head; by default `dim / heads`.
+        bias: whether the projections add a bias. `combine="concat"` always has one on the way out.
+        qk_norm: normalise queries and keys per head before they meet (RMSNorm).
+        rotary: rotate queries and keys by position.
+        dropout: share of attention weights dropped in training.
+        combine: "project" or "concat".
+
+    The input is `Packed` with values (total, dim), or a tensor (..., T, dim); the output has the same form.
+
+    >>> layer = regard.nn.SelfAttention(32, heads=4)
+    >>> layer(torch.randn(2, 7, 32), mask=regard.Causal()).shape
+    torch.Size([2, 7, 32])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        bias: bool = False,
+        qk_norm: bool = False,
+        rotary: bool = False,
+        dropout: float = 0.0,
+        combine: Combine = "project",
+    ) -> None:
+        super().__init__(dim, heads, kv_heads, head_dim, bias, qk_norm, combine)
+        self.query_key_value = nn.Linear(dim, (heads + 2 * self.kv_heads) * self.head_dim, bias=bias)
+        self.rotary = Rotary(self.head_dim) if rotary else None
+        self.dropout = dropout
+
+    def forward(
+        self,
+        x: Sequences,
+        *,
+        mask: Mask | Tensor | None = None,
+        turns: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        return_aux: Aux | None = None,
+    ) -> Any:
+        """Attend within each sequence.
+
+        Arguments:
+            x: `Packed` values (total, dim), or a tensor (..., T, dim); with a cache, sequences of one length.
+            mask: which keys a query may see.
+            turns: the rotation of the tokens' positions, when the caller has it already.
+            cache: keys and values of earlier tokens, to which those of `x` are added.
+            return_aux: what to return beside the output, as for `regard.attention`.
+        """
+        projected = self.query_key_value(values_of(x)).unflatten(-1, (-1, self.head_dim))
+        query, key, value = projected.split([self.heads, self.kv_heads, self.kv_heads], dim=-2)
+        query, key = self._normalised(query, key)
+        if self.rotary is not None:
+            if turns is None:
+                turns = self.rotary(positions_of(x, cache.length if cache is not None else 0))
+            query, key = turn(query, turns), turn(key, turns)
+        options: dict[str, Any] = {"mask": mask, "return_aux": return_aux, **_dropout(self)}
+        if cache is not None:
+            query, key, value = (_one_length(x, array) for array in (query, key, value))
+            key, value = cache.append(key, value)
+            held = Lengths(k=cache.length)
+            options["mask"] = held if mask is None else mask & held
+        elif isinstance(x, Packed):
+            options["cu_seqlens_q"] = x.offsets
+        context, aux = _pair(attention(query, key, value, **options), return_aux)
+        out = like(x, self._out(query, context).view_as(values_of(x)))
+        return out if return_aux is None else (out, aux)
+
+    @torch.no_grad()
+    def load_multihead(self, source: nn.MultiheadAttention) -> SelfAttention:
+        """Take over the weights of a `torch.nn.MultiheadAttention`, whose numbers this layer then gives.
+
+        Raises ShapeError when widths, heads or biases differ.
+        """
+        if source.in_proj_weight is None or source.in_proj_weight.shape != self.query_key_value.weight.shape:
+            raise ShapeError("expected a MultiheadAttention of the same width whose keys and values are as wide as its queries.")
+        if source.num_heads != self.heads or (source.in_proj_bias is None) != (self.query_key_value.bias is None):
+            raise ShapeError(
+                f"expected {self.heads} heads and bias={self.query_key_value.bias is not None}. "
+                f"Received {source.num_heads} heads and bias={source.in_proj_bias is not None}."
+            )
+        self.query_key_value.weight.copy_(source.in_proj_weight)
+        self.output.weight.copy_(source.out_proj.weight)
+        if source.in_proj_bias is not None:
+            self.query_key_value.bias.copy_(source.in_proj_bias)
+            self.output.bias.copy_(source.out_proj.bias)
+        return self
+
+
+class CrossAttention(_Attention):
+    """Multi-head attention of one set of sequences to another: a decoder's to its source, or captions' to their picture.
+
+    Arguments are those of `SelfAttention`, without rotation; `context_dim` is the context's width, by default `dim`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        context_dim: int | None = None,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        bias: bool = False,
+        qk_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(dim, heads, kv_heads, head_dim, bias, qk_norm, "project")
+        self.query = nn.Linear(dim, heads * self.head_dim, bias=bias)
+        self.key_value = nn.Linear(context_dim or dim, 2 * self.kv_heads * self.head_dim, bias=bias)
+        self.dropout = dropout
+
+    def forward(
+        self,
+        x: Sequences,
+        context: Sequences,
+        *,
+        key_sequence: Any = None,
+        mask: Mask | Tensor | None = None,
+        cache: ContextCache | None = None,
+        return_aux: Aux | None = None,
+    ) -> Any:
+        """Attend to the context; `x` and `context` are both `Packed` or both tensors.
+
+        `key_sequence` (N,) names the context sequence that each sequence of a packed `x` reads; by default its own
+        number. With a cache the context is projected at the first call only.
+        """
+        query = self.query(values_of(x)).unflatten(-1, (-1, self.head_dim))
+        if cache is not None and cache.entry is not None:
+            key, value = cache.entry
+            query = query if self.query_norm is None else self.query_norm(query)
+        else:
+            projected = self.key_value(values_of(context)).unflatten(-1, (-1, self.head_dim))
+            key, value = projected.split([self.kv_heads, self.kv_heads], dim=-2)
+            query, key = self._normalised(query, key)
+            if cache is not None:
+                cache.entry = key, value
+        options: dict[str, Any] = {"mask": mask, "return_aux": return_aux, **_dropout(self)}
+        if isinstance(x, Packed) and isinstance(context, Packed):
+            options |= {"cu_seqlens_q": x.offsets, "cu_seqlens_k": context.offsets, "key_sequence": key_sequence}
+        found, aux = _pair(attention(query, key, value, **options), return_aux)
+        out = like(x, self._out(query, found))
+        return out if return_aux is None else (out, aux)
+
+
+def _one_length(x: Sequences, values: Tensor) -> Tensor:
+    """(total, H, D) of packed sequences of one length -> (N, T, H, D), which a cache takes."""
+    if not isinstance(x, Packed):
+        return values
+    if len(set(x.lengths.tolist())) > 1:
+        raise ShapeError(f"with a cache all sequences must have one length. Received lengths {x.lengths.tolist()}.")
+    return values.unflatten(0, (len(x), -1))
+
+
+def _dropout(layer: SelfAttention | CrossAttention) -> dict[str, Any]:
+    if not layer.training or not layer.dropout:
+        return {}
+    return {"dropout_p": layer.dropout, "seed": int(torch.randint(2**31, ()))}
+
+
+def _pair(result: Any, return_aux: Aux | None) -> tuple[Tensor, AuxOutput | None]:
+    return (result, None) if return_aux is None else result

@@ -1,0 +1,118 @@
+"""Pre-norm blocks, and the encoder and decoder that stack them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from regard._masks import Causal, Mask
+from regard.nn._sequences import Sequences, like, positions_of, values_of
+from regard.nn.attention import CrossAttention, SelfAttention
+from regard.nn.cache import LayerCache
+from regard.nn.feedforward import Dropout, FeedForward
+from regard.nn.norm import RMSNorm
+from regard.nn.rotary import Rotary
+
+CAUSAL = Causal()
+
+
+class EncoderBlock(nn.Module):
+    """`x + attention(norm(x))`, then `x + feed_forward(norm(x))` (pre-norm: Xiong et al. 2020).
+
+    Arguments: `dim`, `heads`, `hidden` (the feed-forward's width), `dropout` of both branches; the others as for
+    `SelfAttention`. The input is `Packed` or (..., T, dim).
+    """
+
+    def __init__(
+        self, dim: int, heads: int, hidden: int, *, dropout: float = 0.0, kv_heads: int | None = None, qk_norm: bool = True
+    ) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm()
+        self.attention = SelfAttention(dim, heads, kv_heads=kv_heads, qk_norm=qk_norm, rotary=True)
+        self.feed_forward_norm = RMSNorm()
+        self.feed_forward = FeedForward(dim, hidden)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self, x: Sequences, *, mask: Mask | Tensor | None = None, turns: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Sequences:
+        """One block over every sequence."""
+        values = self._attend(x, mask, turns, cache)
+        return like(x, values + self.dropout(self.feed_forward(self.feed_forward_norm(values))))
+
+    def _attend(self, x: Sequences, mask: Any, turns: Tensor | None, cache: LayerCache | None) -> Tensor:
+        values = values_of(x)
+        inside = like(x, self.attention_norm(values))
+        found = self.attention(inside, mask=mask, turns=turns, cache=None if cache is None else cache.own)
+        return values + self.dropout(values_of(found))
+
+
+class DecoderBlock(EncoderBlock):
+    """An encoder block, causal, that attends to a context between its two halves."""
+
+    def __init__(
+        self, dim: int, heads: int, hidden: int, *, dropout: float = 0.0, kv_heads: int | None = None, qk_norm: bool = True
+    ) -> None:
+        super().__init__(dim, heads, hidden, dropout=dropout, kv_heads=kv_heads, qk_norm=qk_norm)
+        self.context_norm = RMSNorm()
+        self.context_attention = CrossAttention(dim, heads, kv_heads=kv_heads, qk_norm=qk_norm)
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Sequences,
+        context: Sequences,
+        *,
+        key_sequence: Any = None,
+        turns: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Sequences:
+        """One block over every sequence; `context` and `key_sequence` as for `CrossAttention`."""
+        values = self._attend(x, CAUSAL, turns, cache)
+        inside = like(x, self.context_norm(values))
+        store = None if cache is None else cache.context
+        found = self.context_attention(inside, context, key_sequence=key_sequence, cache=store)
+        values = values + self.dropout(values_of(found))
+        return like(x, values + self.dropout(self.feed_forward(self.feed_forward_norm(values))))
+
+
+class Encoder(nn.Module):
+    """A stack of encoder blocks and a last normalisation; every token sees its whole sequence unless a mask says less."""
+
+    def __init__(self, layers: int, dim: int, heads: int, hidden: int, **options: Any) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(EncoderBlock(dim, heads, hidden, **options) for _ in range(layers))
+        self.norm = RMSNorm()
+        self.rotary = Rotary(dim // heads)
+
+    def forward(self, x: Sequences, *, mask: Mask | Tensor | None = None) -> Sequences:
+        """`Packed` (total, dim) or (..., T, dim), in and out."""
+        turns = self.rotary(positions_of(x))
+        for block in self.blocks:
+            x = block(x, mask=mask, turns=turns)
+        return like(x, self.norm(values_of(x)))
+
+
+class Decoder(nn.Module):
+    """A stack of decoder blocks and a last normalisation, with or without a cache."""
+
+    def __init__(self, layers: int, dim: int, heads: int, hidden: int, **options: Any) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(DecoderBlock(dim, heads, hidden, **options) for _ in range(layers))
+        self.norm = RMSNorm()
+        self.rotary = Rotary(dim // heads)
+
+    def forward(
+        self, x: Sequences, context: Sequences, *, key_sequence: Any = None, caches: list[LayerCache] | None = None
+    ) -> Sequences:
+        """Tokens so far, or with `caches` the next tokens of each, to hidden states of the same form."""
+        start = caches[0].own.length if caches else 0
+        turns = self.rotary(positions_of(x, start))
+        for number, block in enumerate(self.blocks):
+            cache = caches[number] if caches else None
+            x = block(x, context, key_sequence=key_sequence, turns=turns, cache=cache)
+        return like(x, self.norm(values_of(x)))
+
+    def caches(self) -> list[LayerCache]:
+        """An empty cache for every block."""
+        return [LayerCache() for _ in self.blocks]

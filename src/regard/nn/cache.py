@@ -1,0 +1,67 @@
+"""The key-value cache of one attention layer while a sequence is written token by token."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class KeyValueCache:
+    """Keys and values of N sequences of equal length so far, with room to grow.
+
+    The tokens stand in one flat array, so that attention reads them in place: sequence n has the rows
+    `n * capacity` to `n * capacity + length`.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys (N, t, Hk, D) and values (N, t, Hk, Dv) of t tokens; returns both for all tokens, with spare room.
+
+        The result has the shape (N, capacity, Hk, D); only the first `length` rows of each sequence are meant.
+        """
+        self._keys = self._grown(self._keys, keys)
+        self._values = self._grown(self._values, values)
+        self._keys[:, self.length : self.length + keys.shape[1]] = keys
+        self._values[:, self.length : self.length + keys.shape[1]] = values
+        self.length += keys.shape[1]
+        return self._keys, self._values
+
+    def keep(self, sequences: Tensor) -> None:
+        """Go on with these sequences, (M,) integers; one may be named several times."""
+        if self._keys is not None and self._values is not None:
+            self._keys, self._values = self._keys[sequences], self._values[sequences]
+
+    def _grown(self, store: Tensor | None, new: Tensor) -> Tensor:
+        needed = self.length + new.shape[1]
+        if store is not None and needed <= store.shape[1]:
+            return store
+        grown = new.new_empty(new.shape[0], max(16, 2 * needed), *new.shape[2:])
+        if store is not None:
+            grown[:, : self.length] = store[:, : self.length]
+        return grown
+
+
+class ContextCache:
+    """Keys and values of a context that is encoded once and read at every step."""
+
+    def __init__(self) -> None:
+        self.entry: tuple[Tensor, Tensor] | None = None
+
+
+class LayerCache:
+    """What one decoder block keeps between steps."""
+
+    def __init__(self) -> None:
+        self.own = KeyValueCache()
+        self.context = ContextCache()
+
+
+def keep(caches: list[LayerCache], sequences: Tensor) -> None:
+    """Go on with these sequences in every layer."""
+    for cache in caches:
+        cache.own.keep(sequences)
+
+

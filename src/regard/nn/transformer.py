@@ -1,0 +1,80 @@
+"""The encoder-decoder over one vocabulary, with tied embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from regard._packed import Packed
+from regard.nn.blocks import Decoder, Encoder
+from regard.nn.cache import LayerCache
+from regard.nn.feedforward import Dropout
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that make a model."""
+
+    vocabulary: int
+    dim: int = 128
+    heads: int = 4
+    hidden: int = 256
+    encoder_layers: int = 4
+    decoder_layers: int = 2
+    dropout: float = 0.1
+    qk_norm: bool = True
+
+
+class EncoderDecoder(nn.Module):
+    """Source tokens to target tokens: one embedding serves source, target and the scores over the vocabulary.
+
+    >>> model = regard.nn.EncoderDecoder(regard.nn.Shape(vocabulary=100, dim=32))
+    >>> source = regard.Packed(torch.arange(7), np.array([0, 3, 7]))
+    >>> model.scores(model(source, source)).shape
+    torch.Size([7, 100])
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        sizes = (shape.dim, shape.heads, shape.hidden)
+        options = {"dropout": shape.dropout, "qk_norm": shape.qk_norm}
+        self.embedding = nn.Embedding(shape.vocabulary, shape.dim)
+        self.dropout = Dropout(shape.dropout)
+        self.encoder = Encoder(shape.encoder_layers, *sizes, **options)
+        self.decoder = Decoder(shape.decoder_layers, *sizes, **options)
+        self.apply(_initialise)
+
+    def forward(self, source: Packed, target: Packed) -> Tensor:
+        """Token ids of source and target (one more sequence offset than pairs) to hidden states (total target, dim)."""
+        states = self.decoder(self._embedded(target), self.encode(source))
+        return states.values
+
+    def encode(self, source: Packed) -> Packed:
+        """Token ids to encodings (total source, dim)."""
+        return self.encoder(self._embedded(source))
+
+    def step(self, tokens: Packed, encoded: Packed, caches: list[LayerCache], key_sequence: Tensor) -> Tensor:
+        """Hidden states (N, dim) of the next token of N hypotheses, of which hypothesis n reads source `key_sequence[n]`."""
+        return self.decoder(self._embedded(tokens), encoded, key_sequence=key_sequence, caches=caches).values
+
+    def scores(self, states: Tensor) -> Tensor:
+        """Hidden states (..., dim) to unnormalised scores (..., vocabulary)."""
+        return F.linear(states, self.embedding.weight)
+
+    def _embedded(self, tokens: Packed) -> Packed:
+        scaled = self.embedding(tokens.values) * self.shape.dim**0.5
+        return tokens.with_values(self.dropout(scaled))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+
+

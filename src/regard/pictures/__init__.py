@@ -1,0 +1,8 @@
+"""Pictures of attention: self-contained files that need no network and no notebook."""
+
+from __future__ import annotations
+
+from regard.pictures._picture import AttentionPicture, attention_page
+from regard.pictures._weights import merge_pieces_to_words
+
+__all__ = ["AttentionPicture", "attention_page", "merge_pieces_to_words"]

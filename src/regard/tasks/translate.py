@@ -1,0 +1,154 @@
+"""Translation: a sentence to a sentence, by an encoder-decoder over one joint vocabulary.
+
+A record has `source` and `target` (or `targets`, several references). The source becomes its pieces and an end, the
+target likewise; the decoder reads the target shifted by one, begun by a begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from regard._packed import Packed
+from regard.data.records import Record
+from regard.data.tokenizer import Tokenizer
+from regard.decoding import Hypothesis, search
+from regard.metrics.translation import Score, bleu, chrf
+from regard.nn.cache import LayerCache, keep
+from regard.nn.loss import vocabulary_loss
+from regard.nn.transformer import EncoderDecoder, Shape
+from regard.training.loop import pack_ids
+from regard.training.recipe import Recipe
+
+BEAM, PENALTY = 5, 1.0
+HYPOTHESES = 320  # written at once; the sources of one batch are of like length
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A translated sentence; `score` is the mean log-probability of a piece, in nats."""
+
+    source: str
+    text: str
+    score: float
+    pieces: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Translate:
+    """The task, as `regard.training` knows it."""
+
+    name = "translate"
+    fields = ("source", "target")
+    streams = ("source", "target")
+    tokenizer: Tokenizer
+
+    def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
+        """Train the joint vocabulary."""
+        texts = (record.fields[name] for record in records for name in self.fields)
+        self.tokenizer = Tokenizer.train(texts, recipe.vocabulary or 4000, lowercase=recipe.lowercase)
+
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
+        """Source and target as pieces, each with its end."""
+        for chunk in _chunks(records, 1000):
+            columns = [self.tokenizer.encode_batch([record.fields[name] for record in chunk]) for name in self.fields]
+            for source, target in zip(*columns, strict=True):
+                yield [*source, self.tokenizer.eos], [*target, self.tokenizer.eos]
+
+    def model(self, recipe: Recipe) -> nn.Module:
+        """A new encoder-decoder of the recipe's size."""
+        sizes = {name: getattr(recipe, name) for name in ("dim", "heads", "hidden", "encoder_layers", "decoder_layers")}
+        given = {name: size for name, size in sizes.items() if size is not None}
+        return EncoderDecoder(Shape(len(self.tokenizer), dropout=recipe.dropout or 0.0, **given))
+
+    def loss(self, model: EncoderDecoder, batch: dict[str, Packed], smoothing: float) -> Tensor:
+        """Cross-entropy of the targets, summed over their pieces and ends."""
+        target = batch["target"]
+        states = model(batch["source"], target.with_values(shifted(target, self.tokenizer.bos)))
+        return vocabulary_loss(states, model.embedding.weight, target.values, smoothing)
+
+    @torch.no_grad()
+    def predict(
+        self, model: EncoderDecoder, inputs: Sequence[str], *, beam: int = BEAM, penalty: float = PENALTY
+    ) -> list[Translation]:
+        """Translate sentences; each result is the same whatever others stand beside it."""
+        ids = self.tokenizer.encode_batch(list(inputs))
+        results: list[Translation | None] = [None] * len(inputs)
+        order = sorted(range(len(inputs)), key=lambda number: len(ids[number]))
+        for numbers in _chunks(order, max(1, HYPOTHESES // beam)):
+            found = self._search(model, [[*ids[number], self.tokenizer.eos] for number in numbers], beam, penalty)
+            for number, best in zip(numbers, found, strict=True):
+                text = self.tokenizer.decode(best.tokens)
+                results[number] = Translation(inputs[number], text, best.score(1.0), best.tokens)
+        return [result for result in results if result is not None]
+
+    def score(self, predictions: Sequence[Translation], records: Sequence[Record], lowercase: bool = False) -> list[Score]:
+        """BLEU and chrF against all references of each record."""
+        texts = [prediction.text for prediction in predictions]
+        references = [record.fields["targets"] for record in records]
+        if lowercase or self.tokenizer.normalize("A") == "a":
+            return [bleu(texts, references, lowercase=True), chrf(texts, references, lowercase=True)]
+        return [bleu(texts, references), chrf(texts, references)]
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`."""
+        self.tokenizer.save(folder / "tokenizer.json")
+
+    def load(self, folder: Path) -> None:
+        """Read `tokenizer.json`."""
+        self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+
+    def _search(
+        self, model: EncoderDecoder, sources: Sequence[Sequence[int]], beam: int, penalty: float
+    ) -> list[Hypothesis]:
+        writer = Writer(model, sources)
+        limits = [2 * len(source) + 10 for source in sources]
+        bos, eos = self.tokenizer.bos, self.tokenizer.eos
+        return [found[0] for found in search(writer, limits, beam=beam, bos=bos, eos=eos, penalty=penalty)]
+
+
+class Writer:
+    """The model in the middle of writing translations of encoded sources."""
+
+    def __init__(self, model: EncoderDecoder, sources: Sequence[Sequence[int]]) -> None:
+        self.model = model
+        self.encoded = model.encode(pack_ids(sources))
+        self.caches: list[LayerCache] = model.decoder.caches()
+
+    def step(self, tokens: Tensor, sources: Tensor) -> Tensor:
+        """Log-probabilities of the next piece of every hypothesis."""
+        packed = Packed(tokens, np.arange(len(tokens) + 1))
+        states = self.model.step(packed, self.encoded, self.caches, sources)
+        return F.log_softmax(self.model.scores(states).float(), dim=-1)
+
+    def keep(self, hypotheses: Tensor) -> None:
+        """Go on with these hypotheses."""
+        keep(self.caches, hypotheses)
+
+
+def shifted(target: Packed, begin: int) -> Tensor:
+    """What the decoder reads while it writes `target`: each sequence moved right by one, `begin` first."""
+    values = torch.cat([target.values.new_tensor([begin]), target.values[:-1]])[: len(target.values)]
+    starts = torch.from_numpy(target.offsets[:-1][target.lengths > 0].astype(np.int64))
+    values[starts] = begin
+    return values
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

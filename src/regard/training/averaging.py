@@ -1,0 +1,32 @@
+"""A running average of the weights, whose memory grows with the run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """An exponential average over about the last `share` of all steps so far (power-law averaging: Karras et al. 2024).
+
+    `average += (1 - (1 - 1 / t) ** (1 / share)) * (weights - average)` after step t: no length of run needs to be known.
+    """
+
+    def __init__(self, model: nn.Module, share: float) -> None:
+        self.share = share
+        self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after step number `step`, counted from 1."""
+        follow = 1 - (1 - 1 / step) ** (1 / self.share)
+        current: list[Tensor] = [parameter.detach() for parameter in model.parameters()]
+        torch._foreach_lerp_(list(self.weights.values()), current, follow)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the model's weights with the average; a second call exchanges them back."""
+        for name, parameter in model.named_parameters():
+            held = self.weights[name].clone()
+            self.weights[name].copy_(parameter)
+            parameter.copy_(held)

@@ -1,0 +1,259 @@
+"""The training loop: updates against the clock, scored on the dev set, resumable at every step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from regard._errors import CheckpointError, RegardError
+from regard._packed import Packed
+from regard.data.batches import PackedBatches
+from regard.data.records import Record
+from regard.data.store import TokenStore
+from regard.metrics.translation import Score
+from regard.training import checkpoints, workers
+from regard.training.averaging import WeightAverage
+from regard.training.muon import make_optimizers
+from regard.training.precision import autocast
+from regard.training.progress import Reporter
+from regard.training.recipe import Recipe
+from regard.training.schedule import learning_rate_share
+from regard.training.task import Task
+
+NOISE = 2.0  # tokens by which lengths are blurred before sorting, so that batches differ from epoch to epoch
+
+
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float = -math.inf
+    best_step: int = 0
+    stale: int = 0
+    evaluated: int = 0
+    saved_at: float = 0.0
+
+
+@dataclass
+class Trainer:
+    """One run: a model, its optimisers, its data, and where they stand."""
+
+    task: Task
+    recipe: Recipe
+    folder: Path
+    store: TokenStore
+    dev: Sequence[Record]
+    reporter: Reporter
+    position: Position = field(default_factory=Position)
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.recipe.seed)
+        self.model = self.task.model(self.recipe)
+        self.optimizers = make_optimizers(
+            self.model, self.recipe.matrix_learning_rate, self.recipe.learning_rate, self.recipe.weight_decay
+        )
+        self.average = WeightAverage(self.model, self.recipe.average) if self.recipe.average else None
+        self.batches = PackedBatches(
+            self.store.lengths,
+            self.recipe.tokens or 2048,
+            self.recipe.seed,
+            noise=NOISE,
+            rank=workers.rank(),
+            world=workers.world(),
+        )
+        self.dev_store: list[tuple[Sequence[int], ...]] = list(self.task.encode(self.dev))
+
+    def run(self) -> Position:
+        """Train until the budget is spent or the dev score stays behind; the weights to use are in the run folder."""
+        started = time.monotonic() - self.position.seconds
+        self.reporter.start(self.recipe)
+        while (progress := self.progress()) < 1 and self.position.stale < self.recipe.patience:
+            self.update(progress)
+            self.position.seconds = time.monotonic() - started
+            if self.progress() >= (self.position.evaluated + 1) / self.recipe.evaluations - 1e-9:
+                self.position.evaluated += 1
+                self.evaluate()
+                self.position.seconds = time.monotonic() - started
+                self.save()
+            elif self._due():
+                self.save()
+        self.reporter.finish(self.position.step, self.position.seconds, self.position.best, self.position.best_step)
+        return self.position
+
+    def progress(self) -> float:
+        """The share of the budget that is spent."""
+        if self.recipe.steps is not None:
+            return self.position.step / self.recipe.steps
+        return self.position.seconds / (60 * (self.recipe.minutes or 1))
+
+    def update(self, progress: float) -> None:
+        """One step of the optimisers over one global batch."""
+        self.model.train()
+        share = learning_rate_share(progress, self.recipe.warmup)
+        indices = next(self.batches)
+        parts = [self._batch(part) for part in np.array_split(indices, self.recipe.accumulate) if len(part)]
+        counted = workers.total(sum(len(part[self.task.streams[-1]].values) for part in parts))
+        loss = 0.0
+        for part in parts:
+            with autocast(self.recipe.precision):
+                summed = self.task.loss(self.model, part, self.recipe.label_smoothing)
+            (summed / counted).backward()
+            loss += float(summed.detach())
+        workers.sum_gradients(self.model.parameters())
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        loss = workers.total(loss) / counted
+        if not math.isfinite(loss) or not math.isfinite(float(norm)):
+            raise RegardError(
+                f"training diverged at step {self.position.step + 1}: the loss is {loss}. Lower --learning-rate "
+                f"({self.recipe.learning_rate}) or --matrix-learning-rate ({self.recipe.matrix_learning_rate})."
+            )
+        self._step(share)
+        tokens = sum(len(packed.values) for part in parts for packed in part.values())
+        self.reporter.step(
+            step=self.position.step,
+            loss=loss,
+            tokens=workers.total(tokens),
+            share=share,
+            progress=self.progress(),
+            epoch=self.batches.epoch,
+        )
+
+    def _step(self, share: float) -> None:
+        peaks = (self.recipe.matrix_learning_rate, self.recipe.learning_rate)
+        for optimizer, peak in zip(self.optimizers, peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * share
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.position.step += 1
+        if self.average is not None:
+            self.average.update(self.model, self.position.step)
+
+    def evaluate(self) -> list[Score]:
+        """Score the averaged weights on the dev set, and keep them as the ones to use when they are the best so far."""
+        self.model.eval()
+        with self._averaged(), torch.no_grad():
+            loss = self.dev_loss()
+            records = self.dev[: self.recipe.dev_examples]
+            inputs = [record.fields[self.task.fields[0]] for record in records]
+            scores = self.task.score(self.task.predict(self.model, inputs, beam=1), records)
+            value = scores[0].value
+            better = value > self.position.best or self.position.best_step == 0
+            if better:
+                self.position.best, self.position.best_step, self.position.stale = value, self.position.step, 0
+                if workers.rank() == 0:
+                    checkpoints.save_weights(self.folder, self.model)
+            else:
+                self.position.stale += 1
+        self.reporter.dev(self.position.step, loss, {score.name: score.value for score in scores}, better)
+        return scores
+
+    def dev_loss(self) -> float:
+        """Mean loss of a counted dev token, in nats, without label smoothing."""
+        summed, counted = 0.0, 0
+        for start in range(0, len(self.dev_store), 64):
+            batch = pack_streams(self.dev_store[start : start + 64], self.task.streams)
+            summed += float(self.task.loss(self.model, batch, 0.0))
+            counted += len(batch[self.task.streams[-1]].values)
+        return summed / max(1, counted)
+
+    def save(self) -> None:
+        """Write everything that going on needs."""
+        if workers.rank() != 0:
+            return
+        tensors: dict[str, Tensor] = {f"model/{name}": p.detach() for name, p in self.model.named_parameters()}
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        for number, optimizer in enumerate(self.optimizers):
+            for parameter, state in optimizer.state.items():
+                tensors |= {f"optimizer{number}/{names[id(parameter)]}/{key}": v for key, v in state.items()}
+        if self.average is not None:
+            tensors |= {f"average/{name}": tensor for name, tensor in self.average.weights.items()}
+        tensors["random"] = torch.get_rng_state()
+        self.position.saved_at = self.position.seconds
+        facts = {**vars(self.position), "best": _finite(self.position.best), "batches": self.batches.state_dict()}
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        checkpoints.save_state(self.folder, contiguous, facts | {"metrics_bytes": self.reporter.written()})
+
+    def resume(self) -> None:
+        """Go on exactly where `save` was called last."""
+        tensors, facts = checkpoints.load_state(self.folder)
+        try:
+            self._restore(tensors, facts)
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"the state in {self.folder} does not belong to this recipe ({error}).") from error
+
+    @torch.no_grad()
+    def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        self.batches.load_state_dict(facts["batches"])
+        self.reporter.rewind(facts["metrics_bytes"])
+        self.position = Position(**{name: facts[name] for name in vars(Position())})
+        if facts["best"] is None:
+            self.position.best = -math.inf
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(tensors[f"model/{name}"])
+            if self.average is not None:
+                self.average.weights[name].copy_(tensors[f"average/{name}"])
+        parameters = dict(self.model.named_parameters())
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer"):
+                title, name, entry = key.split("/")
+                self.optimizers[int(title.removeprefix("optimizer"))].state[parameters[name]][entry] = tensor
+        torch.set_rng_state(tensors["random"])
+
+    def _batch(self, indices: np.ndarray) -> dict[str, Packed]:
+        gathered = self.store.gather(indices).items()
+        return {name: Packed(torch.from_numpy(ids.astype(np.int64)), offsets) for name, (ids, offsets) in gathered}
+
+    def _due(self) -> bool:
+        if self.recipe.save_steps is not None:
+            return self.position.step % self.recipe.save_steps == 0
+        return self.position.seconds - self.position.saved_at >= 60 * self.recipe.save_minutes
+
+    def _averaged(self) -> _Swapped:
+        return _Swapped(self.average, self.model)
+
+
+class _Swapped:
+    """While it lasts, the model has the averaged weights."""
+
+    def __init__(self, average: WeightAverage | None, model: nn.Module) -> None:
+        self.swap: Callable[[], None] = (lambda: None) if average is None else (lambda: average.swap(model))
+
+    def __enter__(self) -> None:
+        self.swap()
+
+    def __exit__(self, *_: object) -> None:
+        self.swap()
+
+
+def pack_streams(examples: Sequence[tuple[Sequence[int], ...]], names: Sequence[str]) -> dict[str, Packed]:
+    """Token ids of several examples as one packed batch for each stream."""
+    return {name: pack_ids(ids) for name, ids in zip(names, zip(*examples, strict=True), strict=True)}
+
+
+def pack_ids(sequences: Sequence[Sequence[int]]) -> Packed:
+    """Lists of ids as one packed batch."""
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in sequences])])
+    return Packed(torch.tensor([token for ids in sequences for token in ids], dtype=torch.int64), offsets)
+
+
+def steps_of(trainer: Trainer, count: int) -> Iterator[float]:
+    """Seconds of each of `count` updates, for an estimate; the trainer is used up by it."""
+    for _ in range(count):
+        begin = time.monotonic()
+        trainer.update(0.5)
+        yield time.monotonic() - begin
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

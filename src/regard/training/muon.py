@@ -1,0 +1,81 @@
+"""Muon for the matrices inside a model, AdamW for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration; Jordan et al. 2024, "Muon"
+
+
+class Muon(Optimizer):
+    """Momentum whose every step is made orthogonal (Jordan et al. 2024): `W -= lr * scale * orthogonal(momentum)`.
+
+    Matrices of one shape go through the iteration together. A matrix that holds several projections one above the
+    other, as query-key-value does, is cut into squares first: each is orthogonal for itself.
+    """
+
+    def __init__(
+        self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0, iterations: int = 5
+    ) -> None:
+        super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.iterations = iterations
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            pieces: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+                momentum.lerp_(matrix.grad, 1 - group["momentum"])
+                direction = matrix.grad.lerp(momentum, group["momentum"])
+                for part, turn in zip(_squares(matrix), _squares(direction), strict=True):
+                    pieces.setdefault(tuple(part.shape), []).append((part, turn))
+            for shape, pairs in pieces.items():
+                steps = orthogonal(torch.stack([turn for _, turn in pairs]), self.iterations)
+                scale = max(1, shape[0] / shape[1]) ** 0.5
+                parts = [part for part, _ in pairs]
+                torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(parts, list(steps.to(parts[0].dtype).unbind()), alpha=-group["lr"] * scale)
+
+
+def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
+    """The nearest orthogonal matrices, roughly: (B, m, n) with every singular value moved close to 1.
+
+    The quintic Newton-Schulz iteration in bfloat16, whose rounding is far below the iteration's own error.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12)).to(torch.bfloat16)
+    for _ in range(iterations):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if matrices.shape[1] > matrices.shape[2] else x
+
+
+def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The matrices of linear layers, for Muon, and the rest: embeddings, norms, biases."""
+    matrices = {id(module.weight): module.weight for module in model.modules() if isinstance(module, nn.Linear)}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
+    return list(matrices.values()), rest
+
+
+def make_optimizers(
+    model: nn.Module, matrix_learning_rate: float, learning_rate: float, weight_decay: float
+) -> tuple[Muon, AdamW]:
+    """Muon for the linear layers and AdamW for the rest; decay for matrices only."""
+    matrices, rest = split_parameters(model)
+    muon = Muon(matrices, matrix_learning_rate, weight_decay=weight_decay)
+    return muon, AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, foreach=True)
+
+
+def _squares(matrix: Tensor) -> tuple[Tensor, ...]:
+    rows, columns = matrix.shape
+    return matrix.split(columns) if rows > columns and rows % columns == 0 else (matrix,)

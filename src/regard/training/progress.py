@@ -1,0 +1,171 @@
+"""What a person sees of a run, and what `metrics.jsonl` keeps of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from regard.training.recipe import Recipe
+
+WINDOW = 20  # steps over which loss and speed are shown
+
+
+class Display(Protocol):
+    """Where messages go: a live bar, plain lines, or nowhere."""
+
+    def update(self, progress: float, text: str) -> None:
+        """The state of the run has changed."""
+
+    def line(self, text: str) -> None:
+        """Something worth keeping on the screen."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+class Reporter:
+    """Collects what happens, writes `metrics.jsonl`, and tells the display."""
+
+    def __init__(self, metrics: Path | None, display: Display) -> None:
+        self.metrics, self.display = metrics, display
+        self.metric = ""
+        self.minutes: float | None = None
+        self._losses: list[float] = []
+        self._tokens = 0.0
+        self._since = time.monotonic()
+        self._started = self._since
+        self._dev = ""
+
+    def start(self, recipe: Recipe) -> None:
+        """The first step is about to begin."""
+        self.minutes = recipe.minutes
+        self._started = self._since = time.monotonic()
+
+    def step(self, *, step: int, loss: float, tokens: float, share: float, progress: float, epoch: int) -> None:
+        """One update is done."""
+        self._losses.append(loss)
+        self._tokens += tokens
+        if len(self._losses) < WINDOW:
+            return
+        now = time.monotonic()
+        mean, speed = sum(self._losses) / len(self._losses), self._tokens / (now - self._since)
+        self._losses, self._tokens, self._since = [], 0.0, now
+        facts = {"step": step, "loss": mean, "tokens_per_second": speed, "learning_rate_share": share, "epoch": epoch}
+        self._write("step", facts)
+        left = (now - self._started) * (1 - progress) / max(progress, 1e-9) if self.minutes is None else None
+        left = 60 * self.minutes * (1 - progress) if self.minutes is not None else left
+        text = f"step {step}  loss {mean:.3f}  {speed:,.0f} tokens/s  {self._dev}{_clock(left or 0)} left"
+        self.display.update(progress, text)
+
+    def dev(self, step: int, loss: float, scores: dict[str, float], better: bool) -> None:
+        """The dev set was scored."""
+        self._write("dev", {"step": step, "dev_loss": loss, **scores})
+        shown = "  ".join(f"{name} {value:.1f}" for name, value in scores.items())
+        name, value = next(iter(scores.items()))
+        self._dev = f"dev {name} {value:.1f}  "
+        self.display.line(f"step {step:>6}   dev loss {loss:.3f}   {shown}{'   best so far' if better else ''}")
+        self._since, self._losses, self._tokens = time.monotonic(), [], 0.0
+
+    def note(self, text: str) -> None:
+        """A message for people."""
+        self.display.line(text)
+
+    def finish(self, step: int, seconds: float, best: float, best_step: int) -> None:
+        """The run is over."""
+        self._write("end", {"step": step, "best": best, "best_step": best_step})
+        self.display.close()
+        self.display.line(f"{step} updates in {_clock(seconds)}; best dev score {best:.1f} at step {best_step}")
+
+    def written(self) -> int:
+        """How many bytes `metrics.jsonl` has."""
+        return self.metrics.stat().st_size if self.metrics is not None and self.metrics.exists() else 0
+
+    def rewind(self, size: int) -> None:
+        """Forget what was written after `size` bytes: those steps are done again."""
+        if self.metrics is not None and self.metrics.exists():
+            with self.metrics.open("r+b") as file:
+                file.truncate(size)
+
+    def _write(self, event: str, facts: dict[str, Any]) -> None:
+        if self.metrics is None:
+            return
+        entry = {"event": event, "seconds": round(time.monotonic() - self._started, 2), **facts}
+        with self.metrics.open("a", encoding="utf8") as file:
+            file.write(json.dumps({key: _short(value) for key, value in entry.items()}) + "\n")
+
+
+class Lines:
+    """Plain lines on stderr, one every `seconds` at most, for logs."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.seconds, self._last = seconds, 0.0
+
+    def update(self, progress: float, text: str) -> None:
+        """Print the state now and then."""
+        if time.monotonic() - self._last >= self.seconds:
+            self._last = time.monotonic()
+            self.line(f"{progress:4.0%}  {text}")
+
+    def line(self, text: str) -> None:
+        """Print at once."""
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 -- this is where messages leave
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Bar:
+    """A live bar on a terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (BarColumn(bar_width=28), TaskProgressColumn(), TextColumn("{task.description}"))
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._task = self._progress.add_task("starting", total=1.0)
+        self._progress.start()
+
+    def update(self, progress: float, text: str) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=progress, description=text)
+
+    def line(self, text: str) -> None:
+        """Print above the bar."""
+        self._progress.console.print(text, highlight=False, markup=False)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._progress.update(self._task, completed=1.0)
+        self._progress.stop()
+
+
+class Silence:
+    """No display at all."""
+
+    def update(self, progress: float, text: str) -> None:
+        """Say nothing."""
+
+    def line(self, text: str) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def best_display() -> Display:
+    """A live bar where stderr is a terminal, plain lines elsewhere."""
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _short(value: Any) -> Any:
+    return round(value, 5) if isinstance(value, float) else value

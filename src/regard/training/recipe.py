@@ -1,0 +1,146 @@
+"""Everything that decides how a model is trained: one place for Python, TOML and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from regard._errors import CheckpointError, ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options of a training run; None means "chosen from the data", see `regard.training.presets`."""
+
+    minutes: float | None = None
+    """Budget of the run in minutes of wall clock; the schedule ends with it. Default: 20, unless `steps` is given."""
+    steps: int | None = None
+    """Budget of the run in updates, instead of minutes."""
+    vocabulary: int | None = None
+    """Number of pieces in the joint vocabulary."""
+    lowercase: bool = False
+    """Train and predict in lower case."""
+    dim: int | None = None
+    """Width of the model."""
+    heads: int | None = None
+    """Attention heads of every layer."""
+    hidden: int | None = None
+    """Width of the feed-forward layers."""
+    encoder_layers: int | None = None
+    """Blocks of the encoder."""
+    decoder_layers: int | None = None
+    """Blocks of the decoder."""
+    dropout: float | None = None
+    """Share of activations dropped after embedding and in both halves of every block."""
+    label_smoothing: float = 0.1
+    """Share of the target's probability that is spread over the vocabulary."""
+    tokens: int | None = None
+    """Tokens of one update, source and target together, over all workers."""
+    accumulate: int = 1
+    """In how many parts an update is computed, one after the other, to save memory."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of AdamW, for embeddings."""
+    matrix_learning_rate: float = 0.02
+    """Peak learning rate of Muon, for the matrices of linear layers."""
+    weight_decay: float = 0.0
+    """Weight decay of the matrices."""
+    warmup: float = 0.05
+    """Share of the run in which the learning rate rises; afterwards it falls linearly to 0."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    average: float = 0.05
+    """The weights that are used are an average over about this share of the run; 0 uses the last ones."""
+    evaluations: int = 10
+    """How often the run is scored on the dev set."""
+    dev_examples: int = 500
+    """How many dev examples are translated for the dev score; all of them count for the dev loss."""
+    patience: int = 5
+    """The run ends when so many evaluations in a row bring no better dev score."""
+    save_minutes: float = 1.0
+    """How often the state is saved, beside every evaluation."""
+    save_steps: int | None = None
+    """Save the state every so many updates, instead of by the clock."""
+    max_characters: int = 20000
+    """Longest text accepted in a field; longer ones are refused with their file and line."""
+    precision: str = "auto"
+    """"fp32", "bf16" (matrix products in bfloat16, weights in float32), or "auto": bf16 where the machine computes it fast."""
+    threads: int | None = None
+    """CPU threads; by default as many as PyTorch takes."""
+    seed: int = 0
+    """Decides initial weights, order of the data and dropout."""
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and self.steps is not None:
+            raise ConfigError("a run has one budget. Expected minutes or steps. Received both; leave one out.")
+        for name in ("minutes", "steps", "vocabulary", "dim", "heads", "hidden", "tokens", "accumulate", "threads"):
+            _check(self, name, lambda value: value > 0, "a number above 0")
+        for name in ("dropout", "label_smoothing", "warmup"):
+            _check(self, name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+        _check(self, "precision", lambda value: value in ("auto", "fp32", "bf16"), "auto, fp32 or bf16")
+
+    def replace(self, **changes: Any) -> Recipe:
+        """The recipe with some options changed."""
+        return dataclasses.replace(self, **changes)
+
+    def given(self) -> dict[str, Any]:
+        """The options that are not None."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def _check(recipe: Recipe, name: str, holds: Any, expected: str) -> None:
+    value = getattr(recipe, name)
+    if value is not None and not holds(value):
+        raise ConfigError(f"{name} must be {expected}. Received {value!r}.")
+
+
+def recipe_from(options: dict[str, Any], source: str) -> Recipe:
+    """A recipe from a table of options, each of which must exist and have the right kind."""
+    known = {field.name: str(field.type) for field in fields(Recipe)}
+    for name, value in options.items():
+        if name not in known:
+            raise ConfigError(f"{source}: unknown option {name!r}{nearest(name, known)}. Known: {', '.join(known)}.")
+        if not _fits(value, known[name]):
+            raise ConfigError(f"{source}: option {name!r} must be {known[name]}. Received {value!r}.")
+    return Recipe(**options)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a table; ConfigError says where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist; expected a TOML file of options.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}.") from error
+
+
+def write_toml(tables: dict[str, dict[str, Any]]) -> str:
+    """Tables of strings, numbers, truth values and lists of strings as TOML."""
+    lines = []
+    for title, table in tables.items():
+        lines += [f"[{title}]", *(f"{name} = {_toml(value)}" for name, value in table.items() if value is not None), ""]
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+        return f'"{escaped}"'
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, int | float):
+        return repr(value)
+    raise CheckpointError(f"cannot write {type(value).__name__} to config.toml; expected text, numbers or lists of them.")
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return "bool" in kind
+    if isinstance(value, int):
+        return "int" in kind or "float" in kind
+    return type(value).__name__ in kind

@@ -1,0 +1,47 @@
+"""Several processes, one global batch (torch.distributed)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def start_workers() -> None:
+    """Join the group that `torchrun` started, where it did; one process alone needs none."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def rank() -> int:
+    """The number of this process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def total(number: float, device: torch.device | None = None) -> float:
+    """The sum of a number over all processes."""
+    if world() == 1:
+        return number
+    shared = torch.tensor(number, dtype=torch.float64, device=device)
+    dist.all_reduce(shared)
+    return float(shared)
+
+
+def sum_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace every gradient by its sum over all processes; a missing one counts as zero."""
+    if world() == 1:
+        return
+    parameters = list(parameters)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)

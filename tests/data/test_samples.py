@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from regard._errors import ConfigError
+from regard.data.records import read_records
+from regard.samples import sample_path
+
+
+def test_the_sample_is_whole_small_and_held_out() -> None:
+    paths = sample_path("translate")
+    pairs = {
+        split: [
+            (record.fields["source"], record.fields["target"])
+            for record in read_records(path, ("source", "target"))
+        ]
+        for split, path in paths.items()
+    }
+    assert {split: len(rows) for split, rows in pairs.items()} == {"train": 22_464, "dev": 500, "test": 500}
+    assert max(len(source.split()) for rows in pairs.values() for source, _ in rows) == 8
+    for side in (0, 1):
+        train = {row[side] for row in pairs["train"]}
+        assert train.isdisjoint(row[side] for split in ("dev", "test") for row in pairs[split])
+    folder = paths["train"].parent
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 1_000_000
+    assert "CC BY 2.0 FR" in (folder / "NOTICE.md").read_text(encoding="utf-8")
+
+
+def test_an_unknown_task() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'translate'"):
+        sample_path("transalte")
