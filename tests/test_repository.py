@@ -35,6 +35,7 @@ PUBLIC = [
     "Dense",
     "DenseBias",
     "Documents",
+    "Explanation",
     "Global",
     "Lengths",
     "Mask",
@@ -46,7 +47,8 @@ PUBLIC = [
     "explain",
     "load",
     "merge",
-    "rotary",
+    "rotary_table",
+    "rotate",
 ]
 
 

@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-from regard._attention import attention as attention
-from regard._aux import Aux as Aux, AuxOutput as AuxOutput
-from regard._biases import DenseBias as DenseBias
-from regard._errors import RegardError as RegardError
-from regard._masks import (
-    Causal as Causal,
-    Dense as Dense,
-    Documents as Documents,
-    Global as Global,
-    Lengths as Lengths,
-    Mask as Mask,
-    Prefix as Prefix,
-    Window as Window,
-)
-from regard._packed import Packed as Packed
+from typing import Any
+
+from regard._attention import attention
+from regard._aux import Aux, AuxOutput
+from regard._biases import DenseBias
+from regard._errors import RegardError
+from regard._explain import Explanation, explain
+from regard._masks import Causal, Dense, Documents, Global, Lengths, Mask, Prefix, Window
+from regard._merge import merge
+from regard._packed import Packed
+from regard._positions import rotary_table, rotate
+
+__all__ = [
+    "attention",
+    "explain",
+    "merge",
+    "Packed",
+    "Mask",
+    "Causal",
+    "Window",
+    "Prefix",
+    "Global",
+    "Documents",
+    "Lengths",
+    "Dense",
+    "DenseBias",
+    "Aux",
+    "AuxOutput",
+    "Explanation",
+    "rotate",
+    "rotary_table",
+    "RegardError",
+    "load",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # `load` needs PyTorch, which `import regard` must not import.
+    if name == "load":
+        from regard._load import load
+
+        return load
+    raise AttributeError(f"module 'regard' has no attribute {name!r}")

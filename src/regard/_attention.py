@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from regard._arrays import framework_of
+from regard._arrays import framework_of, host_integers
 from regard._aux import Aux, AuxOutput
 from regard._biases import Bias, DenseBias
 from regard._errors import BackendError, RegardError, ShapeError
 from regard._masks import Dense, Mask
 from regard._packed import Packed
-from regard._plan import Plan, make_plan, packed_spans, padded_spans
+from regard._plan import Plan, is_small, make_plan, packed_spans, padded_spans, remembered_plan
 
 BACKENDS = {"numpy": ("reference",), "torch": ("tiled",)}
 
@@ -111,6 +111,7 @@ class Call:
     seed: int | None
     leading: tuple[int, ...] | None  # None: packed
     offsets: np.ndarray | None  # of a `Packed` query
+    length: int  # T of a padded query
 
     def shape_output(self, out: Any) -> Any:
         """Give a flat output the form of the query."""
@@ -122,8 +123,7 @@ class Call:
         """(total, ...) -> (..., T, ...) for padded queries."""
         if self.leading is None:
             return flat
-        length = self.plan.total_queries // max(1, math.prod(self.leading))
-        return flat.reshape(*self.leading, length, *flat.shape[1:])
+        return flat.reshape(*self.leading, self.length, *flat.shape[1:])
 
 
 def lower(
@@ -150,38 +150,58 @@ def lower(
     if isinstance(key, Packed):
         cu_seqlens_k, key = key.offsets, key.values
     if isinstance(value, Packed):
+        _check_same_sequences(cu_seqlens_k, value.offsets)
         value = value.values
     framework = framework_of(query, key, value)
     _check_arrays(query, key, value, sinks)
     if dropout_p and seed is None:
-        raise RegardError(f"dropout needs a seed. Received dropout_p={dropout_p} and seed=None; pass seed=<an integer>.")
+        raise RegardError(
+            f"dropout needs a seed. Received dropout_p={dropout_p} and seed=None; pass seed=<an integer>."
+        )
     leading: tuple[int, ...] | None = None
     if cu_seqlens_q is not None:
         _check_packed(query, key, mask, bias)
-        spans = packed_spans(query.shape[0], key.shape[0], cu_seqlens_q, cu_seqlens_k, key_sequence)
     else:
         _refuse_packed_arguments(cu_seqlens_k, key_sequence)
-        spans, leading = padded_spans(tuple(query.shape), tuple(key.shape))
-        query = _expanded(query, leading)
+        leading = padded_spans(tuple(query.shape), tuple(key.shape))[1]
         mask, bias = _dense(mask, bias, leading)
-    plan = make_plan(
-        spans,
-        total_queries=math.prod(query.shape[:-2]),
-        total_keys=math.prod(key.shape[:-2]),
-        heads=query.shape[-2],
-        kv_heads=key.shape[-2],
-        head_dim=query.shape[-1],
-        mask=mask,
-        bias=bias,
-        query_start=query_start,
-        scale=scale,
-        softcap=softcap,
-        dropout_p=dropout_p,
-    )
-    if bias is not None:
-        bias.check(plan.spans, plan.total_queries, plan.total_keys, plan.heads)
-    flat = [_flat(array) for array in (query, key, value)]
-    return Call(plan, framework, *flat, bias, sinks, None if seed is None else int(seed), leading, offsets)
+    parameters = {"query_start": query_start, "scale": scale, "softcap": softcap, "dropout_p": dropout_p}
+    plan = _plan(query, key, mask, bias, (cu_seqlens_q, cu_seqlens_k, key_sequence), parameters)
+    if leading is not None:
+        query = _expanded(query, leading)
+    seed = None if seed is None else int(seed)
+    arrays = _flat(query), _flat(key), _flat(value)
+    return Call(plan, framework, *arrays, bias, sinks, seed, leading, offsets, query.shape[-3])
+
+
+def _plan(
+    query: Any,
+    key: Any,
+    mask: Mask | None,
+    bias: Bias | None,
+    layout: tuple[Any, Any, Any],
+    parameters: dict[str, Any],
+) -> Plan:
+    shapes = tuple(query.shape), tuple(key.shape)
+    if bias is None and is_small(mask) and isinstance(parameters["query_start"], int | None):
+        names = ("cu_seqlens_q", "cu_seqlens_k", "key_sequence")
+        stored = [_bytes(array, name) for array, name in zip(layout, names, strict=True)]
+        return remembered_plan(*stored, *shapes, mask=mask, **parameters)
+    if layout[0] is not None:
+        spans = packed_spans(query.shape[0], key.shape[0], *layout)
+    else:
+        spans, leading = padded_spans(*shapes)
+        shapes = (*leading, *shapes[0][-3:]), shapes[1]
+    return make_plan(spans, *shapes, mask=mask, bias=bias, **parameters)
+
+
+def _bytes(array: Any, name: str) -> bytes | None:
+    if array is None:
+        return None
+    numbers = host_integers(array, name)
+    if numbers.ndim != 1:
+        raise ShapeError(f"{name} must be one-dimensional. Received shape {numbers.shape}.")
+    return numbers.tobytes()
 
 
 def choose(call: Call, backend: str | Sequence[str] | None) -> str:
@@ -227,7 +247,9 @@ def _check_arrays(query: Any, key: Any, value: Any, sinks: Any) -> None:
                 f"Received shape {tuple(array.shape)}."
             )
         if not str(array.dtype).replace("torch.", "").startswith(("float", "bfloat")):
-            raise RegardError(f"{name} must hold floating-point numbers. Received {array.dtype}; convert it first.")
+            raise RegardError(
+                f"{name} must hold floating-point numbers. Received {array.dtype}; convert it first."
+            )
     if not query.dtype == key.dtype == value.dtype:
         raise RegardError(
             "query, key and value must share one dtype. "
@@ -247,6 +269,13 @@ def _check_arrays(query: Any, key: Any, value: Any, sinks: Any) -> None:
         raise ShapeError(f"sinks must have shape (H,) = ({query.shape[-2]},). Received {tuple(sinks.shape)}.")
 
 
+def _check_same_sequences(offsets_k: Any, offsets_v: np.ndarray) -> None:
+    if offsets_k is not None and not np.array_equal(host_integers(offsets_k, "cu_seqlens_k"), offsets_v):
+        raise ShapeError(
+            "key and value must be packed alike. Received different offsets; pack both from the same sequences."
+        )
+
+
 def _check_packed(query: Any, key: Any, mask: Any, bias: Any) -> None:
     for name, array in (("query", query), ("key", key)):
         if array.ndim != 3:
@@ -254,15 +283,21 @@ def _check_packed(query: Any, key: Any, mask: Any, bias: Any) -> None:
                 f"with offsets, {name} must be packed: (total, heads, size). Received shape {tuple(array.shape)}."
             )
     if mask is not None and not isinstance(mask, Mask):
-        raise RegardError("packed arrays take a Mask; wrap a boolean array as regard.Dense(array) of shape (N, H, T, S).")
+        raise RegardError(
+            "packed arrays take a Mask; wrap a boolean array as regard.Dense(array) of shape (N, H, T, S)."
+        )
     if bias is not None and not isinstance(bias, Bias):
-        raise RegardError("packed arrays take a Bias; wrap a float array as regard.DenseBias(array) of shape (N, H, T, S).")
+        raise RegardError(
+            "packed arrays take a Bias; wrap a float array as regard.DenseBias(array) of shape (N, H, T, S)."
+        )
 
 
 def _refuse_packed_arguments(cu_seqlens_k: Any, key_sequence: Any) -> None:
     for name, argument in (("cu_seqlens_k", cu_seqlens_k), ("key_sequence", key_sequence)):
         if argument is not None:
-            raise RegardError(f"{name} was given without cu_seqlens_q; pass the query's offsets too, or a Packed query.")
+            raise RegardError(
+                f"{name} was given without cu_seqlens_q; pass the query's offsets too, or a Packed query."
+            )
 
 
 def _dense(mask: Any, bias: Any, leading: tuple[int, ...]) -> tuple[Mask | None, Bias | None]:
@@ -283,8 +318,12 @@ def _over_sequences(array: Any, leading: tuple[int, ...], name: str) -> Any:
     given = tuple(array.shape[:-3])
     if math.prod(given) == 1:
         return array.reshape(1, *((1,) * (3 - array.ndim)), *array.shape[-3:])
-    if len(given) > len(leading) or any(a not in (1, b) for a, b in zip(given[::-1], leading[::-1], strict=False)):
-        raise ShapeError(f"{name} must broadcast to {leading} sequences. Received shape {tuple(array.shape)}.")
+    if len(given) > len(leading) or any(
+        a not in (1, b) for a, b in zip(given[::-1], leading[::-1], strict=False)
+    ):
+        raise ShapeError(
+            f"{name} must broadcast to {leading} sequences. Received shape {tuple(array.shape)}."
+        )
     return _broadcast(array, (*leading, *array.shape[-3:])).reshape(-1, *array.shape[-3:])
 
 

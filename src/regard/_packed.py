@@ -16,7 +16,9 @@ def checked_offsets(offsets: Any, total: int, name: str = "offsets") -> np.ndarr
     """Offsets as int32 on the host, refused unless they start at 0, never fall and end at `total`."""
     checked = host_integers(offsets, name)
     if checked.ndim != 1 or len(checked) == 0:
-        raise ShapeError(f"{name} must be one-dimensional with N + 1 entries. Received shape {checked.shape}.")
+        raise ShapeError(
+            f"{name} must be one-dimensional with N + 1 entries. Received shape {checked.shape}."
+        )
     if checked[0] != 0 or checked[-1] != total:
         raise ShapeError(
             f"{name} must start at 0 and end at the number of tokens, {total}. "
@@ -25,7 +27,9 @@ def checked_offsets(offsets: Any, total: int, name: str = "offsets") -> np.ndarr
         )
     falls = np.flatnonzero(np.diff(checked) < 0)
     if len(falls):
-        raise ShapeError(f"{name} must never fall. Received {checked[falls[0]]} before {checked[falls[0] + 1]}.")
+        raise ShapeError(
+            f"{name} must never fall. Received {checked[falls[0]]} before {checked[falls[0] + 1]}."
+        )
     if total > np.iinfo(np.int32).max:
         raise ShapeError(f"{name} must fit 32 bits. Received {total} tokens; split the batch.")
     return checked.astype(np.int32)
@@ -55,7 +59,9 @@ class Packed:
     def pack(cls, sequences: Sequence[Any]) -> Packed:
         """Pack arrays of shapes (length, ...) that agree in all but their length."""
         if not sequences:
-            raise ShapeError("cannot pack no sequences at all; expected at least one array. Received an empty list.")
+            raise ShapeError(
+                "cannot pack no sequences at all; expected at least one array. Received an empty list."
+            )
         lengths = [sequence.shape[0] for sequence in sequences]
         return cls(_concatenate(sequences), np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -72,7 +78,9 @@ class Packed:
     def with_values(self, values: Any) -> Packed:
         """The same sequences with other values per token; the offsets are not checked again."""
         if values.shape[0] != self.offsets[-1]:
-            raise ShapeError(f"expected values for {self.offsets[-1]} tokens. Received shape {tuple(values.shape)}.")
+            raise ShapeError(
+                f"expected values for {self.offsets[-1]} tokens. Received shape {tuple(values.shape)}."
+            )
         packed = object.__new__(Packed)
         object.__setattr__(packed, "values", values)
         object.__setattr__(packed, "offsets", self.offsets)
@@ -88,13 +96,19 @@ class Packed:
 
     def unpack(self) -> list[Any]:
         """The sequences as a list of views."""
-        return [self.values[start:end] for start, end in zip(self.offsets[:-1], self.offsets[1:], strict=True)]
+        return [
+            self.values[start:end] for start, end in zip(self.offsets[:-1], self.offsets[1:], strict=True)
+        ]
 
     def to_padded(self, fill: float = 0) -> Any:
         """An array of shape (N, longest length, ...), `fill` behind each sequence's end."""
         longest = int(self.lengths.max(initial=0))
         shape = (len(self), longest, *self.values.shape[1:])
-        padded = self.values.new_full(shape, fill) if is_torch(self.values) else np.full(shape, fill, self.values.dtype)
+        padded = (
+            self.values.new_full(shape, fill)
+            if is_torch(self.values)
+            else np.full(shape, fill, self.values.dtype)
+        )
         for n, sequence in enumerate(self.unpack()):
             padded[n, : len(sequence)] = sequence
         return padded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ import numpy as np
 from regard._arrays import host_integers
 from regard._biases import Bias
 from regard._errors import RegardError, ShapeError
-from regard._masks import Lengths, Mask, split_lengths
+from regard._masks import And, Causal, Lengths, Mask, Window, split_lengths
 from regard._packed import checked_offsets
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,9 @@ class Spans:
             return self
         first = np.flatnonzero(np.concatenate([[True], ~joins]))
         q_length = np.add.reduceat(self.q_length, first)
-        return Spans(self.q_begin[first], q_length, self.k_begin[first], self.k_length[first], self.query_start[first])
+        return Spans(
+            self.q_begin[first], q_length, self.k_begin[first], self.k_length[first], self.query_start[first]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +96,53 @@ class Plan:
         return self.mask is not None or self.bias is not None or self.dropout_p > 0
 
 
-def packed_spans(total_q: int, total_k: int, cu_seqlens_q: Any, cu_seqlens_k: Any, key_sequence: Any) -> Spans:
+@lru_cache(maxsize=64)
+def remembered_plan(
+    offsets_q: bytes | None,
+    offsets_k: bytes | None,
+    reads: bytes | None,
+    q_shape: Shape,
+    k_shape: Shape,
+    **parameters: Any,
+) -> Plan:
+    """The plan of a call whose every parameter is a small value: the layers of a model make the same call again and again.
+
+    Offsets and `key_sequence` come as the bytes of int64 arrays; without offsets the arrays are padded.
+    """
+    if offsets_q is None:
+        spans, leading = padded_spans(q_shape, k_shape)
+        q_shape = (*leading, *q_shape[-3:])
+    else:
+        spans = packed_spans(
+            q_shape[0], k_shape[0], *(_from_bytes(array) for array in (offsets_q, offsets_k, reads))
+        )
+    return make_plan(spans, q_shape, k_shape, bias=None, **parameters)
+
+
+def is_small(mask: Mask | None) -> bool:
+    """Whether a mask is a small value, quick to compare."""
+    if isinstance(mask, And):
+        return is_small(mask.first) and is_small(mask.second)
+    return (
+        mask is None
+        or isinstance(mask, Causal | Window)
+        or (isinstance(mask, Lengths) and mask.q is None and isinstance(mask.k, int))
+    )
+
+
+def _from_bytes(array: bytes | None) -> np.ndarray | None:
+    return None if array is None else np.frombuffer(array, np.int64)
+
+
+def packed_spans(
+    total_q: int, total_k: int, cu_seqlens_q: Any, cu_seqlens_k: Any, key_sequence: Any
+) -> Spans:
     """Spans of packed arrays, from their offsets and from which key sequence each query sequence reads."""
     offsets_q = checked_offsets(cu_seqlens_q, total_q, "cu_seqlens_q").astype(np.int64)
     name = "cu_seqlens_q (cu_seqlens_k was not given)" if cu_seqlens_k is None else "cu_seqlens_k"
-    offsets_k = checked_offsets(cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k, total_k, name).astype(np.int64)
+    offsets_k = checked_offsets(cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k, total_k, name).astype(
+        np.int64
+    )
     count_q, count_k = len(offsets_q) - 1, len(offsets_k) - 1
     reads = _key_sequence(key_sequence, count_q, count_k)
     return _unstarted(offsets_q[:-1], np.diff(offsets_q), offsets_k[:-1][reads], np.diff(offsets_k)[reads])
@@ -121,12 +167,9 @@ def padded_spans(q_shape: tuple[int, ...], k_shape: tuple[int, ...]) -> tuple[Sp
 
 def make_plan(
     spans: Spans,
+    q_shape: Shape,
+    k_shape: Shape,
     *,
-    total_queries: int,
-    total_keys: int,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
     mask: Mask | None,
     bias: Bias | None,
     query_start: Any,
@@ -134,7 +177,9 @@ def make_plan(
     softcap: float | None,
     dropout_p: float,
 ) -> Plan:
-    """Check the parameters against the spans and put them together."""
+    """Check the parameters against the spans and put them together; shapes are (..., T, H, D) and (..., S, Hk, D)."""
+    total_queries, total_keys = math.prod(q_shape[:-2]), math.prod(k_shape[:-2])
+    heads, kv_heads, head_dim = q_shape[-2], k_shape[-2], q_shape[-1]
     if kv_heads == 0 or heads % kv_heads:
         raise ShapeError(
             f"the number of query heads must be a multiple of the key heads. Received {heads} query heads "
@@ -149,9 +194,13 @@ def make_plan(
         mask, lengths = split_lengths(mask)
         if lengths is not None:
             spans = spans.shortened(lengths)
+    if bias is not None:
+        bias.check(spans, total_queries, total_keys, heads)
     spans = spans.started(query_start)
     scale = head_dim**-0.5 if scale is None and head_dim else (1.0 if scale is None else float(scale))
-    plan = Plan(spans, total_queries, total_keys, heads, kv_heads, mask, bias, scale, softcap, float(dropout_p))
+    plan = Plan(
+        spans, total_queries, total_keys, heads, kv_heads, mask, bias, scale, softcap, float(dropout_p)
+    )
     if plan.depends_on_place:
         return plan
     return Plan(spans.merged(), *(getattr(plan, name) for name in _REST))
@@ -167,7 +216,9 @@ def _unstarted(q_begin: np.ndarray, q_length: np.ndarray, k_begin: np.ndarray, k
 def _per_sequence(values: Any, count: int, name: str) -> np.ndarray:
     numbers = host_integers(values, name)
     if numbers.ndim > 0 and numbers.size != count:
-        raise ShapeError(f"{name} must be one integer or one for each of the {count} sequences. Received {numbers.shape}.")
+        raise ShapeError(
+            f"{name} must be one integer or one for each of the {count} sequences. Received {numbers.shape}."
+        )
     return np.broadcast_to(numbers.reshape(-1) if numbers.ndim else numbers, (count,))
 
 
@@ -176,7 +227,9 @@ def _shorter(length: np.ndarray, valid: Any, side: str) -> np.ndarray:
         return length
     valid = _per_sequence(valid, len(length), f"Lengths({side}=...)")
     if (valid < 0).any() or (valid > length).any():
-        raise ShapeError(f"Lengths({side}=...) must lie between 0 and the array's length. Received {valid.tolist()}.")
+        raise ShapeError(
+            f"Lengths({side}=...) must lie between 0 and the array's length. Received {valid.tolist()}."
+        )
     return valid
 
 

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-from regard.decoding.beam import Hypothesis as Hypothesis, Stepper as Stepper, search as search
+from regard.decoding.beam import Hypothesis as Hypothesis
+from regard.decoding.beam import Stepper as Stepper
+from regard.decoding.beam import search as search

@@ -33,7 +33,14 @@ class Hypothesis:
 
 
 def search(
-    stepper: Stepper, limits: Sequence[int], *, beam: int, bos: int, eos: int, penalty: float = 1.0, device: str = "cpu"
+    stepper: Stepper,
+    limits: Sequence[int],
+    *,
+    beam: int,
+    bos: int,
+    eos: int,
+    penalty: float = 1.0,
+    device: str = "cpu",
 ) -> list[list[Hypothesis]]:
     """The best hypotheses of every source, best first.
 
@@ -41,11 +48,13 @@ def search(
         stepper: the model, with the sources encoded.
         limits: for each source, the most tokens to write.
         beam: hypotheses kept for each source; 1 is greedy search.
-        bos, eos: ids of begin and end.
+        bos: id of the begin.
+        eos: id of the end.
         penalty: exponent of the length by which scores are divided; 0 favours short outputs.
+        device: where the stepper's tensors are.
 
-    A source is done when none of its live hypotheses can beat the `beam` that are finished (Wu et al. 2016 use the
-    same bound); it leaves the batch at once.
+    A source is done when `beam` hypotheses are finished and its best live one, scored at its present length, is behind
+    all of them; it leaves the batch at once.
     """
     count = len(limits)
     finished: list[list[Hypothesis]] = [[] for _ in range(count)]
@@ -68,11 +77,20 @@ def search(
         best = best.masked_fill(token == eos, -torch.inf)
         totals, chosen = best.topk(min(beam, best.shape[1]), dim=1)
         parent, tokens = parent.gather(1, chosen), token.gather(1, chosen)
-        remaining = ~ending & _may_improve(finished, live, totals[:, 0], longest, beam, penalty)
+        remaining = ~ending & _may_improve(
+            finished, live, totals[:, 0] / (length + 1) ** penalty, beam, penalty
+        )
         base = torch.arange(len(live), device=device)[:, None] * width
         stepper.keep((base + parent)[remaining].reshape(-1))
-        written = torch.cat([written.gather(1, parent[..., None].expand(-1, -1, length - 1)), tokens[..., None]], dim=2)
-        live, tokens, totals, written = live[remaining], tokens[remaining], totals[remaining], written[remaining]
+        written = torch.cat(
+            [written.gather(1, parent[..., None].expand(-1, -1, length - 1)), tokens[..., None]], dim=2
+        )
+        live, tokens, totals, written = (
+            live[remaining],
+            tokens[remaining],
+            totals[remaining],
+            written[remaining],
+        )
     return [sorted(found, key=lambda one: one.score(penalty), reverse=True)[:beam] for found in finished]
 
 
@@ -100,12 +118,12 @@ def _collect(
 
 
 def _may_improve(
-    finished: list[list[Hypothesis]], live: Tensor, totals: Tensor, longest: Tensor, beam: int, penalty: float
+    finished: list[list[Hypothesis]], live: Tensor, scores: Tensor, beam: int, penalty: float
 ) -> Tensor:
-    """Whether the best live hypothesis of each source could still beat the worst of `beam` finished ones."""
-    bounds = totals / (longest[live] + 1.0) ** penalty
+    """Whether the best live hypothesis of each source is not yet behind `beam` finished ones."""
     improving = []
-    for source, bound in zip(live.tolist(), bounds.tolist(), strict=True):
-        scores = sorted((one.score(penalty) for one in finished[source]), reverse=True)[:beam]
-        improving.append(bound > -torch.inf and (len(scores) < beam or bound > scores[-1]))
+    for source, score in zip(live.tolist(), scores.tolist(), strict=True):
+        best = sorted((one.score(penalty) for one in finished[source]), reverse=True)[:beam]
+        open_end = len(best) < beam or (beam > 1 and score > best[-1])
+        improving.append(open_end and score > -torch.inf)
     return torch.tensor(improving, dtype=torch.bool, device=live.device)

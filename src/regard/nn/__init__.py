@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from regard.nn.attention import CrossAttention as CrossAttention, SelfAttention as SelfAttention
+from regard.nn.attention import CrossAttention as CrossAttention
+from regard.nn.attention import SelfAttention as SelfAttention
 from regard.nn.blocks import (
     Decoder as Decoder,
+)
+from regard.nn.blocks import (
     DecoderBlock as DecoderBlock,
+)
+from regard.nn.blocks import (
     Encoder as Encoder,
+)
+from regard.nn.blocks import (
     EncoderBlock as EncoderBlock,
 )
-from regard.nn.cache import KeyValueCache as KeyValueCache, LayerCache as LayerCache
-from regard.nn.feedforward import Dropout as Dropout, FeedForward as FeedForward
+from regard.nn.cache import KeyValueCache as KeyValueCache
+from regard.nn.cache import LayerCache as LayerCache
+from regard.nn.feedforward import Dropout as Dropout
+from regard.nn.feedforward import FeedForward as FeedForward
+from regard.nn.linear import Linear as Linear
 from regard.nn.norm import RMSNorm as RMSNorm
 from regard.nn.rotary import Rotary as Rotary
-from regard.nn.transformer import EncoderDecoder as EncoderDecoder, Shape as Shape
+from regard.nn.transformer import EncoderDecoder as EncoderDecoder
+from regard.nn.transformer import Shape as Shape
+from regard.nn.watch import watch as watch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 from regard._attention import attention
 from regard._aux import Aux, AuxOutput
 from regard._errors import ConfigError, ShapeError
-from regard._masks import Lengths, Mask
+from regard._masks import Dense, Lengths, Mask
 from regard._packed import Packed
 from regard.nn._sequences import Sequences, like, positions_of, values_of
 from regard.nn.cache import ContextCache, KeyValueCache
+from regard.nn.linear import Linear
 from regard.nn.norm import RMSNorm
 from regard.nn.rotary import Rotary, turn
 
@@ -25,18 +27,31 @@ class _Attention(nn.Module):
     """What both attention layers share: head sizes, normalisation of queries and keys, and the way out."""
 
     def __init__(
-        self, dim: int, heads: int, kv_heads: int | None, head_dim: int | None, bias: bool, qk_norm: bool, combine: Combine
+        self,
+        dim: int,
+        heads: int,
+        kv_heads: int | None,
+        head_dim: int | None,
+        bias: bool,
+        qk_norm: bool,
+        dropout: float,
+        combine: Combine,
     ) -> None:
         super().__init__()
         if combine not in COMBINATIONS:
             raise ConfigError(f"combine must be one of {', '.join(COMBINATIONS)}. Received {combine!r}.")
         if head_dim is None and dim % heads:
-            raise ShapeError(f"dim must be a multiple of heads unless head_dim is given. Received dim={dim}, heads={heads}.")
+            raise ShapeError(
+                f"dim must be a multiple of heads unless head_dim is given. Received dim={dim}, heads={heads}."
+            )
         self.dim, self.heads, self.kv_heads = dim, heads, kv_heads or heads
         self.head_dim = head_dim or dim // heads
-        self.combine = combine
+        self.combine, self.dropout = combine, dropout
+        self.seen: list[Tensor] | None = None  # where `regard.nn.watch` collects weights
         width = heads * self.head_dim
-        self.output = nn.Linear(2 * width if combine == "concat" else width, dim, bias=bias or combine == "concat")
+        self.output = Linear(
+            2 * width if combine == "concat" else width, dim, bias=bias or combine == "concat"
+        )
         self.query_norm = RMSNorm() if qk_norm else None
         self.key_norm = RMSNorm() if qk_norm else None
 
@@ -44,6 +59,23 @@ class _Attention(nn.Module):
         if self.query_norm is None or self.key_norm is None:
             return query, key
         return self.query_norm(query), self.key_norm(key)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]
+    ) -> tuple[Tensor, AuxOutput | None]:
+        """The operator, the number of rows that are watched, and dropout in training."""
+        wanted: Aux | None = options.pop("return_aux")
+        aux = wanted
+        if self.seen is not None:
+            aux = Aux(lse=wanted is not None and wanted.lse, rows=range(math.prod(query.shape[:-2])))
+        if self.training and self.dropout:
+            options |= {"dropout_p": self.dropout, "seed": int(torch.randint(2**31, ()))}
+        if aux is None:
+            return attention(query, key, value, **options), None
+        found, output = attention(query, key, value, return_aux=aux, **options)
+        if self.seen is not None:
+            self.seen.append(output.rows.detach())
+        return found, output
 
     def _out(self, query: Tensor, context: Tensor) -> Tensor:
         joined = torch.cat([query, context], dim=-1) if self.combine == "concat" else context
@@ -87,10 +119,9 @@ class SelfAttention(_Attention):
         dropout: float = 0.0,
         combine: Combine = "project",
     ) -> None:
-        super().__init__(dim, heads, kv_heads, head_dim, bias, qk_norm, combine)
-        self.query_key_value = nn.Linear(dim, (heads + 2 * self.kv_heads) * self.head_dim, bias=bias)
+        super().__init__(dim, heads, kv_heads, head_dim, bias, qk_norm, dropout, combine)
+        self.query_key_value = Linear(dim, (heads + 2 * self.kv_heads) * self.head_dim, bias=bias)
         self.rotary = Rotary(self.head_dim) if rotary else None
-        self.dropout = dropout
 
     def forward(
         self,
@@ -115,17 +146,17 @@ class SelfAttention(_Attention):
         query, key = self._normalised(query, key)
         if self.rotary is not None:
             if turns is None:
-                turns = self.rotary(positions_of(x, cache.length if cache is not None else 0))
+                turns = self.rotary(positions_of(x, cache.length if cache is not None else 0), query.dtype)
             query, key = turn(query, turns), turn(key, turns)
-        options: dict[str, Any] = {"mask": mask, "return_aux": return_aux, **_dropout(self)}
+        options: dict[str, Any] = {"mask": mask, "return_aux": return_aux}
         if cache is not None:
             query, key, value = (_one_length(x, array) for array in (query, key, value))
             key, value = cache.append(key, value)
             held = Lengths(k=cache.length)
-            options["mask"] = held if mask is None else mask & held
+            options["mask"] = held if mask is None else as_mask(mask) & held
         elif isinstance(x, Packed):
             options["cu_seqlens_q"] = x.offsets
-        context, aux = _pair(attention(query, key, value, **options), return_aux)
+        context, aux = self._attend(query, key, value, options)
         out = like(x, self._out(query, context).view_as(values_of(x)))
         return out if return_aux is None else (out, aux)
 
@@ -136,8 +167,12 @@ class SelfAttention(_Attention):
         Raises ShapeError when widths, heads or biases differ.
         """
         if source.in_proj_weight is None or source.in_proj_weight.shape != self.query_key_value.weight.shape:
-            raise ShapeError("expected a MultiheadAttention of the same width whose keys and values are as wide as its queries.")
-        if source.num_heads != self.heads or (source.in_proj_bias is None) != (self.query_key_value.bias is None):
+            raise ShapeError(
+                "expected a MultiheadAttention of the same width whose keys and values are as wide as its queries."
+            )
+        if source.num_heads != self.heads or (source.in_proj_bias is None) != (
+            self.query_key_value.bias is None
+        ):
             raise ShapeError(
                 f"expected {self.heads} heads and bias={self.query_key_value.bias is not None}. "
                 f"Received {source.num_heads} heads and bias={source.in_proj_bias is not None}."
@@ -168,10 +203,9 @@ class CrossAttention(_Attention):
         qk_norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(dim, heads, kv_heads, head_dim, bias, qk_norm, "project")
-        self.query = nn.Linear(dim, heads * self.head_dim, bias=bias)
-        self.key_value = nn.Linear(context_dim or dim, 2 * self.kv_heads * self.head_dim, bias=bias)
-        self.dropout = dropout
+        super().__init__(dim, heads, kv_heads, head_dim, bias, qk_norm, dropout, "project")
+        self.query = Linear(dim, heads * self.head_dim, bias=bias)
+        self.key_value = Linear(context_dim or dim, 2 * self.kv_heads * self.head_dim, bias=bias)
 
     def forward(
         self,
@@ -188,6 +222,14 @@ class CrossAttention(_Attention):
         `key_sequence` (N,) names the context sequence that each sequence of a packed `x` reads; by default its own
         number. With a cache the context is projected at the first call only.
         """
+        if isinstance(x, Packed) != isinstance(context, Packed):
+            raise ShapeError(
+                "x and context must both be Packed or both be tensors. Received one of each; pack both."
+            )
+        if key_sequence is not None and not isinstance(x, Packed):
+            raise ShapeError(
+                "key_sequence names sequences of packed arrays. Received tensors; pack x and context."
+            )
         query = self.query(values_of(x)).unflatten(-1, (-1, self.head_dim))
         if cache is not None and cache.entry is not None:
             key, value = cache.entry
@@ -198,12 +240,21 @@ class CrossAttention(_Attention):
             query, key = self._normalised(query, key)
             if cache is not None:
                 cache.entry = key, value
-        options: dict[str, Any] = {"mask": mask, "return_aux": return_aux, **_dropout(self)}
+        options: dict[str, Any] = {"mask": mask, "return_aux": return_aux}
         if isinstance(x, Packed) and isinstance(context, Packed):
-            options |= {"cu_seqlens_q": x.offsets, "cu_seqlens_k": context.offsets, "key_sequence": key_sequence}
-        found, aux = _pair(attention(query, key, value, **options), return_aux)
+            options |= {
+                "cu_seqlens_q": x.offsets,
+                "cu_seqlens_k": context.offsets,
+                "key_sequence": key_sequence,
+            }
+        found, aux = self._attend(query, key, value, options)
         out = like(x, self._out(query, found))
         return out if return_aux is None else (out, aux)
+
+
+def as_mask(mask: Mask | Tensor) -> Mask:
+    """A mask, or a boolean tensor (N, H, T, S) as one."""
+    return mask if isinstance(mask, Mask) else Dense(mask)
 
 
 def _one_length(x: Sequences, values: Tensor) -> Tensor:
@@ -211,15 +262,7 @@ def _one_length(x: Sequences, values: Tensor) -> Tensor:
     if not isinstance(x, Packed):
         return values
     if len(set(x.lengths.tolist())) > 1:
-        raise ShapeError(f"with a cache all sequences must have one length. Received lengths {x.lengths.tolist()}.")
+        raise ShapeError(
+            f"with a cache all sequences must have one length. Received lengths {x.lengths.tolist()}."
+        )
     return values.unflatten(0, (len(x), -1))
-
-
-def _dropout(layer: SelfAttention | CrossAttention) -> dict[str, Any]:
-    if not layer.training or not layer.dropout:
-        return {}
-    return {"dropout_p": layer.dropout, "seed": int(torch.randint(2**31, ()))}
-
-
-def _pair(result: Any, return_aux: Aux | None) -> tuple[Tensor, AuxOutput | None]:
-    return (result, None) if return_aux is None else result

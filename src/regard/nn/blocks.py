@@ -25,7 +25,14 @@ class EncoderBlock(nn.Module):
     """
 
     def __init__(
-        self, dim: int, heads: int, hidden: int, *, dropout: float = 0.0, kv_heads: int | None = None, qk_norm: bool = True
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        *,
+        dropout: float = 0.0,
+        kv_heads: int | None = None,
+        qk_norm: bool = True,
     ) -> None:
         super().__init__()
         self.attention_norm = RMSNorm()
@@ -35,7 +42,12 @@ class EncoderBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, x: Sequences, *, mask: Mask | Tensor | None = None, turns: Tensor | None = None, cache: LayerCache | None = None
+        self,
+        x: Sequences,
+        *,
+        mask: Mask | Tensor | None = None,
+        turns: Tensor | None = None,
+        cache: LayerCache | None = None,
     ) -> Sequences:
         """One block over every sequence."""
         values = self._attend(x, mask, turns, cache)
@@ -52,7 +64,14 @@ class DecoderBlock(EncoderBlock):
     """An encoder block, causal, that attends to a context between its two halves."""
 
     def __init__(
-        self, dim: int, heads: int, hidden: int, *, dropout: float = 0.0, kv_heads: int | None = None, qk_norm: bool = True
+        self,
+        dim: int,
+        heads: int,
+        hidden: int,
+        *,
+        dropout: float = 0.0,
+        kv_heads: int | None = None,
+        qk_norm: bool = True,
     ) -> None:
         super().__init__(dim, heads, hidden, dropout=dropout, kv_heads=kv_heads, qk_norm=qk_norm)
         self.context_norm = RMSNorm()
@@ -87,7 +106,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Sequences, *, mask: Mask | Tensor | None = None) -> Sequences:
         """`Packed` (total, dim) or (..., T, dim), in and out."""
-        turns = self.rotary(positions_of(x))
+        turns = self.rotary(positions_of(x), values_of(x).dtype)
         for block in self.blocks:
             x = block(x, mask=mask, turns=turns)
         return like(x, self.norm(values_of(x)))
@@ -103,11 +122,16 @@ class Decoder(nn.Module):
         self.rotary = Rotary(dim // heads)
 
     def forward(
-        self, x: Sequences, context: Sequences, *, key_sequence: Any = None, caches: list[LayerCache] | None = None
+        self,
+        x: Sequences,
+        context: Sequences,
+        *,
+        key_sequence: Any = None,
+        caches: list[LayerCache] | None = None,
     ) -> Sequences:
         """Tokens so far, or with `caches` the next tokens of each, to hidden states of the same form."""
         start = caches[0].own.length if caches else 0
-        turns = self.rotary(positions_of(x, start))
+        turns = self.rotary(positions_of(x, start), values_of(x).dtype)
         for number, block in enumerate(self.blocks):
             cache = caches[number] if caches else None
             x = block(x, context, key_sequence=key_sequence, turns=turns, cache=cache)

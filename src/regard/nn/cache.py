@@ -63,5 +63,3 @@ def keep(caches: list[LayerCache], sequences: Tensor) -> None:
     """Go on with these sequences in every layer."""
     for cache in caches:
         cache.own.keep(sequences)
-
-

@@ -8,25 +8,33 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ROWS = 1024  # rows of logits alive at once
+from regard.nn.linear import BLOCK, in_bfloat16
+
+ROWS = BLOCK  # rows of logits alive at once
 
 
 class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, smoothing: float, needs_grad: bool) -> Tensor:
-        dtype = torch.get_autocast_dtype(states.device.type) if torch.is_autocast_enabled(states.device.type) else weight.dtype
-        table = weight.to(dtype)
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, smoothing: float, needs_grad: bool
+    ) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=states.device)
         grad_states = torch.empty_like(states) if needs_grad else None
         grad_weight = torch.zeros_like(weight) if needs_grad else None
+        narrow = in_bfloat16()
         with torch.autocast(states.device.type, enabled=False):
+            wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            table = weight.to(torch.bfloat16) if narrow else wide
             for start in range(0, len(states), ROWS):
-                rows = states[start : start + ROWS].to(dtype)
-                loss, slope = _piece(rows @ table.mT, targets[start : start + ROWS], smoothing, needs_grad)
+                piece = slice(start, start + ROWS)
+                # Whole blocks alone are worth bfloat16: see regard.nn.linear.
+                used = table if len(states) - start >= ROWS else wide
+                rows = states[piece].to(used.dtype)
+                loss, slope = _piece(rows @ used.mT, targets[piece], smoothing, needs_grad)
                 total += loss
                 if grad_states is not None and grad_weight is not None and slope is not None:
-                    slope = slope.to(dtype)
-                    grad_states[start : start + ROWS] = slope @ table
+                    slope = slope.to(used.dtype)
+                    grad_states[piece] = slope @ used
                     grad_weight += slope.mT @ rows
         ctx.grads = grad_states, grad_weight
         return total
@@ -43,7 +51,7 @@ def vocabulary_loss(states: Tensor, weight: Tensor, targets: Tensor, smoothing: 
 
     `sum_t (1 - e) * -log p_t[target_t] + e * mean_v -log p_t[v]` (Szegedy et al. 2016). Equal to
     `F.cross_entropy(states @ weight.T, targets, label_smoothing=e, reduction="sum")`, without a tensor of logits for
-    all rows. Sums run in float32. Under autocast the products use its dtype.
+    all rows. Sums run in float32. Under bfloat16 autocast on a CPU the products run in bfloat16.
 
     Arguments: states (T, dim), weight (vocabulary, dim), targets (T,) integers, smoothing in [0, 1).
     """
@@ -51,14 +59,17 @@ def vocabulary_loss(states: Tensor, weight: Tensor, targets: Tensor, smoothing: 
     return _VocabularyLoss.apply(states, weight, targets, smoothing, needs_grad)
 
 
-def _piece(logits: Tensor, targets: Tensor, smoothing: float, needs_grad: bool) -> tuple[Tensor, Tensor | None]:
-    logits = logits.float()
+def _piece(
+    logits: Tensor, targets: Tensor, smoothing: float, needs_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The loss of some rows, and its gradient by their logits."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     chosen = targets.unsqueeze(-1)
-    peak, place = logits.max(-1, keepdim=True)
     hit = logits.gather(-1, chosen)
     mean = logits.mean(-1, keepdim=True) if smoothing else 0.0
+    peak, place = logits.max(-1, keepdim=True)
     shares = torch.softmax(logits, -1)
-    # The share of the peak is at least 1 / vocabulary, so that its logarithm is safe where that of the target's may not be.
+    # The share of the peak is at least 1 / vocabulary: its logarithm is safe where that of the target's may not be.
     lse = peak - torch.log(shares.gather(-1, place))
     loss = (lse - (1 - smoothing) * hit - smoothing * mean).sum()
     if not needs_grad:

@@ -11,23 +11,28 @@ from torch import Tensor, nn
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        wide = x.float() if x.dtype != torch.float64 else x
-        size = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        inverse = torch.rsqrt(size.square() / x.shape[-1] + eps)
-        return (wide * inverse).to(x.dtype), inverse
+        inverse = _inverse(x, eps)
+        return (x.to(inverse.dtype) * inverse).to(x.dtype), inverse
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        normalised, inverse = output
-        ctx.mark_non_differentiable(inverse)
-        ctx.save_for_backward(normalised, inverse)
+        x, ctx.eps = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, output[1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
-        normalised, inverse = ctx.saved_tensors
-        grad = grad.to(inverse.dtype)
+        x, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative needs to see how the inverse came about
+            inverse = _inverse(x, ctx.eps)
+        grad, normalised = grad.to(inverse.dtype), x.to(inverse.dtype) * inverse
         along = (grad * normalised).mean(-1, keepdim=True)
-        return torch.addcmul(grad, normalised.to(inverse.dtype), along, value=-1).mul(inverse).to(normalised.dtype), None
+        return (torch.addcmul(grad, normalised, along, value=-1) * inverse).to(x.dtype), None
+
+
+def _inverse(x: Tensor, eps: float) -> Tensor:
+    wide = x if x.dtype == torch.float64 else x.float()
+    return torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
 
 
 class RMSNorm(nn.Module):
@@ -42,4 +47,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim), in and out, in the dtype of x."""
-        return _Normalise.apply(x, self.eps)[0]
+        if torch.is_grad_enabled():
+            return _Normalise.apply(x, self.eps)[0]
+        return _Normalise.forward(x, self.eps)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from regard._errors import ShapeError
 from regard._positions import rotary_table
 
 
@@ -14,25 +15,36 @@ class Rotary(nn.Module):
     `rotary(positions)` gives the turns (..., 1, head_dim / 2), complex, that `turn` applies to (..., H, head_dim).
     """
 
-    table: Tensor
-
     def __init__(self, head_dim: int, base: float = 10000.0) -> None:
         super().__init__()
+        if head_dim % 2:
+            raise ShapeError(
+                f"rotary positions turn pairs, so the head size must be even. Received {head_dim}."
+            )
         self.head_dim, self.base = head_dim, base
-        self.register_buffer("table", self._table(64), persistent=False)
+        # No buffer: casting a model to another dtype would make its complex numbers real.
+        self._turns = self._table(64)
 
-    def forward(self, positions: Tensor) -> Tensor:
+    def forward(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The turns of integer positions (...), on their device, for heads of a dtype."""
         needed = int(positions.max()) + 1 if positions.numel() else 1
-        if needed > len(self.table):
-            self.table = self._table(2 * needed).to(self.table.device)
-        return self.table[positions].unsqueeze(-2)
+        if needed > len(self._turns):
+            self._turns = self._table(2 * needed)
+        if self._turns.device != positions.device:
+            self._turns = self._turns.to(positions.device)
+        return self._turns[positions].unsqueeze(-2).to(_precision(dtype))
 
     def _table(self, length: int) -> Tensor:
         cosine, sine = rotary_table(length, self.head_dim, self.base)
-        return torch.complex(torch.as_tensor(cosine).float(), torch.as_tensor(sine).float())
+        return torch.complex(torch.as_tensor(cosine), torch.as_tensor(sine))
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:
-    """Apply turns (..., 1, D / 2) to x (..., H, D); the result keeps the dtype of x."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    """Apply turns (..., 1, D / 2) to x (..., H, D), in float32, or float64 for float64; the result keeps the dtype of x."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns.to(_precision(x.dtype))).flatten(-2).to(x.dtype)
+
+
+def _precision(dtype: torch.dtype) -> torch.dtype:
+    return torch.complex128 if dtype == torch.float64 else torch.complex64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.shape = shape
         sizes = (shape.dim, shape.heads, shape.hidden)
-        options = {"dropout": shape.dropout, "qk_norm": shape.qk_norm}
+        options: dict[str, Any] = {"dropout": shape.dropout, "qk_norm": shape.qk_norm}
         self.embedding = nn.Embedding(shape.vocabulary, shape.dim)
         self.dropout = Dropout(shape.dropout)
         self.encoder = Encoder(shape.encoder_layers, *sizes, **options)
@@ -76,5 +77,3 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
-
-

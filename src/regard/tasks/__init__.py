@@ -13,5 +13,7 @@ TASKS = {"translate": "Translate"}
 def make_task(name: str) -> Any:
     """A new task by its name; only its own module is imported."""
     if name not in TASKS:
-        raise ConfigError(f"there is no task {name!r}{nearest(name, TASKS)}. Expected one of: {', '.join(TASKS)}.")
+        raise ConfigError(
+            f"there is no task {name!r}{nearest(name, TASKS)}. Expected one of: {', '.join(TASKS)}."
+        )
     return getattr(importlib.import_module(f"regard.tasks.{name}"), TASKS[name])()

@@ -7,7 +7,7 @@ target likewise; the decoder reads the target shifted by one, begun by a begin.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regard._errors import ConfigError
 from regard._packed import Packed
 from regard.data.records import Record
 from regard.data.tokenizer import Tokenizer
@@ -24,6 +25,8 @@ from regard.metrics.translation import Score, bleu, chrf
 from regard.nn.cache import LayerCache, keep
 from regard.nn.loss import vocabulary_loss
 from regard.nn.transformer import EncoderDecoder, Shape
+from regard.nn.watch import watch
+from regard.tasks._attention import Attention, read_attention
 from regard.training.loop import pack_ids
 from regard.training.recipe import Recipe
 
@@ -33,12 +36,13 @@ HYPOTHESES = 320  # written at once; the sources of one batch are of like length
 
 @dataclass(frozen=True)
 class Translation:
-    """A translated sentence; `score` is the mean log-probability of a piece, in nats."""
+    """A translated sentence; `score` is the mean log-probability of a piece, in nats; `attention` is there on request."""
 
     source: str
     text: str
     score: float
-    pieces: tuple[int, ...]
+    pieces: tuple[int, ...] = field(repr=False)
+    attention: Attention | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text
@@ -60,13 +64,18 @@ class Translate:
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
         """Source and target as pieces, each with its end."""
         for chunk in _chunks(records, 1000):
-            columns = [self.tokenizer.encode_batch([record.fields[name] for record in chunk]) for name in self.fields]
+            columns = [
+                self.tokenizer.encode_batch([record.fields[name] for record in chunk]) for name in self.fields
+            ]
             for source, target in zip(*columns, strict=True):
                 yield [*source, self.tokenizer.eos], [*target, self.tokenizer.eos]
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new encoder-decoder of the recipe's size."""
-        sizes = {name: getattr(recipe, name) for name in ("dim", "heads", "hidden", "encoder_layers", "decoder_layers")}
+        sizes = {
+            name: getattr(recipe, name)
+            for name in ("dim", "heads", "hidden", "encoder_layers", "decoder_layers")
+        }
         given = {name: size for name, size in sizes.items() if size is not None}
         return EncoderDecoder(Shape(len(self.tokenizer), dropout=recipe.dropout or 0.0, **given))
 
@@ -78,26 +87,65 @@ class Translate:
 
     @torch.no_grad()
     def predict(
-        self, model: EncoderDecoder, inputs: Sequence[str], *, beam: int = BEAM, penalty: float = PENALTY
+        self,
+        model: EncoderDecoder,
+        inputs: Sequence[str],
+        *,
+        beam: int = BEAM,
+        penalty: float = PENALTY,
+        attention: bool = False,
     ) -> list[Translation]:
-        """Translate sentences; each result is the same whatever others stand beside it."""
+        """Translate sentences; each result is the same whatever others stand beside it.
+
+        Arguments:
+            model: in evaluation mode.
+            inputs: the sentences.
+            beam: hypotheses kept for each sentence; 1 is greedy search.
+            penalty: exponent of the length by which log-probabilities are divided; 0 favours short translations.
+            attention: look at every translation, one after the other, and give the weights with it.
+        """
+        if beam < 1:
+            raise ConfigError(
+                f"a beam holds at least one hypothesis. Received beam={beam}; 5 is usual, 1 is fastest."
+            )
         ids = self.tokenizer.encode_batch(list(inputs))
         results: list[Translation | None] = [None] * len(inputs)
         order = sorted(range(len(inputs)), key=lambda number: len(ids[number]))
         for numbers in _chunks(order, max(1, HYPOTHESES // beam)):
-            found = self._search(model, [[*ids[number], self.tokenizer.eos] for number in numbers], beam, penalty)
+            found = self._search(
+                model, [[*ids[number], self.tokenizer.eos] for number in numbers], beam, penalty
+            )
             for number, best in zip(numbers, found, strict=True):
                 text = self.tokenizer.decode(best.tokens)
                 results[number] = Translation(inputs[number], text, best.score(1.0), best.tokens)
-        return [result for result in results if result is not None]
+        written = [result for result in results if result is not None]
+        return (
+            [replace(one, attention=self.attention(model, one)) for one in written] if attention else written
+        )
 
-    def score(self, predictions: Sequence[Translation], records: Sequence[Record], lowercase: bool = False) -> list[Score]:
-        """BLEU and chrF against all references of each record."""
+    @torch.no_grad()
+    def attention(self, model: EncoderDecoder, translation: Translation) -> Attention:
+        """Where the decoder looked while it wrote: one pass over the finished translation, with the kernel that always runs."""
+        bos, eos = self.tokenizer.bos, self.tokenizer.eos
+        source = self.tokenizer.encode(translation.source)
+        with watch(model.decoder) as seen:
+            model(pack_ids([[*source, eos]]), pack_ids([[bos, *translation.pieces]]))
+        weights_LHTS = torch.stack(seen).transpose(1, 2).float().numpy()
+        return read_attention(weights_LHTS, self.tokenizer, translation.source, translation.pieces)
+
+    def score(
+        self,
+        predictions: Sequence[Translation],
+        records: Sequence[Record],
+        *,
+        lowercase: bool = False,
+        language: str | None = None,
+    ) -> list[Score]:
+        """BLEU and chrF against all references of each record; without case if asked for, or if the model knows none."""
         texts = [prediction.text for prediction in predictions]
         references = [record.fields["targets"] for record in records]
-        if lowercase or self.tokenizer.normalize("A") == "a":
-            return [bleu(texts, references, lowercase=True), chrf(texts, references, lowercase=True)]
-        return [bleu(texts, references), chrf(texts, references)]
+        lowercase = lowercase or self.tokenizer.normalize("A") == "a"
+        return [bleu(texts, references, language, lowercase), chrf(texts, references, lowercase)]
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`."""

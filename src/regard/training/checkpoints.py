@@ -28,13 +28,18 @@ from regard._errors import CheckpointError
 MODEL, CONFIG, METRICS, STATE = "model.safetensors", "config.toml", "metrics.jsonl", "state"
 
 
-def write_in_place(path: Path, write: Callable[[Path], None]) -> None:
+def write_in_place(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that at every moment either the old or the new one stands at `path`, whole."""
     beside = path.with_name(f".{path.name}.part")
     write(beside)
     with beside.open("rb") as file:
         os.fsync(file.fileno())
     beside.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in UTF-8, as `write_in_place` does."""
+    write_in_place(path, lambda beside: beside.write_text(text, encoding="utf8"))
 
 
 def save_weights(folder: Path, model: nn.Module) -> None:
@@ -49,7 +54,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     received = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != received:
-        differing = sorted(set(expected.items()) ^ set(received.items()))[0][0]
+        differing = min(set(expected.items()) ^ set(received.items()))[0]
         raise CheckpointError(
             f"{folder / MODEL} belongs to another model: {differing!r} is {received.get(differing)} there, expected "
             f"{expected.get(differing)}. Use the config.toml that was written with it."
@@ -62,11 +67,15 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
     if not path.exists():
-        raise CheckpointError(f"{path} does not exist; expected the weights of a finished or interrupted run.")
+        raise CheckpointError(
+            f"{path} does not exist; expected the weights of a finished or interrupted run."
+        )
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short ({error}). Restore it, or train again.") from error
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({error}). Restore it, or train again."
+        ) from error
 
 
 def save_state(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -75,8 +84,7 @@ def save_state(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) 
     state.mkdir(exist_ok=True)
     name = f"step-{facts['step']:08d}.safetensors"
     write_in_place(state / name, lambda path: save_file(tensors, path))
-    text = json.dumps({**facts, "tensors": name})
-    write_in_place(state / "latest.json", lambda path: path.write_text(text, encoding="utf8") and None)
+    write_text(state / "latest.json", json.dumps({**facts, "tensors": name}))
     for old in state.glob("*.safetensors*"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -84,11 +92,23 @@ def save_state(folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) 
 
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save_state` wrote last."""
+    facts = _latest(folder)
+    return read_tensors(folder / STATE / facts["tensors"]), facts
+
+
+def saved_step(folder: Path) -> int:
+    """The step whose state was saved last."""
+    return int(_latest(folder)["step"])
+
+
+def _latest(folder: Path) -> dict[str, Any]:
     path = folder / STATE / "latest.json"
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+        return {**facts, "tensors": str(facts["tensors"])}
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist: the run saved no state to resume from. Train anew.") from error
-    except (ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path} does not exist: the run saved no state to resume from. Train anew."
+        ) from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Train anew, into another folder.") from error
-    return read_tensors(folder / STATE / facts["tensors"]), facts

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from regard._errors import CheckpointError, RegardError
 from regard._packed import Packed
 from regard.data.batches import PackedBatches
+from regard.data.permutation import derived
 from regard.data.records import Record
 from regard.data.store import TokenStore
 from regard.metrics.translation import Score
@@ -76,18 +77,20 @@ class Trainer:
     def run(self) -> Position:
         """Train until the budget is spent or the dev score stays behind; the weights to use are in the run folder."""
         started = time.monotonic() - self.position.seconds
-        self.reporter.start(self.recipe)
+        self.reporter.start(self.recipe, self.position.seconds)
         while (progress := self.progress()) < 1 and self.position.stale < self.recipe.patience:
             self.update(progress)
-            self.position.seconds = time.monotonic() - started
+            self.position.seconds = workers.first(time.monotonic() - started)
             if self.progress() >= (self.position.evaluated + 1) / self.recipe.evaluations - 1e-9:
                 self.position.evaluated += 1
                 self.evaluate()
-                self.position.seconds = time.monotonic() - started
+                self.position.seconds = workers.first(time.monotonic() - started)
                 self.save()
             elif self._due():
                 self.save()
-        self.reporter.finish(self.position.step, self.position.seconds, self.position.best, self.position.best_step)
+        self.reporter.finish(
+            self.position.step, self.position.seconds, self.position.best, self.position.best_step
+        )
         return self.position
 
     def progress(self) -> float:
@@ -99,6 +102,8 @@ class Trainer:
     def update(self, progress: float) -> None:
         """One step of the optimisers over one global batch."""
         self.model.train()
+        # Dropout depends on the step alone, so that no generator's state needs to be kept for any worker.
+        torch.manual_seed(derived(self.recipe.seed, self.position.step, workers.rank()))
         share = learning_rate_share(progress, self.recipe.warmup)
         indices = next(self.batches)
         parts = [self._batch(part) for part in np.array_split(indices, self.recipe.accumulate) if len(part)]
@@ -150,7 +155,11 @@ class Trainer:
             value = scores[0].value
             better = value > self.position.best or self.position.best_step == 0
             if better:
-                self.position.best, self.position.best_step, self.position.stale = value, self.position.step, 0
+                self.position.best, self.position.best_step, self.position.stale = (
+                    value,
+                    self.position.step,
+                    0,
+                )
                 if workers.rank() == 0:
                     checkpoints.save_weights(self.folder, self.model)
             else:
@@ -171,18 +180,23 @@ class Trainer:
         """Write everything that going on needs."""
         if workers.rank() != 0:
             return
-        tensors: dict[str, Tensor] = {f"model/{name}": p.detach() for name, p in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {
+            f"model/{name}": p.detach() for name, p in self.model.named_parameters()
+        }
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         for number, optimizer in enumerate(self.optimizers):
             for parameter, state in optimizer.state.items():
                 tensors |= {f"optimizer{number}/{names[id(parameter)]}/{key}": v for key, v in state.items()}
         if self.average is not None:
             tensors |= {f"average/{name}": tensor for name, tensor in self.average.weights.items()}
-        tensors["random"] = torch.get_rng_state()
         self.position.saved_at = self.position.seconds
-        facts = {**vars(self.position), "best": _finite(self.position.best), "batches": self.batches.state_dict()}
+        facts = {
+            **vars(self.position),
+            "best": _finite(self.position.best),
+            "batches": self.batches.state_dict(),
+        }
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        checkpoints.save_state(self.folder, contiguous, facts | {"metrics_bytes": self.reporter.written()})
+        checkpoints.save_state(self.folder, contiguous, facts | {"reporter": self.reporter.state()})
 
     def resume(self) -> None:
         """Go on exactly where `save` was called last."""
@@ -190,12 +204,14 @@ class Trainer:
         try:
             self._restore(tensors, facts)
         except (KeyError, RuntimeError) as error:
-            raise CheckpointError(f"the state in {self.folder} does not belong to this recipe ({error}).") from error
+            raise CheckpointError(
+                f"the state in {self.folder} does not belong to this recipe ({error})."
+            ) from error
 
     @torch.no_grad()
     def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self.batches.load_state_dict(facts["batches"])
-        self.reporter.rewind(facts["metrics_bytes"])
+        self.reporter.restore(facts["reporter"])
         self.position = Position(**{name: facts[name] for name in vars(Position())})
         if facts["best"] is None:
             self.position.best = -math.inf
@@ -208,11 +224,12 @@ class Trainer:
             if key.startswith("optimizer"):
                 title, name, entry = key.split("/")
                 self.optimizers[int(title.removeprefix("optimizer"))].state[parameters[name]][entry] = tensor
-        torch.set_rng_state(tensors["random"])
 
     def _batch(self, indices: np.ndarray) -> dict[str, Packed]:
         gathered = self.store.gather(indices).items()
-        return {name: Packed(torch.from_numpy(ids.astype(np.int64)), offsets) for name, (ids, offsets) in gathered}
+        return {
+            name: Packed(torch.from_numpy(ids.astype(np.int64)), offsets) for name, (ids, offsets) in gathered
+        }
 
     def _due(self) -> bool:
         if self.recipe.save_steps is not None:

@@ -20,7 +20,12 @@ class Muon(Optimizer):
     """
 
     def __init__(
-        self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0, iterations: int = 5
+        self,
+        matrices: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        iterations: int = 5,
     ) -> None:
         super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.iterations = iterations
@@ -43,7 +48,9 @@ class Muon(Optimizer):
                 scale = max(1, shape[0] / shape[1]) ** 0.5
                 parts = [part for part, _ in pairs]
                 torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(parts, list(steps.to(parts[0].dtype).unbind()), alpha=-group["lr"] * scale)
+                torch._foreach_add_(
+                    parts, list(steps.to(parts[0].dtype).unbind()), alpha=-group["lr"] * scale
+                )
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
@@ -62,8 +69,9 @@ def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """The matrices of linear layers, for Muon, and the rest: embeddings, norms, biases."""
-    matrices = {id(module.weight): module.weight for module in model.modules() if isinstance(module, nn.Linear)}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    matrices: dict[int, Tensor] = {id(module.weight): module.weight for module in linear}
+    rest: list[Tensor] = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
     return list(matrices.values()), rest
 
 

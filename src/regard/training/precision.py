@@ -14,7 +14,7 @@ def autocast(precision: str) -> AbstractContextManager[None]:
 
 
 def resolved(precision: str) -> str:
-    """"fp32" or "bf16"."""
+    """The precision that is meant, fp32 or bf16."""
     if precision != "auto":
         return precision
     if torch.cuda.is_available():

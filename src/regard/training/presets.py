@@ -44,8 +44,21 @@ def _size(facts: Facts) -> dict[str, float]:
 
 
 def _preset(
-    *, vocabulary: int, dim: int, heads: int, hidden: int, layers: tuple[int, int], dropout: float, tokens: int
+    *,
+    vocabulary: int,
+    dim: int,
+    heads: int,
+    hidden: int,
+    layers: tuple[int, int],
+    dropout: float,
+    tokens: int,
 ) -> dict[str, float]:
     encoder, decoder = layers
-    sizes = {"vocabulary": vocabulary, "dim": dim, "heads": heads, "hidden": hidden, "encoder_layers": encoder}
+    sizes = {
+        "vocabulary": vocabulary,
+        "dim": dim,
+        "heads": heads,
+        "hidden": hidden,
+        "encoder_layers": encoder,
+    }
     return {**sizes, "decoder_layers": decoder, "dropout": dropout, "tokens": tokens}

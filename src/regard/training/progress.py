@@ -39,12 +39,15 @@ class Reporter:
         self._started = self._since
         self._dev = ""
 
-    def start(self, recipe: Recipe) -> None:
-        """The first step is about to begin."""
+    def start(self, recipe: Recipe, seconds: float) -> None:
+        """The next step is about to begin; `seconds` of training were done before."""
         self.minutes = recipe.minutes
-        self._started = self._since = time.monotonic()
+        self._since = time.monotonic()
+        self._started = self._since - seconds
 
-    def step(self, *, step: int, loss: float, tokens: float, share: float, progress: float, epoch: int) -> None:
+    def step(
+        self, *, step: int, loss: float, tokens: float, share: float, progress: float, epoch: int
+    ) -> None:
         """One update is done."""
         self._losses.append(loss)
         self._tokens += tokens
@@ -53,7 +56,13 @@ class Reporter:
         now = time.monotonic()
         mean, speed = sum(self._losses) / len(self._losses), self._tokens / (now - self._since)
         self._losses, self._tokens, self._since = [], 0.0, now
-        facts = {"step": step, "loss": mean, "tokens_per_second": speed, "learning_rate_share": share, "epoch": epoch}
+        facts = {
+            "step": step,
+            "loss": mean,
+            "tokens_per_second": speed,
+            "learning_rate_share": share,
+            "epoch": epoch,
+        }
         self._write("step", facts)
         left = (now - self._started) * (1 - progress) / max(progress, 1e-9) if self.minutes is None else None
         left = 60 * self.minutes * (1 - progress) if self.minutes is not None else left
@@ -66,7 +75,9 @@ class Reporter:
         shown = "  ".join(f"{name} {value:.1f}" for name, value in scores.items())
         name, value = next(iter(scores.items()))
         self._dev = f"dev {name} {value:.1f}  "
-        self.display.line(f"step {step:>6}   dev loss {loss:.3f}   {shown}{'   best so far' if better else ''}")
+        self.display.line(
+            f"step {step:>6}   dev loss {loss:.3f}   {shown}{'   best so far' if better else ''}"
+        )
         self._since, self._losses, self._tokens = time.monotonic(), [], 0.0
 
     def note(self, text: str) -> None:
@@ -76,18 +87,23 @@ class Reporter:
     def finish(self, step: int, seconds: float, best: float, best_step: int) -> None:
         """The run is over."""
         self._write("end", {"step": step, "best": best, "best_step": best_step})
+        self.display.update(1.0, f"step {step}  done")
         self.display.close()
-        self.display.line(f"{step} updates in {_clock(seconds)}; best dev score {best:.1f} at step {best_step}")
+        self.display.line(
+            f"{step} updates in {_clock(seconds)}; best dev score {best:.1f} at step {best_step}"
+        )
 
-    def written(self) -> int:
-        """How many bytes `metrics.jsonl` has."""
-        return self.metrics.stat().st_size if self.metrics is not None and self.metrics.exists() else 0
+    def state(self) -> dict[str, Any]:
+        """What going on needs: how long `metrics.jsonl` is, and the steps since its last line."""
+        written = self.metrics.stat().st_size if self.metrics is not None and self.metrics.exists() else 0
+        return {"written": written, "losses": self._losses}
 
-    def rewind(self, size: int) -> None:
-        """Forget what was written after `size` bytes: those steps are done again."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Forget what was written after `state` was taken: those steps are done again."""
+        self._losses = list(state["losses"])
         if self.metrics is not None and self.metrics.exists():
             with self.metrics.open("r+b") as file:
-                file.truncate(size)
+                file.truncate(state["written"])
 
     def _write(self, event: str, facts: dict[str, Any]) -> None:
         if self.metrics is None:
@@ -139,7 +155,6 @@ class Bar:
 
     def close(self) -> None:
         """Leave the bar as it stands."""
-        self._progress.update(self._task, completed=1.0)
         self._progress.stop()
 
 

@@ -10,6 +10,32 @@ from typing import Any
 
 from regard._errors import CheckpointError, ConfigError, nearest
 
+ABOVE_ZERO = (
+    *(
+        "minutes",
+        "steps",
+        "vocabulary",
+        "dim",
+        "heads",
+        "hidden",
+        "encoder_layers",
+        "decoder_layers",
+        "tokens",
+    ),
+    *(
+        "accumulate",
+        "learning_rate",
+        "matrix_learning_rate",
+        "clip",
+        "evaluations",
+        "dev_examples",
+        "patience",
+    ),
+    *("save_minutes", "save_steps", "max_characters", "threads"),
+)
+SHARES = ("dropout", "label_smoothing", "warmup", "average")
+PRECISIONS = ("auto", "fp32", "bf16")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -74,12 +100,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.steps is not None:
-            raise ConfigError("a run has one budget. Expected minutes or steps. Received both; leave one out.")
-        for name in ("minutes", "steps", "vocabulary", "dim", "heads", "hidden", "tokens", "accumulate", "threads"):
+            raise ConfigError(
+                "a run has one budget. Expected minutes or steps. Received both; leave one out."
+            )
+        for name in ABOVE_ZERO:
             _check(self, name, lambda value: value > 0, "a number above 0")
-        for name in ("dropout", "label_smoothing", "warmup"):
+        for name in SHARES:
             _check(self, name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-        _check(self, "precision", lambda value: value in ("auto", "fp32", "bf16"), "auto, fp32 or bf16")
+        _check(self, "weight_decay", lambda value: value >= 0, "0 or more")
+        _check(self, "precision", lambda value: value in PRECISIONS, "auto, fp32 or bf16")
 
     def replace(self, **changes: Any) -> Recipe:
         """The recipe with some options changed."""
@@ -93,7 +122,7 @@ class Recipe:
 def _check(recipe: Recipe, name: str, holds: Any, expected: str) -> None:
     value = getattr(recipe, name)
     if value is not None and not holds(value):
-        raise ConfigError(f"{name} must be {expected}. Received {value!r}.")
+        raise ConfigError(f"the option {name!r} must be {expected}. Received {value!r}.")
 
 
 def recipe_from(options: dict[str, Any], source: str) -> Recipe:
@@ -101,7 +130,9 @@ def recipe_from(options: dict[str, Any], source: str) -> Recipe:
     known = {field.name: str(field.type) for field in fields(Recipe)}
     for name, value in options.items():
         if name not in known:
-            raise ConfigError(f"{source}: unknown option {name!r}{nearest(name, known)}. Known: {', '.join(known)}.")
+            raise ConfigError(
+                f"{source}: unknown option {name!r}{nearest(name, known)}. Known: {', '.join(known)}."
+            )
         if not _fits(value, known[name]):
             raise ConfigError(f"{source}: option {name!r} must be {known[name]}. Received {value!r}.")
     return Recipe(**options)
@@ -121,7 +152,11 @@ def write_toml(tables: dict[str, dict[str, Any]]) -> str:
     """Tables of strings, numbers, truth values and lists of strings as TOML."""
     lines = []
     for title, table in tables.items():
-        lines += [f"[{title}]", *(f"{name} = {_toml(value)}" for name, value in table.items() if value is not None), ""]
+        lines += [
+            f"[{title}]",
+            *(f"{name} = {_toml(value)}" for name, value in table.items() if value is not None),
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -135,7 +170,9 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(_toml(item) for item in value)}]"
     if isinstance(value, int | float):
         return repr(value)
-    raise CheckpointError(f"cannot write {type(value).__name__} to config.toml; expected text, numbers or lists of them.")
+    raise CheckpointError(
+        f"cannot write {type(value).__name__} to config.toml; expected text, numbers or lists of them."
+    )
 
 
 def _fits(value: Any, kind: str) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from regard._errors import CheckpointError, ConfigError
+from regard._errors import CheckpointError, ConfigError, DataError
 from regard.data.records import Record, Source, read_records
 from regard.data.store import TokenStore
 from regard.training import checkpoints, workers
@@ -21,68 +24,128 @@ from regard.training.recipe import Recipe, read_toml, recipe_from, write_toml
 from regard.training.task import Task
 
 LEARN_FROM = 1_000_000  # records that the vocabulary is learnt from
-TOKENS = "tokens"
+HELD_OUT = 500  # records, or a twentieth of the data where that is less
+TOKENS, DEV = "tokens", "dev.jsonl"
+TABLES = ("run", "data", "recipe", "end")
 
 
-def begin(task: Task, recipe: Recipe, train: Source, dev: Source, folder: Path, reporter: Reporter) -> Trainer:
-    """A trainer in a new run folder; ConfigError when the folder has a run already.
+@dataclass(frozen=True)
+class Plan:
+    """A run that is checked and ready to begin: nothing is left open, nothing is written."""
 
-    All records are checked before the first step: DataError names file, line, what is wrong and how to mend it.
+    train: Source
+    dev: Source | None
+    recipe: Recipe
+    choices: list[Choice]
+    dev_records: list[Record]
+    every: int
+    """Where there is no dev data, every so manieth training record is held out for it; 0: none is."""
+
+
+def begin(
+    task: Task,
+    recipe: Recipe,
+    train: Source,
+    dev: Source | None,
+    folder: Path,
+    reporter: Reporter,
+    overwrite: bool = False,
+) -> Trainer:
+    """A trainer in a new run folder; ConfigError when the folder has a run already and `overwrite` is not asked for.
+
+    All records are checked before anything is written: DataError names file, line, what is wrong and how to mend it.
+    Without `dev` a small part of `train` is held out and written to the run folder.
     """
-    if (folder / checkpoints.CONFIG).exists() or (folder / checkpoints.MODEL).exists():
+    if not overwrite and holds_run(folder):
         raise ConfigError(
             f"{folder} holds a run already; nothing was changed. Go on with it by --resume, replace it by --overwrite, "
             "or name another folder with --out."
         )
-    set_up(recipe)
-    recipe, choices = resolve(task, recipe, train)
-    dev_records = list(read_records(dev, task.fields, max_characters=recipe.max_characters))
-    folder.mkdir(parents=True, exist_ok=True)
-    task.learn(itertools.islice(_records(task, recipe, train), LEARN_FROM), recipe)
-    store = TokenStore.write(folder / checkpoints.STATE / TOKENS, task.encode(_records(task, recipe, train)), task.streams)
-    task.save(folder)
-    data = {"train": _named(train), "dev": _named(dev)}
-    config = write_toml({"run": {"task": task.name}, "data": data, "recipe": recipe.given()})
-    checkpoints.write_in_place(folder / checkpoints.CONFIG, lambda path: path.write_text(config, encoding="utf8") and None)
-    trainer = Trainer(task, recipe, folder, store, dev_records, reporter)
+    return create(task, prepare(task, recipe, train, dev), folder, reporter)
+
+
+def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Plan:
+    """Read all data once, checking every record, and fill the recipe from its size."""
+    examples = characters = 0
+    for record in _records(task, recipe, train):
+        examples += 1
+        characters += sum(len(record.fields[name]) for name in task.fields)
+    every = 0 if dev is not None else _every(examples, train)
+    recipe, choices = fill(recipe, Facts(examples, characters))
+    kept = _records(task, recipe, train) if dev is None else _records(task, recipe, dev)
+    dev_records = list(kept if dev is not None else itertools.islice(kept, None, None, every))
+    return Plan(train, dev, recipe, choices, dev_records, every)
+
+
+def create(task: Task, plan: Plan, folder: Path, reporter: Reporter) -> Trainer:
+    """Write a run folder and give its trainer; what stood there of another run goes, when nothing can fail any more.
+
+    config.toml is written last: a folder without it holds no run.
+    """
+    set_up(plan.recipe)
+    tokens = folder / checkpoints.STATE / TOKENS
+    if workers.rank() == 0:
+        task.learn(itertools.islice(_training_records(task, plan), LEARN_FROM), plan.recipe)
+        task.model(plan.recipe)  # refuses sizes that do not go together
+        _clear(folder)
+        TokenStore.write(tokens, task.encode(_training_records(task, plan)), task.streams)
+        task.save(folder)
+    workers.wait()
+    task.load(folder)
+    trainer = Trainer(task, plan.recipe, folder, TokenStore.open(tokens), plan.dev_records, reporter)
     if workers.rank() == 0:
         checkpoints.save_weights(folder, trainer.model)
-    reporter.note(describe(trainer, choices))
+        trainer.save()
+        _write_dev(plan, folder)
+        _write_config(task, plan, folder)
+    reporter.note(describe(trainer, plan))
     return trainer
 
 
 def resume(task: Task, folder: Path, reporter: Reporter) -> Trainer:
     """The trainer of an interrupted run, exactly where it saved its state last."""
     config = read_config(folder)
-    recipe = recipe_from(config["recipe"], str(folder / checkpoints.CONFIG))
+    recipe = recipe_of(config, folder)
     set_up(recipe)
     task.load(folder)
-    dev = list(read_records(_source(config["data"]["dev"]), task.fields, max_characters=recipe.max_characters))
-    trainer = Trainer(task, recipe, folder, TokenStore.open(folder / checkpoints.STATE / TOKENS), dev, reporter)
+    named = config["data"].get("dev", str(folder / DEV))
+    source = named if isinstance(named, str) else tuple(named)
+    dev = list(read_records(source, task.fields, max_characters=recipe.max_characters))
+    trainer = Trainer(
+        task, recipe, folder, TokenStore.open(folder / checkpoints.STATE / TOKENS), dev, reporter
+    )
     trainer.resume()
     reporter.note(f"resuming {folder} at step {trainer.position.step}")
     return trainer
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a run, or a model, stands in a folder."""
+    return (folder / checkpoints.CONFIG).exists() or (folder / checkpoints.MODEL).exists()
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """The tables of a run's config.toml; CheckpointError when there is no run."""
+    """The tables of a run's config.toml; CheckpointError when there is no run, or the file is damaged."""
     path = folder / checkpoints.CONFIG
     if not path.exists():
-        raise CheckpointError(f"{folder} holds no run: {checkpoints.CONFIG} is missing. Expected a folder that `regard train` wrote.")
-    config = read_toml(path)
-    for table in ("run", "data", "recipe"):
-        if table not in config:
-            raise CheckpointError(f"{path} is cut short: the table [{table}] is missing. Restore it, or train again.")
+        raise CheckpointError(
+            f"{folder} holds no run: {checkpoints.CONFIG} is missing. Expected a folder that `regard train` wrote."
+        )
+    try:
+        config = read_toml(path)
+    except ConfigError as error:
+        raise CheckpointError(f"{error} It may be cut short: restore it, or train again.") from error
+    for table in TABLES:
+        if not isinstance(config.get(table), dict):
+            raise CheckpointError(
+                f"{path} is cut short: the table [{table}] is missing. Restore it, or train again."
+            )
     return config
 
 
-def resolve(task: Task, recipe: Recipe, train: Source) -> tuple[Recipe, list[Choice]]:
-    """Read the training data once, checking every record, and fill the recipe from its size."""
-    examples = characters = 0
-    for record in _records(task, recipe, train):
-        examples += 1
-        characters += sum(len(record.fields[name]) for name in task.fields)
-    return fill(recipe, Facts(examples, characters))
+def recipe_of(config: dict[str, Any], folder: Path) -> Recipe:
+    """The recipe in the tables of a run's config.toml."""
+    return recipe_from(config["recipe"], str(folder / checkpoints.CONFIG))
 
 
 def set_up(recipe: Recipe) -> None:
@@ -93,27 +156,58 @@ def set_up(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.threads)
 
 
-def describe(trainer: Trainer, choices: list[Choice]) -> str:
+def describe(trainer: Trainer, plan: Plan) -> str:
     """What is about to be trained, for people."""
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     lengths = trainer.store.lengths
-    tokens = int(lengths.sum())
-    lines = [
-        f"{len(lengths):,} examples, {tokens:,} tokens, {parameters:,} parameters",
-        *(f"  {choice.option} = {choice.value:g}  ({choice.reason})" for choice in choices),
-    ]
-    return "\n".join(lines)
+    lines = [f"{len(lengths):,} examples, {int(lengths.sum()):,} tokens, {parameters:,} parameters"]
+    if plan.dev is None:
+        lines.append(
+            f"{len(plan.dev_records):,} more are held out for the dev score, in {trainer.folder / DEV}"
+        )
+    reasons = [f"  {choice.option} = {choice.value:g}  ({choice.reason})" for choice in plan.choices]
+    return "\n".join(lines + reasons)
 
 
 def _records(task: Task, recipe: Recipe, source: Source) -> Iterator[Record]:
     return read_records(source, task.fields, max_characters=recipe.max_characters)
 
 
+def _training_records(task: Task, plan: Plan) -> Iterator[Record]:
+    records = _records(task, plan.recipe, plan.train)
+    return (record for number, record in enumerate(records) if not plan.every or number % plan.every)
+
+
+def _every(examples: int, train: Source) -> int:
+    if examples < 2:
+        raise DataError(
+            f"{train}: too little to hold a part out for the dev score. Expected: two records or more. Received: {examples}. "
+            "To mend it: give more data, or dev data of its own with --dev."
+        )
+    return max(2, examples // min(HELD_OUT, max(1, examples // 20)))
+
+
+def _clear(folder: Path) -> None:
+    """Take away what a run wrote, and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, DEV):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / checkpoints.STATE, ignore_errors=True)
+
+
+def _write_dev(plan: Plan, folder: Path) -> None:
+    if plan.dev is None:
+        lines = [json.dumps(record.fields, ensure_ascii=False) + "\n" for record in plan.dev_records]
+        checkpoints.write_text(folder / DEV, "".join(lines))
+
+
+def _write_config(task: Task, plan: Plan, folder: Path) -> None:
+    data = {"train": _named(plan.train), "dev": None if plan.dev is None else _named(plan.dev)}
+    tables = {"run": {"task": task.name}, "data": data, "recipe": plan.recipe.given(), "end": {}}
+    checkpoints.write_text(folder / checkpoints.CONFIG, write_toml(tables))
+
+
 def _named(source: Source) -> Any:
     if isinstance(source, str | Path):
         return ",".join(str(Path(part).resolve()) for part in str(source).split(","))
     return [str(Path(part).resolve()) for part in source]
-
-
-def _source(named: Any) -> Source:
-    return named if isinstance(named, str) else tuple(named)

@@ -6,7 +6,7 @@ from __future__ import annotations
 def learning_rate_share(progress: float, warmup: float) -> float:
     """The share of the peak learning rate at `progress` in [0, 1]: a linear rise, then a linear fall to 0.
 
-    >>> [learning_rate_share(p, 0.1) for p in (0.05, 0.1, 0.55, 1.0)]
+    >>> [learning_rate_share(p, 0.5) for p in (0.25, 0.5, 0.75, 1.0)]
     [0.5, 1.0, 0.5, 0.0]
     """
     if progress < warmup:

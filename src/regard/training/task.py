@@ -23,10 +23,10 @@ class Task(Protocol):
     streams: tuple[str, ...]
     """The names of the token sequences that a record becomes; the last is the one that is counted in the loss."""
 
-    def learn(self, records: Sequence[Record], recipe: Recipe) -> None:
+    def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """Learn from the training records what encoding needs, such as a vocabulary."""
 
-    def encode(self, records: Sequence[Record]) -> Iterable[tuple[Sequence[int], ...]]:
+    def encode(self, records: Iterable[Record]) -> Iterable[tuple[Sequence[int], ...]]:
         """Token ids of every record, one sequence for each stream."""
 
     def model(self, recipe: Recipe) -> nn.Module:

@@ -26,12 +26,27 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def wait() -> None:
+    """Until all processes have come here."""
+    if world() > 1:
+        dist.barrier()
+
+
 def total(number: float, device: torch.device | None = None) -> float:
     """The sum of a number over all processes."""
     if world() == 1:
         return number
     shared = torch.tensor(number, dtype=torch.float64, device=device)
     dist.all_reduce(shared)
+    return float(shared)
+
+
+def first(number: float) -> float:
+    """The number that process 0 has, in all of them: a decision by the clock must be one decision."""
+    if world() == 1:
+        return number
+    shared = torch.tensor(number, dtype=torch.float64)
+    dist.broadcast(shared, 0)
     return float(shared)
 
 

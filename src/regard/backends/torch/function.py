@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from regard._biases import Bias, DenseBias
 from regard._errors import BackendError
 from regard._plan import Plan
-from regard.backends.torch import tiled
+from regard.backends.torch import backward, forward, tangent
+from regard.backends.torch.scores import Inputs
 
 
 class TiledAttention(torch.autograd.Function):
@@ -28,7 +30,7 @@ class TiledAttention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         # The sums have a precision of their own, whatever autocast wants.
         with torch.autocast(query.device.type, enabled=False):
-            return tiled.forward(tiled.Inputs.of(plan, query, key, value, bias, sinks, seed))
+            return forward.forward(Inputs.of(plan, query, key, value, bias, sinks, seed))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -41,14 +43,16 @@ class TiledAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         *arrays, out, lse = ctx.saved_tensors
-        inputs = tiled.Inputs.of(ctx.plan, *arrays, ctx.seed, grad_out)
-        return None, None, *tiled.backward(inputs, out, lse, grad_out, grad_lse)
+        with torch.autocast(out.device.type, enabled=False):
+            inputs = Inputs.of(ctx.plan, *arrays, ctx.seed, grad_out)
+            return None, None, *backward.backward(inputs, out, lse, grad_out, grad_lse)
 
     @staticmethod
     def jvp(ctx: Any, _plan: None, _seed: None, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
         *arrays, out, lse = ctx.saved_tensors
-        inputs = tiled.Inputs.of(ctx.plan, *arrays, ctx.seed, *tangents[:3])
-        return tiled.tangent(inputs, out, lse, tangents)
+        with torch.autocast(out.device.type, enabled=False):
+            inputs = Inputs.of(ctx.plan, *arrays, ctx.seed, *tangents[:3])
+            return tangent.tangent(inputs, out, lse, tangents)
 
 
 def attend(
@@ -61,7 +65,17 @@ def attend(
     seed: int | None,
 ) -> tuple[Tensor, Tensor]:
     """The output (T, H, Dv) and lse (T, H) of flat arrays (T, H, D), (S, J, D) and (S, J, Dv)."""
-    return TiledAttention.apply(plan, seed, query, key, value, bias, sinks)
+    arrays = (query, key, value, bias, sinks)
+    if _is_differentiated(*arrays):
+        return TiledAttention.apply(plan, seed, *arrays)
+    return TiledAttention.forward(plan, seed, *arrays)
+
+
+def _is_differentiated(*arrays: Tensor | None) -> bool:
+    tensors = [array for array in arrays if array is not None]
+    if torch.is_grad_enabled() and any(array.requires_grad for array in tensors):
+        return True
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def dense_bias(bias: Bias, like: Tensor) -> Tensor:
@@ -84,4 +98,4 @@ def row_weights(
 ) -> Tensor:
     """Weights (R, H, longest key span) of the chosen query tokens, recomputed from the lse; no gradient is recorded."""
     with torch.no_grad():
-        return tiled.row_weights(tiled.Inputs.of(plan, query, key, value, bias, sinks, None), lse, rows)
+        return forward.row_weights(Inputs.of(plan, query, key, value, bias, sinks, None), lse, rows)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regard._arrays import host_integers
-from regard._dropout import keep
+from regard._aux import checked_rows
+from regard._dropout import keep_run
 from regard._masks import Coordinates
 from regard._plan import Plan
 from regard.backends.torch.tiling import Chunks, Group, single_rows, tile
@@ -27,7 +27,9 @@ class Rows:
     valid: Tensor
     full: bool
     start: int
-    stride: int | None  # the distance between blocks where it is constant: then a view serves instead of a copy
+    stride: (
+        int | None
+    )  # the distance between blocks where it is constant: then a view serves instead of a copy
 
     @classmethod
     def of(cls, begin: np.ndarray, length: np.ndarray, device: torch.device) -> Rows:
@@ -37,7 +39,9 @@ class Rows:
         full = bool((length == width).all())
         index = np.where(valid, begin[:, None] + offset, 0)
         steps = np.unique(np.diff(begin))
-        stride = width if len(begin) == 1 else (int(steps[0]) if len(steps) == 1 and steps[0] >= width else None)
+        stride = (
+            width if len(begin) == 1 else (int(steps[0]) if len(steps) == 1 and steps[0] >= width else None)
+        )
         bring = _bringer(device)
         return cls(bring(index), bring(valid), full, int(begin[0]), stride if full else None)
 
@@ -71,15 +75,11 @@ class Tile:
     at: Coordinates
     allowed: Tensor | None  # broadcastable to (G, H, Q, K); None when every pair may attend
 
-    def select(self, scores: Tensor, other: float = 0.0) -> Tensor:
-        """Scores where allowed, `other` elsewhere, whatever stood there."""
-        return scores if self.allowed is None else scores.masked_fill(~self.allowed, other)
-
-    def kept(self, seed: int) -> Tensor:
+    def kept(self, seed: int, precision: torch.dtype) -> Tensor:
         """Dropout's choice, scaled: 0 or 1 / (1 - p), (G, H, Q, K)."""
         p = self.plan.dropout_p
-        chosen = keep(seed, self.at.sequence, self.at.head, self.at.position, self.at.key, p)
-        return chosen.to(torch.float32) / (1 - p)
+        chosen = keep_run(seed, self.at.sequence, self.at.head, self.at.position, self.at.key, p)
+        return chosen.to(precision) / (1 - p)
 
 
 @dataclass(eq=False)
@@ -92,13 +92,15 @@ class Block:
 
 def blocks(plan: Plan, device: torch.device) -> Iterator[Block]:
     """The plan's groups as tensors on `device`, kept with the plan while they are small."""
-    key = ("blocks", device)
+    key = f"blocks on {device}"
     if key in plan.notes:
         yield from plan.notes[key]
         return
     groups = tile(plan)
     if len(groups) <= 4 and all(len(group.steps) == 1 for group in groups):
-        plan.notes[key] = [_block(plan, group, device) for group in groups]
+        # Kept tensors serve later calls, which may record gradients though this one does not.
+        with torch.inference_mode(False):
+            plan.notes[key] = [_block(plan, group, device) for group in groups]
         yield from plan.notes[key]
         return
     for group in groups:
@@ -107,7 +109,7 @@ def blocks(plan: Plan, device: torch.device) -> Iterator[Block]:
 
 def rows_block(plan: Plan, rows: Any, device: torch.device) -> Block:
     """Single query rows, by their flat numbers, each against all the keys of its sequence."""
-    return _block(plan, single_rows(plan, host_integers(rows, "rows")), device)
+    return _block(plan, single_rows(plan, checked_rows(rows, plan.total_queries)), device)
 
 
 def _block(plan: Plan, group: Group, device: torch.device) -> Block:

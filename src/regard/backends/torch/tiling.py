@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regard._errors import ShapeError
 from regard._plan import Plan, Spans
 
 QUERY_BLOCK = 256
 KEY_CHUNK = 512
-SCORES_PER_GROUP = 1 << 21  # scores alive at once, all heads: 8 MiB in float32
+SCORES_PER_GROUP = 1 << 19  # scores alive at once, all heads: 2 MiB in float32
 PADDING_ALLOWED = 1.25  # computed over kept scores, before a new group is worth its calls
 
 
@@ -60,8 +59,6 @@ def tile(plan: Plan) -> tuple[Group, ...]:
 
 def single_rows(plan: Plan, rows: np.ndarray) -> Group:
     """Query rows chosen by their flat numbers, each against all keys of its sequence at once."""
-    if ((rows < 0) | (rows >= plan.total_queries)).any():
-        raise ShapeError(f"rows must lie between 0 and {plan.total_queries - 1}. Received {rows.tolist()}.")
     spans = plan.spans
     order = np.argsort(spans.q_begin + spans.q_length, kind="stable")
     ends = (spans.q_begin + spans.q_length)[order]
@@ -83,7 +80,7 @@ def _tile(plan: Plan) -> tuple[Group, ...]:
     order = np.lexsort((blocks.length, widest, -counts))
     order = order[counts[order] > 0]
     groups = []
-    for members in _similar(order, counts, blocks.length, widest, plan.heads):
+    for members in _similar(order, blocks.length, widest, plan.heads):
         steps = []
         for step in range(int(counts[members[0]])):
             having = members[counts[members] > step]
@@ -118,7 +115,8 @@ def _key_ranges(plan: Plan, blocks: _Blocks) -> tuple[np.ndarray, np.ndarray, np
     position = plan.spans.query_start[blocks.sequence] + blocks.first
     cover = plan.mask.cover(plan.spans)
     starts, ends = cover.hulls(plan.spans, blocks.sequence, position, position + blocks.length - 1)
-    return _disjoint(starts.astype(np.int64), ends.astype(np.int64))
+    # Dropout draws its numbers for runs of four keys.
+    return _disjoint(starts.astype(np.int64) & ~3, ends.astype(np.int64))
 
 
 def _disjoint(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -142,9 +140,7 @@ def _cut(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
 
 
-def _similar(
-    order: np.ndarray, counts: np.ndarray, height: np.ndarray, width: np.ndarray, heads: int
-) -> list[np.ndarray]:
+def _similar(order: np.ndarray, height: np.ndarray, width: np.ndarray, heads: int) -> list[np.ndarray]:
     """Cut the ordered blocks into groups that pad little and whose scores fit the budget."""
     groups, start = [], 0
     while start < len(order):
@@ -153,8 +149,10 @@ def _similar(
         number = np.arange(1, len(rest) + 1)
         computed = number * tallest * widest
         kept = np.cumsum(height[rest] * width[rest])
-        # Small tiles cost calls, not arithmetic: padding is free until a group is worth about a microsecond's call.
-        fits = (computed * heads <= SCORES_PER_GROUP) & (computed <= np.maximum(PADDING_ALLOWED * kept, 1 << 16))
+        # Small tiles cost calls, not arithmetic: up to some size padding is cheaper than a group more.
+        fits = (computed * heads <= SCORES_PER_GROUP) & (
+            computed <= np.maximum(PADDING_ALLOWED * kept, 1 << 16)
+        )
         size = max(1, int(np.argmin(fits)) if not fits.all() else len(rest))
         groups.append(rest[:size])
         start += size

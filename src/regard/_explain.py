@@ -1,0 +1,115 @@
+"""Which backend a call would use and why, and what the call costs: nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from regard._attention import BACKENDS, Call, choose, lower
+from regard._errors import BackendError
+from regard._masks import count_pairs
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `regard.explain` found; `print` it.
+
+    `backend` is None when none of the wanted backends serves the call. `refusals` says why the others do not. `pairs`
+    counts (query, key) pairs that are kept, over all heads; `all_pairs` those without a mask. `flops` is the forward
+    pass's arithmetic, two operations a multiply-add. `bytes_beyond_arrays` is the output and the lse.
+    """
+
+    backend: str | None
+    refusals: dict[str, str]
+    sequences: int
+    queries: int
+    keys: int
+    heads: int
+    kv_heads: int
+    pairs: int
+    all_pairs: int
+    flops: int
+    bytes_beyond_arrays: int
+
+    def __str__(self) -> str:
+        kept = self.pairs / self.all_pairs if self.all_pairs else 0.0
+        lines = [
+            f"backend: {self.backend or 'none'}",
+            *(f"  not {name}: {reason}" for name, reason in self.refusals.items()),
+            f"{self.sequences:,} sequences, {self.queries:,} queries, {self.keys:,} keys",
+            f"{self.heads} heads over {self.kv_heads} key heads",
+            f"{self.pairs:,} pairs kept of {self.all_pairs:,} ({kept:.1%})",
+            f"{self.flops / 1e9:.3g} GFLOP forward, {self.bytes_beyond_arrays / 2**20:.3g} MiB beyond the arrays",
+        ]
+        return "\n".join(lines)
+
+
+def explain(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    backend: str | Sequence[str] | None = None,
+    **options: Any,
+) -> Explanation:
+    """Explain a call of `regard.attention` with the same arguments.
+
+    Raises what the call would raise for arguments that do not fit; a backend that cannot serve it is told, not raised.
+
+    >>> x = np.zeros((2, 100, 4, 16), np.float32)
+    >>> print(regard.explain(x, x, x, mask=regard.Causal() & regard.Window(9)))
+    backend: reference
+      not tiled: computes torch arrays, these are numpy
+    2 sequences, 200 queries, 200 keys
+    4 heads over 4 key heads
+    7,640 pairs kept of 80,000 (9.6%)
+    0.000489 GFLOP forward, 0.0519 MiB beyond the arrays
+    """
+    options.pop("return_aux", None)
+    call = lower(query, key, value, **{**_DEFAULTS, **options})
+    try:
+        chosen = choose(call, backend)
+    except BackendError:
+        chosen = None
+    plan, spans = call.plan, call.plan.spans
+    pairs = count_pairs(plan.mask, spans, plan.heads)
+    width, value_width = call.query.shape[-1], call.value.shape[-1]
+    return Explanation(
+        backend=chosen,
+        refusals=_refusals(call, backend),
+        sequences=len(spans),
+        queries=int(spans.q_length.sum()),
+        keys=int(spans.k_length.sum()),
+        heads=plan.heads,
+        kv_heads=plan.kv_heads,
+        pairs=pairs,
+        all_pairs=count_pairs(None, spans, plan.heads),
+        flops=2 * pairs * (width + value_width),
+        bytes_beyond_arrays=plan.total_queries * plan.heads * (value_width * _size(call.query) + 4),
+    )
+
+
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("mask", "bias", "cu_seqlens_q", "cu_seqlens_k", "key_sequence", "query_start")),
+    **dict.fromkeys(("scale", "softcap", "sinks", "seed")),
+    "dropout_p": 0.0,
+}
+
+
+def _refusals(call: Call, wanted: str | Sequence[str] | None) -> dict[str, str]:
+    names = [wanted] if isinstance(wanted, str) else list(wanted or ())
+    refusals = dict.fromkeys(names, "there is no such backend")
+    for framework, backends in BACKENDS.items():
+        for name in backends:
+            if framework != call.framework:
+                refusals[name] = f"computes {framework} arrays, these are {call.framework}"
+            elif names and name not in names:
+                refusals[name] = "was not asked for"
+            else:
+                refusals.pop(name, None)
+    return refusals
+
+
+def _size(array: Any) -> int:
+    return int(array.itemsize if hasattr(array, "itemsize") else array.element_size())

@@ -1,0 +1,60 @@
+"""A trained model, called with what a person has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from regard.data.checks import Record, checked
+from regard.tasks import make_task
+from regard.training import checkpoints, runs
+
+
+class Predictor:
+    """A model from a run folder, with everything that it needs to be used.
+
+    Call it with one input, or with a list of them: it gives one result, or a list in the same order. Keywords are the
+    task's own; for translation `beam` (5), `penalty` (1.0) and `attention` (False).
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config = runs.read_config(self.folder)
+        self.recipe = runs.recipe_of(self.config, self.folder)
+        self.task = make_task(self.config["run"].get("task", ""))
+        self.task.load(self.folder)
+        self.model = self.task.model(self.recipe)
+        checkpoints.load_weights(self.folder, self.model)
+        self.model.eval()
+
+    def __call__(self, inputs: str | Sequence[str], **options: Any) -> Any:
+        """Predict.
+
+        Raises:
+            DataError: an input is empty, no text, or longer than the run's `max_characters`.
+        """
+        single = isinstance(inputs, str)
+        texts = [inputs] if single else list(inputs)
+        field = self.task.fields[0]
+        for number, text in enumerate(texts, start=1):
+            checked(Record({field: text}, "the given texts", number), [field], self.recipe.max_characters)
+        results = self.task.predict(self.model, texts, **options)
+        return results[0] if single else results
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.task.name}, {str(self.folder)!r})"
+
+
+def load(folder: str | Path) -> Predictor:
+    """The model in a run folder, ready to be called. Nothing in the folder is unpickled or run.
+
+        translator = regard.load("runs/en-zh")
+        translator("A dog runs.").text
+        translator(["A dog runs.", "A cat sleeps."], beam=1)
+        translator("A dog runs.", attention=True).attention.weights    # (layers, heads, target, source)
+
+    Raises:
+        CheckpointError: the folder holds no run, or a file in it is missing, damaged or cut short.
+    """
+    return Predictor(folder)

@@ -1,0 +1,69 @@
+"""The commands by name; each one's own file is imported when it runs."""
+
+from __future__ import annotations
+
+from cyclopts import App, Parameter
+
+from regard import __version__
+
+COMMANDS = {
+    "train": (
+        "Train a model from a file of examples.",
+        """
+        regard train translate
+        regard train translate --train pairs.tsv --out runs/mine --minutes 5
+        regard train translate --train train.jsonl.gz --dev dev.jsonl.gz
+        regard train translate --train a.en,a.de --dev b.en,b.de --dry-run
+        regard train --resume --out runs/mine
+        """,
+    ),
+    "evaluate": (
+        "Score a model on a file of examples.",
+        """
+        regard evaluate runs/mine --data test.jsonl.gz
+        regard evaluate runs/mine --data test.en,test.de --lowercase --json
+        """,
+    ),
+    "predict": (
+        "Use a model: on texts, on a file, or on what comes in.",
+        """
+        regard predict runs/mine "A dog runs on the beach."
+        regard predict runs/mine --input sentences.txt > translations.txt
+        cat sentences.txt | regard predict runs/mine --json
+        regard predict runs/mine "A dog runs." --attention dog.html
+        """,
+    ),
+    "inspect": (
+        "Say what a run is: its data, its recipe, its scores.",
+        """
+        regard inspect runs/mine
+        regard inspect runs/mine --json
+        """,
+    ),
+}
+
+
+def make_app() -> App:
+    """The `regard` command."""
+    app = App(
+        "regard",
+        help="Train and use models of attention on data of your own.",
+        help_prologue=_examples(
+            "\n".join(examples.strip().splitlines()[0] for _, examples in COMMANDS.values())
+        ),
+        version=__version__,
+        help_format="plaintext",
+        default_parameter=Parameter(negative=(), show_default=False),
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    for name, (title, examples) in COMMANDS.items():
+        app.command(f"regard.cli.{name}:{name}", name=name, help=title, help_prologue=_examples(examples))
+    return app
+
+
+def _examples(lines: str) -> str:
+    shown = [f"  {line.strip()}" for line in lines.strip().splitlines()]
+    return "\n".join(["Examples:", *shown, ""])

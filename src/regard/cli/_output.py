@@ -1,0 +1,37 @@
+"""Where output goes: data to stdout, messages to stderr, and of several workers only the first speaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+
+def is_first() -> bool:
+    """Whether this process is the only one, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def is_one_of_several() -> bool:
+    """Whether torchrun started this process and others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def give(text: str) -> None:
+    """A line of data."""
+    if is_first():
+        sys.stdout.write(text + "\n")
+
+
+def give_json(entry: dict[str, Any]) -> None:
+    """An object as one line of JSON."""
+    give(json.dumps(entry, ensure_ascii=False))
+
+
+def tell(text: str) -> None:
+    """A message for people."""
+    if is_first():
+        sys.stdout.flush()
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()

@@ -1,0 +1,56 @@
+"""`regard evaluate`: the scores of a model on a file of examples."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from regard.cli._output import give, give_json
+
+
+def evaluate(
+    run: Path,
+    /,
+    *,
+    data: str,
+    beam: int = 5,
+    length_penalty: float = 1.0,
+    lowercase: bool = False,
+    language: str | None = None,
+    json: bool = False,
+) -> None:
+    """Score a model on a file of examples.
+
+    Args:
+        run: A run folder.
+        data: The examples: .jsonl, .tsv (or with .gz), or two text files "a.en,a.de".
+        beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
+        length_penalty: Exponent of the length that divides a score; 0 favours short outputs. Default: 1.
+        lowercase: Compare without case, as sacrebleu -lc; always so for a model of lower case.
+        language: Language of the references, such as de or zh. Default: looked up in the text.
+        json: One JSON object.
+    """
+    from regard._load import load
+    from regard.data.records import read_records
+
+    predictor = load(run)
+    task = predictor.task
+    records = list(read_records(data, task.fields, max_characters=predictor.recipe.max_characters))
+    begin = time.monotonic()
+    inputs = [record.fields[task.fields[0]] for record in records]
+    predictions = predictor(inputs, beam=beam, penalty=length_penalty)
+    seconds = time.monotonic() - begin
+    scores = task.score(predictions, records, lowercase=lowercase, language=language)
+    if json:
+        facts = {
+            "count": len(records),
+            "seconds": round(seconds, 3),
+            "beam": beam,
+            "length_penalty": length_penalty,
+        }
+        signatures = {score.name: score.signature for score in scores}
+        give_json({**{score.name: score.value for score in scores}, **facts, "signatures": signatures})
+        return
+    for score in scores:
+        give(f"{score.name:<6} {score.value:5.1f}   {score.signature}")
+    give(f"{len(records):,} examples in {seconds:.1f} s, beam {beam}")

@@ -1,0 +1,88 @@
+"""`regard inspect`: what a run is and how far it has come."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Any
+
+from regard.cli._output import give, give_json
+
+
+def inspect(run: Path, /, *, json: bool = False) -> None:
+    """Say what a run is: its data, its recipe, its scores.
+
+    Args:
+        run: A run folder.
+        json: One JSON object.
+    """
+    from regard._load import load
+    from regard.training.checkpoints import METRICS
+
+    predictor = load(run)
+    events = read_events(run / METRICS)
+    scored = [event for event in events if event["event"] == "dev"]
+    facts = {
+        "folder": str(run),
+        "task": predictor.task.name,
+        "parameters": sum(parameter.numel() for parameter in predictor.model.parameters()),
+        "vocabulary": len(predictor.task.tokenizer),
+        "attention": _backend(predictor.recipe),
+        "data": predictor.config["data"],
+        "recipe": predictor.recipe.given(),
+        "finished": any(event["event"] == "end" for event in events),
+        "scores": [{name: value for name, value in event.items() if name != "event"} for event in scored],
+        "best": max(scored, key=_score, default=None),
+    }
+    if json:
+        give_json(facts)
+    else:
+        give(_text(facts))
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a last one that a kill cut short is none."""
+    if not path.exists():
+        return []
+    whole = path.read_text(encoding="utf8", errors="replace").splitlines(keepends=True)
+    return [json_module.loads(line) for line in whole if line.endswith("\n")]
+
+
+def _score(event: dict[str, Any]) -> float:
+    """The score that decides: the first after the loss."""
+    return float(list(event.values())[4])
+
+
+def _backend(recipe: Any) -> str:
+    """Which backend computes the model's attention on this machine."""
+    import torch
+
+    import regard
+
+    heads = recipe.heads or 1
+    x = torch.zeros(2, heads, (recipe.dim or heads) // heads)
+    return str(regard.explain(x, x, x, mask=regard.Causal(), cu_seqlens_q=[0, 2]).backend)
+
+
+def _text(facts: dict[str, Any]) -> str:
+    sizes = f"{facts['parameters']:,} parameters, {facts['vocabulary']:,} pieces"
+    lines = [
+        f"{facts['folder']}: {facts['task']}, {sizes}",
+        f"attention  {facts['attention']}",
+        *(f"{name:<10} {value}" for name, value in facts["data"].items()),
+        "",
+        "recipe",
+        *(f"  {name} = {value}" for name, value in facts["recipe"].items()),
+        "",
+        "scores" if facts["scores"] else "no scores yet",
+        *(_score_line(entry, facts["best"]) for entry in facts["scores"]),
+        "finished"
+        if facts["finished"]
+        else f"not finished; to go on: regard train --resume --out {facts['folder']}",
+    ]
+    return "\n".join(lines)
+
+
+def _score_line(entry: dict[str, Any], best: dict[str, Any] | None) -> str:
+    shown = "  ".join(f"{name} {value}" for name, value in entry.items())
+    return f"  {shown}{'  best' if best is not None and entry['step'] == best['step'] else ''}"

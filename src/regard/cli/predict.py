@@ -1,0 +1,125 @@
+"""`regard predict`: one result for each text that is given, read from a file, or piped in."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from regard._errors import ConfigError, DataError
+from regard.cli._output import give, give_json, tell
+
+TOGETHER = 256  # texts of a file that are predicted at once
+
+
+def predict(
+    run: Path,
+    /,
+    *texts: str,
+    input: Path | None = None,  # noqa: A002 -- the flag's name
+    beam: int = 5,
+    length_penalty: float = 1.0,
+    attention: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Use a model: on texts, on a file, or on what comes in.
+
+    Args:
+        run: A run folder.
+        texts: What to translate. Default: the lines of --input, or of standard input.
+        input: A file with a text on each line, or a .jsonl or .tsv file with a column "source".
+        beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
+        length_penalty: Exponent of the length that divides a score; 0 favours short outputs. Default: 1.
+        attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
+        json: One JSON object on each line: source, text and score.
+    """
+    from regard._load import load
+
+    if texts and input is not None:
+        raise ConfigError("there are two inputs. Expected texts or --input. Received both; leave one out.")
+    predictor = load(run)
+    field, longest = predictor.task.fields[0], predictor.recipe.max_characters
+    options = {"beam": beam, "penalty": length_penalty, **({"attention": True} if attention else {})}
+    records = _records(texts, input, field, longest)
+    together = 1 if _waits(texts, input) else TOGETHER
+    done = 0
+    for chunk, problem in _chunks(records, together):
+        if attention and (done or len(chunk) > 1):
+            raise ConfigError(
+                "one page shows one text. Expected a single text with --attention. Received several."
+            )
+        for result in predictor(chunk, **options) if chunk else []:
+            _show(result, json)
+            done += 1
+            if attention:
+                _write_page(result, attention)
+        sys.stdout.flush()
+        if problem is not None:
+            raise DataError(
+                f"{problem}{f' The {done:,} before it were printed.' if done else ''}"
+            ) from problem
+
+
+def _records(texts: tuple[str, ...], file: Path | None, field: str, longest: int) -> Iterator[str]:
+    from regard.data.checks import Record, checked
+    from regard.data.records import read_records
+
+    if file is not None:
+        return (record.fields[field] for record in read_records(file, [field], max_characters=longest))
+    name, lines = ("the given texts", texts) if texts else ("standard input", _standard_input())
+    records = (Record({field: text}, name, number) for number, text in enumerate(lines, start=1))
+    return (checked(record, [field], longest).fields[field] for record in records)
+
+
+def _standard_input() -> Iterator[str]:
+    if sys.stdin.isatty():
+        tell("Type a text and press Enter; Ctrl-D ends.")
+    for number, raw in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield raw.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"standard input, line {number}, byte {error.start + 1}: the text is not UTF-8. Expected: UTF-8. Received: "
+                f"the byte 0x{raw[error.start]:02X}. To mend it: convert it, for example with iconv -f LATIN1 -t UTF-8."
+            ) from error
+
+
+def _waits(texts: tuple[str, ...], file: Path | None) -> bool:
+    """Whether a person types, and wants each answer at once."""
+    return not texts and file is None and sys.stdin.isatty()
+
+
+def _chunks(texts: Iterable[str], size: int) -> Iterator[tuple[list[str], DataError | None]]:
+    """Lists of texts; where one cannot be used, those before it come with what is wrong."""
+    iterator = iter(texts)
+    while True:
+        chunk: list[str] = []
+        try:
+            for text in itertools.islice(iterator, size):
+                chunk.append(text)  # noqa: PERF402 -- those before an error are kept
+        except DataError as problem:
+            yield chunk, problem
+            return
+        if not chunk:
+            return
+        yield chunk, None
+
+
+def _show(result: Any, as_json: bool) -> None:
+    if as_json:
+        give_json({"source": result.source, "text": result.text, "score": round(result.score, 4)})
+    else:
+        give(result.text)
+
+
+def _write_page(result: Any, path: Path) -> None:
+    from regard.pictures import AttentionPicture
+
+    seen = result.attention.words()
+    title = f"{result.source} → {result.text}"
+    AttentionPicture(
+        seen.weights, seen.target, seen.source, title=title, query_name="target", key_name="source"
+    ).save(path)
+    tell(f"wrote {path}")

@@ -1,0 +1,139 @@
+"""`regard train`: from a file of examples to a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from regard._errors import ConfigError
+from regard.cli._options import RecipeFlags, given_flags, recipe_of_flags, refuse
+from regard.cli._output import give, is_first, is_one_of_several, tell
+from regard.data.records import Source
+from regard.samples import sample_path
+from regard.tasks import TASKS, make_task
+from regard.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from regard.training.progress import Reporter
+
+
+def train(
+    task: str | None = None,
+    /,
+    *,
+    train: str | None = None,
+    dev: str | None = None,
+    out: Path | None = None,
+    config: Path | None = None,
+    dry_run: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    flags: Annotated[RecipeFlags | None, Parameter(name="*", group="Recipe")] = None,
+) -> None:
+    """Train a model from a file of examples.
+
+    Args:
+        task: What to train: translate.
+        train: Training data: .jsonl, .tsv (or with .gz), or two text files "a.en,a.de". Default: a sample.
+        dev: Data for the score while training, in the same form. Default: a part of --train is held out.
+        out: The run folder. Default: runs/ and the task's name.
+        config: A TOML file of recipe options, or the config.toml of a run; the command line wins.
+        dry_run: Say what would be trained, how large, how fast and why; write nothing.
+        resume: Go on with an interrupted run, exactly; all options come from its folder.
+        overwrite: Replace the run that stands in the folder.
+        quiet: No progress; errors are still told.
+        flags: The recipe.
+    """
+    if resume:
+        others = {"train": train, "dev": dev, "config": config, "dry_run": dry_run, "overwrite": overwrite}
+        given = {name: value for name, value in others.items() if value} | given_flags(flags)
+        refuse(given, "a run that is resumed takes all options from its folder")
+        _resume(out or _default_folder(task), quiet)
+        return
+    if task is None:
+        raise ConfigError(
+            f"there is no task. Expected one of: {', '.join(TASKS)}; for example `regard train translate`."
+        )
+    recipe = recipe_of_flags(flags, config)
+    made = make_task(task)
+    if train is None and dev is None:
+        sample = sample_path(task)
+        train, dev = str(sample["train"]), str(sample["dev"])
+        if not quiet:
+            tell(
+                f"no --train: training on the sample that ships, {sample['train'].parent.name}; its terms are in NOTICE.md there"
+            )
+    elif train is None:
+        raise ConfigError(
+            "there is dev data and no training data. Expected: --train beside --dev. Received: --dev only."
+        )
+    if dry_run:
+        if is_one_of_several():
+            raise ConfigError(
+                "a dry run measures one process. Received: several workers. Start it without torchrun."
+            )
+        from regard.cli._dry_run import dry_run as estimate
+
+        give(estimate(made, recipe, train, dev, given_flags(flags)))
+        return
+    _train(task, recipe, (train, dev), out or _default_folder(task), overwrite, quiet)
+
+
+def _train(
+    task: str, recipe: Recipe, data: tuple[Source, Source | None], folder: Path, overwrite: bool, quiet: bool
+) -> None:
+    from regard.training import runs
+
+    reporter = _reporter(folder, quiet)
+    try:
+        trainer = runs.begin(make_task(task), recipe, *data, folder, reporter, overwrite)
+        trainer.run()
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(_stopped(folder)) from stop
+    finally:
+        reporter.display.close()
+    if not quiet:
+        tell(f'use it: regard predict {folder} "..."   score it: regard evaluate {folder} --data FILE')
+
+
+def _resume(folder: Path, quiet: bool) -> None:
+    from regard.training import runs
+
+    task = runs.read_config(folder)["run"].get("task", "")
+    reporter = _reporter(folder, quiet)
+    try:
+        runs.resume(make_task(task), folder, reporter).run()
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(_stopped(folder)) from stop
+    finally:
+        reporter.display.close()
+
+
+def _default_folder(task: str | None) -> Path:
+    if task is None:
+        raise ConfigError(
+            "there is no run folder. Expected: --out FOLDER. Received: none, and no task either."
+        )
+    return Path("runs") / task
+
+
+def _stopped(folder: Path) -> str:
+    from regard.training import runs
+    from regard.training.checkpoints import saved_step
+
+    if not runs.holds_run(folder):
+        return "interrupted before the run began"
+    step = saved_step(folder)
+    return f"interrupted; the state of step {step} is saved. To go on: regard train --resume --out {folder}"
+
+
+def _reporter(folder: Path, quiet: bool) -> Reporter:
+    from regard.training.checkpoints import METRICS
+    from regard.training.progress import Reporter, Silence, best_display
+
+    if not is_first():
+        return Reporter(None, Silence())
+    return Reporter(folder / METRICS, Silence() if quiet else best_display())

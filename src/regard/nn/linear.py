@@ -1,0 +1,68 @@
+"""Linear layers whose bfloat16 products on a CPU do not depend on the number of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+# PyTorch compiles a bfloat16 product anew for every shape on a CPU, which takes as long as the product itself, and every packed
+# batch has another number of tokens. Whole blocks of rows have few shapes; the rows that remain are computed in float32.
+BLOCK = 256
+
+
+class Linear(nn.Linear):
+    """`x W^T + b`, as `torch.nn.Linear`; under bfloat16 autocast on a CPU by blocks of rows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        if x.device.type != "cpu" or not in_bfloat16():
+            return F.linear(x, self.weight, self.bias)
+        out = _BlockedLinear.apply(x, self.weight)
+        return out if self.bias is None else out + self.bias.to(out.dtype)
+
+
+def in_bfloat16() -> bool:
+    """Whether autocast asks for bfloat16 on the CPU."""
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
+def blocked_product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b` in bfloat16 for (M, K) and (K, N), whole blocks of rows apart from the rest."""
+    whole = len(a) // BLOCK * BLOCK
+    if not whole:
+        return (a.float() @ b.float()).to(torch.bfloat16)
+    out = torch.empty(len(a), b.shape[1], dtype=torch.bfloat16)
+    torch.mm(a[:whole], b, out=out[:whole])
+    if whole < len(a):
+        out[whole:] = a[whole:].float() @ b.float()
+    return out
+
+
+def blocked_outer(a: Tensor, b: Tensor) -> Tensor:
+    """`a.T @ b` in float32 for bfloat16 (M, K) and (M, N), whole blocks of rows apart from the rest."""
+    whole = len(a) // BLOCK * BLOCK
+    rest = a[whole:].float().mT @ b[whole:].float()
+    return rest + a[:whole].mT @ b[:whole] if whole else rest
+
+
+class _BlockedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            rows, table = x.reshape(-1, x.shape[-1]).to(torch.bfloat16), weight.to(torch.bfloat16)
+            out = blocked_product(rows, table.mT)
+        ctx.save_for_backward(rows, table)
+        ctx.x_dtype, ctx.weight_dtype = x.dtype, weight.dtype
+        return out.unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        rows, table = ctx.saved_tensors
+        flat = grad.reshape(-1, grad.shape[-1]).to(torch.bfloat16)
+        grad_x = blocked_product(flat, table).to(ctx.x_dtype)
+        return grad_x.unflatten(0, grad.shape[:-1]), blocked_outer(flat, rows).to(ctx.weight_dtype)

@@ -1,0 +1,35 @@
+"""Looking at attention: the weights of every layer in one forward pass, computed by the kernel that runs anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from regard.nn.attention import CrossAttention, SelfAttention
+
+
+@contextmanager
+def watch(
+    model: nn.Module, kind: type[SelfAttention | CrossAttention] = CrossAttention
+) -> Iterator[list[Tensor]]:
+    """Collect the weights (T, H, S) of every query in each layer of one kind, in the order in which they run.
+
+    Meant for one sequence at a time: all rows of a forward pass are kept, padded to the longest key sequence.
+
+    >>> layer = regard.nn.SelfAttention(8, heads=2)
+    >>> with regard.nn.watch(layer, regard.nn.SelfAttention) as seen:
+    ...     _ = layer(torch.randn(1, 5, 8))
+    >>> seen[0].shape
+    torch.Size([5, 2, 5])
+    """
+    seen: list[Tensor] = []
+    layers = [module for module in model.modules() if isinstance(module, kind)]
+    for layer in layers:
+        layer.seen = seen
+    try:
+        yield seen
+    finally:
+        for layer in layers:
+            layer.seen = None

@@ -1,0 +1,117 @@
+"""`regard predict`, `evaluate` and `inspect`: what a trained run is good for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import sacrebleu
+
+import regard
+from regard.tasks.translate import Translate, Translation
+
+
+def test_texts_are_translated_in_order(regard_command, trained):
+    texts = ["A dog runs.", "It is cold."]
+    result = regard_command("predict", trained, *texts)
+    assert result.code == 0
+    assert result.err == ""
+    assert result.out.splitlines() == [one.text for one in regard.load(trained)(texts)]
+
+
+def test_a_text_may_begin_with_a_dash(regard_command, trained):
+    assert regard_command("predict", trained, "--beam", "1", "--", "-5 degrees.").code == 0
+
+
+def test_every_way_in_gives_the_same(regard_command, trained, tmp_path):
+    path, table = tmp_path / "texts.txt", tmp_path / "texts.jsonl"
+    path.write_text("A dog runs.\nIt is cold.\n", encoding="utf-8")
+    table.write_text('{"source": "A dog runs."}\n{"source": "It is cold."}\n', encoding="utf-8")
+    expected = regard_command("predict", trained, "A dog runs.", "It is cold.").out
+    assert regard_command("predict", trained, "--input", path).out == expected
+    assert regard_command("predict", trained, "--input", table).out == expected
+    assert regard_command("predict", trained, stdin=path.read_bytes()).out == expected
+    assert regard_command("predict", trained, stdin=path.read_bytes().replace(b"\n", b"\r\n")).out == expected
+
+
+def test_two_inputs_are_refused(refused, trained, data):
+    assert "--input" in refused("predict", trained, "A dog.", "--input", data / "dev.jsonl")
+
+
+def test_nothing_in_is_nothing_out(regard_command, trained):
+    result = regard_command("predict", trained)
+    assert (result.code, result.out) == (0, "")
+
+
+def test_json_has_source_text_and_score(regard_command, trained):
+    lines = regard_command("predict", trained, "A dog runs.", "It is cold.", "--json").out.splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert [entry["source"] for entry in entries] == ["A dog runs.", "It is cold."]
+    assert all(set(entry) == {"source", "text", "score"} and entry["score"] < 0 for entry in entries)
+
+
+def test_the_page_shows_the_attention(regard_command, refused, trained, tmp_path):
+    page = tmp_path / "dog.html"
+    result = regard_command("predict", trained, "A puppy runs.", "--attention", page)
+    assert result.code == 0
+    assert "puppy" in page.read_text(encoding="utf-8")
+    assert str(page) in result.err
+    assert "single text" in refused("predict", trained, "A dog.", "A cat.", "--attention", page)
+    assert ".svg" in refused("predict", trained, "A dog.", "--attention", tmp_path / "dog.jpg")
+
+
+def test_a_beam_of_nothing_is_refused(refused, trained):
+    assert "beam=0" in refused("predict", trained, "A dog.", "--beam", "0")
+
+
+def test_evaluation_gives_one_object(regard_command, trained, data):
+    result = regard_command("evaluate", trained, "--data", data / "dev.jsonl", "--beam", "1", "--json")
+    entry = json.loads(result.out)
+    assert {"bleu", "chrf", "count", "seconds", "signatures"} <= entry.keys()
+    assert entry["count"] == 8
+    assert "tok:zh" in entry["signatures"]["bleu"]
+    people = regard_command("evaluate", trained, "--data", data / "dev.jsonl", "--beam", "1").out
+    assert entry["signatures"]["chrf"] in people
+
+
+def test_evaluation_is_what_sacrebleu_gives(monkeypatch, regard_command, trained, tmp_path):
+    references = ["Ein Hund läuft am Strand entlang.", "Zwei Männer stehen, bei Regen, vor dem Haus."]
+    written = ["Ein hund läuft am Strand.", "Zwei Männer stehen bei regen vor dem Haus."]
+    path = tmp_path / "test.jsonl"
+    lines = [json.dumps({"source": "x", "target": target}) for target in references]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.setattr(
+        Translate, "predict", lambda *_, **__: [Translation("x", text, 0.0, ()) for text in written]
+    )
+    cased, lower = (
+        json.loads(regard_command("evaluate", trained, "--data", path, "--json", *flags).out)["bleu"]
+        for flags in ((), ("--lowercase", "--language", "de"))
+    )
+    assert cased == sacrebleu.corpus_bleu(written, [references], tokenize="13a").score
+    assert lower == sacrebleu.corpus_bleu(written, [references], tokenize="13a", lowercase=True).score
+    assert cased < lower
+
+
+def test_inspection_says_what_the_run_is(regard_command, trained, data):
+    entry = json.loads(regard_command("inspect", trained, "--json").out)
+    assert entry["task"] == "translate"
+    assert entry["recipe"]["dim"] == 16
+    assert entry["data"]["train"] == str(data / "train.jsonl")
+    assert [score["step"] for score in entry["scores"]] == [2, 4]
+    assert entry["best"]["step"] in {2, 4}
+    assert entry["finished"]
+    assert entry["attention"]
+    shown = regard_command("inspect", trained).out
+    assert f"{entry['parameters']:,} parameters" in shown
+    assert "finished" in shown
+
+
+def test_inspection_bears_a_last_line_that_a_kill_cut_short(regard_command, run):
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"event": "de')
+    assert regard_command("inspect", run).code == 0
+
+
+def test_attention_does_not_count_in_a_comparison():
+    one = Translation("x", "y", 0.0, (5,))
+    assert replace(one, attention=None) == one

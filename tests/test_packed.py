@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regard import Packed
+from regard._errors import RegardError, ShapeError
+
+BRING = {"numpy": np.asarray, "torch": torch.as_tensor}
+every_framework = pytest.mark.parametrize("framework", list(BRING))
+LENGTHS = st.lists(st.integers(0, 4), min_size=1, max_size=6)
+
+
+@given(lengths=LENGTHS, framework=st.sampled_from(list(BRING)))
+def test_packing_and_padding_are_undone(lengths, framework):
+    total = sum(lengths)
+    values = np.arange(2.0 * total).reshape(total, 2)
+    sequences = [BRING[framework](part) for part in np.split(values, np.cumsum(lengths)[:-1])]
+    packed = Packed.pack(sequences)
+    assert len(packed) == len(lengths)
+    assert packed.lengths.tolist() == lengths
+    assert packed.offsets.dtype == np.int32
+    for expected, received in zip(sequences, packed.unpack(), strict=True):
+        np.testing.assert_array_equal(np.asarray(received), np.asarray(expected))
+    padded = packed.to_padded(-1)
+    assert tuple(padded.shape) == (len(lengths), max(lengths), 2)
+    for row, length in zip(padded, lengths, strict=True):
+        assert (row[length:] == -1).all()
+    again = Packed.from_padded(padded, lengths)
+    np.testing.assert_array_equal(np.asarray(again.values), values)
+    np.testing.assert_array_equal(again.offsets, packed.offsets)
+
+
+@every_framework
+def test_sequences_are_views(framework):
+    packed = Packed(BRING[framework](np.zeros((5, 2))), [0, 2, 5])
+    packed.unpack()[1][:] = 1
+    assert packed.values[2:].sum() == 6
+
+
+def test_gradients_pass_through_padding_and_packing():
+    values = torch.randn(5, 2, requires_grad=True)
+    packed = Packed(values, [0, 2, 2, 5])
+    Packed.from_padded(packed.to_padded(), [2, 0, 3]).values.sum().backward()
+    assert torch.equal(values.grad, torch.ones(5, 2))
+
+
+@every_framework
+def test_other_values_for_the_same_sequences(framework):
+    packed = Packed(BRING[framework](np.zeros((5, 2))), [0, 2, 5])
+    other = packed.with_values(BRING[framework](np.ones(5)))
+    assert other.offsets is packed.offsets
+    assert other.values.shape == (5,)
+    with pytest.raises(ShapeError, match=r"expected values for 5 tokens. Received shape \(4,\)"):
+        packed.with_values(BRING[framework](np.ones(4)))
+
+
+def test_offsets_may_be_of_any_integers_and_of_any_framework():
+    values = np.zeros(3)
+    for offsets in ([0, 1, 3], (0, 1, 3), np.array([0, 1, 3], np.uint16), torch.tensor([0, 1, 3])):
+        assert Packed(values, offsets).lengths.tolist() == [1, 2]
+    assert len(Packed(np.zeros(0), [0])) == 0
+
+
+WRONG = {
+    "not from 0": ([1, 3], r"offsets must start at 0 and end at the number of tokens, 3. Received a first entry of 1"),
+    "not to the end": ([0, 2], "and a last entry of 2. Build them with numpy.cumsum"),
+    "falling": ([0, 2, 1, 3], "offsets must never fall. Received 2 before 1"),
+    "nothing": (np.zeros(0, int), r"offsets must be one-dimensional with N \+ 1 entries. Received shape \(0,\)"),
+    "two-dimensional": ([[0, 3]], r"Received shape \(1, 2\)"),
+    "fractions": ([0.0, 3.0], "offsets must hold integers. Received dtype float64"),
+    "truth values": (np.array([False, True]), "offsets must hold integers. Received dtype bool"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_offsets_that_cannot_be_are_refused(name):
+    offsets, message = WRONG[name]
+    with pytest.raises(RegardError, match=message):
+        Packed(np.zeros((3, 2)), offsets)
+
+
+def test_packing_nothing_and_wrong_lengths_are_refused():
+    with pytest.raises(ShapeError, match="cannot pack no sequences at all"):
+        Packed.pack([])
+    for lengths in ([1], [1, 4], [-1, 2]):
+        with pytest.raises(ShapeError, match="lengths must be 2 numbers between 0 and 3"):
+            Packed.from_padded(np.zeros((2, 3)), lengths)
+
+
+def test_packed_is_immutable():
+    packed = Packed(np.zeros(3), [0, 3])
+    with pytest.raises(AttributeError):
+        packed.values = np.ones(3)
