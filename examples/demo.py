@@ -8,10 +8,13 @@ The sentences are a sample of Tatoeba (CC BY 2.0 FR) that ships with regard. The
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import regard
-from regard.data.records import read_records
+from regard.data.records import Record, read_records
+from regard.metrics.translation import bleu, chrf
 from regard.pictures import AttentionPicture
 from regard.samples import sample_path
 from regard.tasks import make_task
@@ -19,20 +22,21 @@ from regard.training import runs
 from regard.training.progress import Reporter, best_display
 from regard.training.recipe import Recipe
 
-SHOWN = 8
+MINUTES, FOLDER = 3.0, Path("runs/demo")
+SCORED, SHOWN = 250, 8
 
 
-def main(minutes: float = 3.0, folder: Path = Path("runs/demo")) -> None:
+def main(minutes: float = MINUTES, folder: Path = FOLDER) -> None:
     sample = sample_path("translate")
-    test = list(read_records(sample["test"], ("source", "target")))
+    test = list(read_records(sample["test"], ("source", "target")))[:SCORED]
 
-    # A trainer has everything that changes while a model learns; the run folder has everything that is worth keeping.
+    # The run folder holds a model from the beginning: one that has learnt nothing yet.
     folder.mkdir(parents=True, exist_ok=True)
     reporter = Reporter(folder / "metrics.jsonl", best_display())
     task, recipe = make_task("translate"), Recipe(minutes=minutes)
     trainer = runs.begin(task, recipe, sample["train"], sample["dev"], folder, reporter, overwrite=True)
-
     before = scores(regard.load(folder), test)
+
     try:
         trainer.run()
     finally:
@@ -40,30 +44,33 @@ def main(minutes: float = 3.0, folder: Path = Path("runs/demo")) -> None:
     translator = regard.load(folder)
     after = scores(translator, test)
 
-    print(f"\n{len(test)} held-out sentences   before   after")
-    for name, value in after.items():
-        print(f"  {name:<22} {before[name]:9.1f} {value:7.1f}")
+    print(f"\n{len(test)} held-out sentences  before  after")
+    for name in after:
+        print(f"  {name:<21} {before[name]:7.1f} {after[name]:6.1f}")
 
-    print()
-    for record in test[:SHOWN]:
+    print("\nEight of them, with what a person wrote:\n")
+    translations = translator([record.fields["source"] for record in test[:SHOWN]])
+    for record, translation in zip(test, translations, strict=False):
         print(f"  {record.fields['source']}")
-        print(f"     regard     {translator(record.fields['source']).text}")
-        print(f"     reference  {record.fields['target']}\n")
+        print(f"    model   {translation}")
+        print(f"    person  {record.fields['target']}\n")
 
-    page = draw(translator, test[0].fields["source"], folder / "attention.html")
-    print(f"Open {page} in a browser to see what the model looked at.")
-    print(f'Your turn: .venv/bin/regard predict {folder} "Where is my cat?"')
+    surest = max(translations, key=lambda translation: translation.score)
+    page = draw(translator(surest.source, attention=True), folder / "attention.html")
+    print(f"What the model looked at: open {page} in a browser.")
+    print(f'Your turn: regard predict {folder} "Where is my cat?"')
 
 
-def scores(translator: regard.Predictor, records: list) -> dict[str, float]:
+def scores(translator: Callable[..., Any], records: list[Record]) -> dict[str, float]:
     """BLEU and chrF of greedy translations."""
     translations = translator([record.fields["source"] for record in records], beam=1)
-    return {score.name: score.value for score in translator.task.score(translations, records)}
+    texts = [translation.text for translation in translations]
+    references = [record.fields["target"] for record in records]
+    return {score.name: score.value for score in (bleu(texts, references), chrf(texts, references))}
 
 
-def draw(translator: regard.Predictor, sentence: str, path: Path) -> Path:
-    """One page with the attention of a translation: its words against those of the source, for every layer and head."""
-    translation = translator(sentence, attention=True)
+def draw(translation: Any, path: Path) -> Path:
+    """One page: the words of a translation against those of its source, for every layer and head."""
     seen = translation.attention.words()
     picture = AttentionPicture(
         seen.weights,
@@ -78,4 +85,4 @@ def draw(translator: regard.Predictor, sentence: str, path: Path) -> Path:
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    main(*[float(minutes) for minutes in given[:1]], *[Path(folder) for folder in given[1:2]])
+    main(float(given[0]) if given else MINUTES, Path(given[1]) if len(given) > 1 else FOLDER)

@@ -14,7 +14,35 @@ from regard import Aux, Causal, Dense, DenseBias, Documents, Global, Lengths, Pr
 from regard._attention import lower
 from regard.backends import reference
 
-OPTIONS = ("mask", "bias", "cu_seqlens_q", "cu_seqlens_k", "key_sequence", "query_start", "scale", "softcap", "sinks")
+RNG = np.random.default_rng(0)
+BRING = {"numpy": np.asarray, "torch": torch.as_tensor}
+
+
+def draw(rows, keys, heads=4, kv_heads=2, size=3, out_size=5, leading=()):
+    shapes = (rows, heads, size), (keys, kv_heads, size), (keys, kv_heads, out_size)
+    return [RNG.normal(size=(*leading, *shape)) for shape in shapes]
+
+
+def run(framework, query, key, value, **options):
+    """The call in a framework, on NumPy arrays, as NumPy."""
+    bring = BRING[framework]
+    given_arrays = {name: bring(options.pop(name)) for name in ("sinks", "bias") if name in options}
+    result = attention(bring(query), bring(key), bring(value), **given_arrays, **options)
+    assert isinstance(result, torch.Tensor if framework == "torch" else np.ndarray)
+    return np.asarray(result)
+
+
+OPTIONS = (
+    "mask",
+    "bias",
+    "cu_seqlens_q",
+    "cu_seqlens_k",
+    "key_sequence",
+    "query_start",
+    "scale",
+    "softcap",
+    "sinks",
+)
 
 
 def call_of(query, key, value, **options):
@@ -61,7 +89,9 @@ def built(tree, form):
     if kind == "not":
         return ~built(rest[0], form)
     if kind == "documents":
-        return Documents(*(_taken(ids, tokens) for ids, tokens in zip(rest, (form.q_tokens, form.k_tokens), strict=True)))
+        return Documents(
+            *(_taken(ids, tokens) for ids, tokens in zip(rest, (form.q_tokens, form.k_tokens), strict=True))
+        )
     if kind == "dense":
         return Dense(_chosen(rest[0], form))
     if kind == "lengths":
@@ -85,7 +115,10 @@ def packed_form(case):
 
 
 def padded_form(case):
-    q, k = (np.full((len(case.reads), int(lengths.max(initial=0))), -1) for lengths in (case.q_lengths, case.k_lengths))
+    q, k = (
+        np.full((len(case.reads), int(lengths.max(initial=0))), -1)
+        for lengths in (case.q_lengths, case.k_lengths)
+    )
     for n, read in enumerate(case.reads):
         q[n, : case.q_lengths[n]] = np.arange(case.cu_q[n], case.cu_q[n + 1])
         k[n, : case.k_lengths[read]] = np.arange(case.cu_k[read], case.cu_k[read + 1])
@@ -133,7 +166,7 @@ def expected(case):
     out, lse = reference.forward(*arrays)
     grads = reference.backward(*arrays, out, lse, case.arrays["grad_out"], case.arrays["grad_lse"])
     found = {"out": out, "lse": lse}
-    return found | {name: grad for name, grad in zip(("query", "key", "value", "bias", "sinks"), grads, strict=True)}
+    return found | dict(zip(("query", "key", "value", "bias", "sinks"), grads, strict=True))
 
 
 class Tensors:
@@ -143,9 +176,13 @@ class Tensors:
         self.case = case
         wanted = ("query", "key", "value", "bias", "sinks")
         self.leaves = {
-            name: torch.tensor(case.arrays[name], dtype=dtype, requires_grad=True) for name in wanted if name in case.arrays
+            name: torch.tensor(case.arrays[name], dtype=dtype, requires_grad=True)
+            for name in wanted
+            if name in case.arrays
         }
-        self.up_out, self.up_lse = (torch.tensor(case.arrays[name], dtype=dtype) for name in ("grad_out", "grad_lse"))
+        self.up_out, self.up_lse = (
+            torch.tensor(case.arrays[name], dtype=dtype) for name in ("grad_out", "grad_lse")
+        )
 
     def options(self, form):
         options = options_of(self.case, form)
@@ -192,7 +229,11 @@ class Tensors:
                 options["bias"] = DenseBias(options["bias"])
             query, key, value = (
                 self.leaves[name][torch.from_numpy(tokens)]
-                for name, tokens in (("query", form.q_tokens), ("key", form.k_tokens), ("value", form.k_tokens))
+                for name, tokens in (
+                    ("query", form.q_tokens),
+                    ("key", form.k_tokens),
+                    ("value", form.k_tokens),
+                )
             )
             out, aux = attention(query, key, value, **options, return_aux=Aux(lse=True))
             outs.append(out)
@@ -203,14 +244,20 @@ class Tensors:
         found = {"out": out.detach(), "lse": lse.detach()}
         if not out.requires_grad:  # no token at all: the arrays were made anew
             return found
-        grads = torch.autograd.grad([out, lse], list(self.leaves.values()), [up_out, up_lse], allow_unused=True)
+        grads = torch.autograd.grad(
+            [out, lse], list(self.leaves.values()), [up_out, up_lse], allow_unused=True
+        )
         for (name, leaf), grad in zip(self.leaves.items(), grads, strict=True):
             found[name] = torch.zeros_like(leaf) if grad is None else grad
         return found
 
 
 def _scattered(flat, tokens, poison):
-    rows = flat[torch.from_numpy(np.maximum(tokens, 0))] if len(flat) else flat.new_zeros(*tokens.shape, *flat.shape[1:])
+    rows = (
+        flat[torch.from_numpy(np.maximum(tokens, 0))]
+        if len(flat)
+        else flat.new_zeros(*tokens.shape, *flat.shape[1:])
+    )
     real = torch.from_numpy(tokens >= 0).reshape(*tokens.shape, *(1,) * (flat.ndim - 1))
     return torch.where(real, rows, poison)
 
@@ -238,7 +285,11 @@ def numpy_singly(case):
         options = options_of(case, form)
         if "bias" in options:
             options["bias"] = DenseBias(options["bias"])
-        arrays = case.arrays["query"][form.q_tokens], case.arrays["key"][form.k_tokens], case.arrays["value"][form.k_tokens]
+        arrays = (
+            case.arrays["query"][form.q_tokens],
+            case.arrays["key"][form.k_tokens],
+            case.arrays["value"][form.k_tokens],
+        )
         out, aux = attention(*arrays, **options, return_aux=Aux(lse=True))
         outs.append(out)
         lses.append(aux.lse)

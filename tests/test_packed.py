@@ -66,10 +66,16 @@ def test_offsets_may_be_of_any_integers_and_of_any_framework():
 
 
 WRONG = {
-    "not from 0": ([1, 3], r"offsets must start at 0 and end at the number of tokens, 3. Received a first entry of 1"),
+    "not from 0": (
+        [1, 3],
+        r"offsets must start at 0 and end at the number of tokens, 3. Received a first entry of 1",
+    ),
     "not to the end": ([0, 2], "and a last entry of 2. Build them with numpy.cumsum"),
     "falling": ([0, 2, 1, 3], "offsets must never fall. Received 2 before 1"),
-    "nothing": (np.zeros(0, int), r"offsets must be one-dimensional with N \+ 1 entries. Received shape \(0,\)"),
+    "nothing": (
+        np.zeros(0, int),
+        r"offsets must be one-dimensional with N \+ 1 entries. Received shape \(0,\)",
+    ),
     "two-dimensional": ([[0, 3]], r"Received shape \(1, 2\)"),
     "fractions": ([0.0, 3.0], "offsets must hold integers. Received dtype float64"),
     "truth values": (np.array([False, True]), "offsets must hold integers. Received dtype bool"),

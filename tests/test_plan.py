@@ -62,7 +62,9 @@ def test_the_same_call_has_the_same_plan():
     remembered_plan.cache_clear()
     first = plan((2, 1, 16), (2, 1, 16), mask=Causal() & Window(3))
     assert plan((2, 1, 16), (2, 1, 16), mask=Causal() & Window(3)) is first
-    others = [plan((2, 1, 16), (2, 1, 16), mask=mask) for mask in (Causal() & Window(4), Causal(), Window(3), None)]
+    others = [
+        plan((2, 1, 16), (2, 1, 16), mask=mask) for mask in (Causal() & Window(4), Causal(), Window(3), None)
+    ]
     assert all(other is not first for other in others)
     assert plan((2, 1, 16), (2, 1, 16), mask=Causal() & Window(3), softcap=1.0) is not first
 
@@ -70,7 +72,12 @@ def test_the_same_call_has_the_same_plan():
 def test_only_small_masks_are_remembered():
     assert is_small(None)
     assert is_small(Causal() & Window(2) & Lengths(k=3))
-    for mask in (Documents(np.zeros(3, int)), Lengths(k=[1, 2]), Lengths(q=1), Causal() & Prefix(np.array([1]))):
+    for mask in (
+        Documents(np.zeros(3, int)),
+        Lengths(k=[1, 2]),
+        Lengths(q=1),
+        Causal() & Prefix(np.array([1])),
+    ):
         assert not is_small(mask)
 
 
@@ -81,7 +88,9 @@ def test_what_is_remembered_does_not_leak_between_calls():
     results = {}
     for offsets in ([0, 4], [0, 2, 4], [0, 1, 4], [0, 0, 4]):
         for reads in (None, [len(offsets) - 2] * (len(offsets) - 1)):
-            results[str((offsets, reads))] = attention(query, key, value, cu_seqlens_q=np.array(offsets), key_sequence=reads)
+            results[str((offsets, reads))] = attention(
+                query, key, value, cu_seqlens_q=np.array(offsets), key_sequence=reads
+            )
     remembered_plan.cache_clear()
     for name, expected in results.items():
         offsets, reads = eval(name)

@@ -43,7 +43,9 @@ def small_tiles(block=4, chunk=8, scores=64):
 def assert_same(received, expected):
     for name, array in expected.items():
         if name in received and array is not None:
-            np.testing.assert_allclose(np.asarray(received[name]), array, atol=1e-11, rtol=1e-11, err_msg=name)
+            np.testing.assert_allclose(
+                np.asarray(received[name]), array, atol=1e-11, rtol=1e-11, err_msg=name
+            )
 
 
 # Tiles.
@@ -60,7 +62,9 @@ def test_any_tiling_gives_the_same(case):
             assert_same(tensors.padded(math.nan), expected)
 
 
-@pytest.mark.parametrize("mask", [None, Causal(), Window(300, 5), Causal() & Window(511, dilation=3), Prefix(513) | Causal()])
+@pytest.mark.parametrize(
+    "mask", [None, Causal(), Window(300, 5), Causal() & Window(511, dilation=3), Prefix(513) | Causal()]
+)
 @pytest.mark.parametrize(("rows", "keys"), [(255, 513), (257, 512), (1, 1025), (513, 3)])
 def test_the_real_boundaries_of_tiles(mask, rows, keys):
     query, key, value = random(rows, 1, 2), random(keys, 1, 2), random(keys, 1, 2)
@@ -201,10 +205,12 @@ def test_gradients_of_a_part_of_the_arrays():
     query, key, value = random(3, 1, 2), random(4, 1, 2), random(4, 1, 2)
     for wanted in (query, key, value):
         wanted.requires_grad_()
-        out, aux = attention(query, key, value, return_aux=Aux(lse=True))
+        out = attention(query, key, value)
         assert torch.autograd.grad(out.sum(), wanted)[0].shape == wanted.shape
         if wanted is not value:
-            numbers = torch.autograd.grad(attention(query, key, value, return_aux=Aux(lse=True))[1].lse.sum(), wanted)[0]
+            numbers = torch.autograd.grad(
+                attention(query, key, value, return_aux=Aux(lse=True))[1].lse.sum(), wanted
+            )[0]
             scores = torch.einsum("thd,shd->hts", query, key) * 2**-0.5
             expected = torch.autograd.grad(torch.logsumexp(scores, -1).sum(), wanted)[0]
             torch.testing.assert_close(numbers, expected)
@@ -216,10 +222,14 @@ def test_forward_mode_of_one_array():
     query, key, value = random(3, 1, 2), random(4, 1, 2), random(4, 1, 2)
     with forward_ad.dual_level():
         out = attention(query, key, forward_ad.make_dual(value, torch.ones_like(value)))
-        torch.testing.assert_close(forward_ad.unpack_dual(out).tangent, torch.ones(3, 1, 2, dtype=torch.float64))
+        torch.testing.assert_close(
+            forward_ad.unpack_dual(out).tangent, torch.ones(3, 1, 2, dtype=torch.float64)
+        )
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (1, 3, 4), (3, 1, 1, 4), (3, 2, 1, 1), (1, 1, 1, 1), (2, 5), (4,)])
+@pytest.mark.parametrize(
+    "shape", [(3, 4), (2, 3, 4), (1, 3, 4), (3, 1, 1, 4), (3, 2, 1, 1), (1, 1, 1, 1), (2, 5), (4,)]
+)
 @pytest.mark.parametrize("small", [False, True])
 def test_the_gradient_of_a_bias_is_summed_over_what_it_broadcasts(shape, small):
     query, key, value = (random(total, heads, 2) for total, heads in ((5, 2), (7, 1), (7, 1)))
@@ -239,7 +249,9 @@ def test_the_gradient_of_a_bias_is_summed_over_what_it_broadcasts(shape, small):
 def test_padded_bias_arrays_get_gradients():
     query, key, value = random(2, 3, 2, 2), random(2, 4, 2, 2), random(2, 4, 2, 2)
     for shape in ((3, 4), (2, 3, 4), (2, 1, 3, 4), (1, 2, 1, 4)):
-        assert gradcheck(lambda bias: attention(query, key, value, bias=bias), random(*shape).requires_grad_())
+        assert gradcheck(
+            lambda bias: attention(query, key, value, bias=bias), random(*shape).requires_grad_()
+        )
 
 
 # Precision, poison, modes of the host.

@@ -39,7 +39,9 @@ class Markov:
 
 def tables(seed, sources=1, vocabulary=4, sharpness=1.0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.log_softmax(sharpness * torch.randn(sources, vocabulary, vocabulary, generator=generator).double(), -1)
+    return torch.log_softmax(
+        sharpness * torch.randn(sources, vocabulary, vocabulary, generator=generator).double(), -1
+    )
 
 
 def exhaustive(table, limit, penalty):
@@ -177,7 +179,9 @@ class Writer:
 
     def step(self, tokens, sources):
         packed = Packed(tokens, np.arange(len(tokens) + 1))
-        return F.log_softmax(self.model.scores(self.model.step(packed, self.encoded, self.caches, sources)), -1)
+        return F.log_softmax(
+            self.model.scores(self.model.step(packed, self.encoded, self.caches, sources)), -1
+        )
 
     def keep(self, hypotheses):
         keep(self.caches, hypotheses)
@@ -187,7 +191,9 @@ class Writer:
 @pytest.mark.parametrize("beam", [1, 5])
 def test_what_a_model_writes_is_what_it_scores_and_does_not_depend_on_the_batch(beam):
     torch.manual_seed(0)
-    model = EncoderDecoder(Shape(vocabulary=12, dim=16, heads=2, hidden=16, encoder_layers=1, decoder_layers=2)).eval()
+    model = EncoderDecoder(
+        Shape(vocabulary=12, dim=16, heads=2, hidden=16, encoder_layers=1, decoder_layers=2)
+    ).eval()
     model.embedding.weight *= 2  # decided enough that rounding decides nothing
     lengths = [5, 1, 9, 3, 5, 2]
     ids = torch.randint(2, 12, (sum(lengths),))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from regard import Aux, Causal, Lengths, Packed, Window, attention
-from regard._errors import ConfigError, ShapeError
+from regard._errors import ConfigError, RegardError, ShapeError
 from regard.nn import CrossAttention, KeyValueCache, SelfAttention
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -71,19 +71,29 @@ def test_the_weights_of_torch_give_the_same_numbers(bias, causal):
 
 
 def test_weights_that_do_not_fit_are_refused():
-    with pytest.raises(ShapeError, match="expected 4 heads and bias=False. Received 2 heads and bias=False"):
+    with pytest.raises(ShapeError, match=r"expected 4 heads and bias=False. Received 2 heads and bias=False"):
         SelfAttention(8, 4).load_multihead(torch.nn.MultiheadAttention(8, 2, bias=False))
     with pytest.raises(ShapeError, match="Received 4 heads and bias=True"):
         SelfAttention(8, 4).load_multihead(torch.nn.MultiheadAttention(8, 4))
     for other in (torch.nn.MultiheadAttention(12, 4), torch.nn.MultiheadAttention(8, 4, kdim=6)):
         with pytest.raises(ShapeError, match="of the same width"):
             SelfAttention(8, 4, bias=True).load_multihead(other)
+    for options in ({"add_bias_kv": True}, {"add_zero_attn": True}):  # a key more, which ours has not
+        with pytest.raises(RegardError):
+            SelfAttention(8, 4, bias=True).load_multihead(torch.nn.MultiheadAttention(8, 4, **options))
+    for options in (
+        {"rotary": True},
+        {"qk_norm": True},
+        {"combine": "concat"},
+    ):  # other numbers, whatever the weights
+        with pytest.raises(RegardError):
+            SelfAttention(8, 4, bias=True, **options).load_multihead(torch.nn.MultiheadAttention(8, 4))
 
 
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ShapeError, match="Received dim=10, heads=4"):
         SelfAttention(10, 4)
-    with pytest.raises(ConfigError, match="one of project, concat. Received 'add'"):
+    with pytest.raises(ConfigError, match=r"one of project, concat. Received 'add'"):
         SelfAttention(8, 4, combine="add")
 
 
@@ -151,10 +161,9 @@ def test_step_by_step_with_a_cache_equals_the_full_pass(options, mask, poisoned_
     x = random(3, 40, 16)
     expected = layer(x, mask=mask)
     for cuts in ([1] * 40, [5, 1, 30, 4]):
-        cache, parts = KeyValueCache(), []
+        cache = KeyValueCache()
         with torch.no_grad():
-            for part in x.split(cuts, dim=1):
-                parts.append(layer(part, mask=mask, cache=cache))
+            parts = [layer(part, mask=mask, cache=cache) for part in x.split(cuts, dim=1)]
         assert cache.length == 40
         torch.testing.assert_close(torch.cat(parts, 1), expected, atol=1e-6, rtol=0)
 
@@ -222,6 +231,8 @@ def test_aux_is_the_operators():
     torch.testing.assert_close(out.values, layer(x, mask=Causal()).values)
     projected = layer.query_key_value(x.values).view(5, 6, 4)
     arrays = projected[:, :2], projected[:, 2:4], projected[:, 4:]
-    _, expected = attention(*arrays, mask=Causal(), cu_seqlens_q=np.array([0, 2, 5]), return_aux=Aux(lse=True, rows=[1, 4]))
+    _, expected = attention(
+        *arrays, mask=Causal(), cu_seqlens_q=np.array([0, 2, 5]), return_aux=Aux(lse=True, rows=[1, 4])
+    )
     torch.testing.assert_close(aux.lse, expected.lse)
     torch.testing.assert_close(aux.rows, expected.rows)

@@ -25,7 +25,9 @@ def test_loss_and_gradients_are_those_of_cross_entropy(smoothing, rows, monkeypa
     torch.testing.assert_close(ours, theirs)
     up = torch.tensor(0.37)
     for received, expected in zip(
-        torch.autograd.grad(ours, (states, weight), up), torch.autograd.grad(theirs, (states, weight), up), strict=True
+        torch.autograd.grad(ours, (states, weight), up),
+        torch.autograd.grad(theirs, (states, weight), up),
+        strict=True,
     ):
         torch.testing.assert_close(received, expected)
 
@@ -59,7 +61,7 @@ def test_without_gradients_nothing_is_kept():
 
 
 def test_gradients_of_states_pass_on_to_what_made_them():
-    states, weight, targets = arrays(5)
+    _, weight, targets = arrays(5)
     x = torch.randn(5, 8, requires_grad=True)
     vocabulary_loss(torch.tanh(x), weight, targets, 0.1).backward()
     expected = torch.autograd.grad(

@@ -115,7 +115,11 @@ def test_the_embedding_is_tied(model):
 def test_every_parameter_gets_a_gradient(model):
     model.train()
     model.scores(model(tokens(4, 2), tokens(3, 3))).logsumexp(-1).sum().backward()
-    missing = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    missing = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    ]
     assert missing == []
 
 

@@ -6,7 +6,6 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from regard.data.records import Source
 from regard.training import runs
@@ -18,7 +17,7 @@ from regard.training.task import Task
 WARM_UP, TIMED, LONGEST = 2, 10, 10.0  # updates, updates, seconds
 
 
-def dry_run(task: Task, recipe: Recipe, train: Source, dev: Source | None, given: dict[str, Any]) -> str:
+def dry_run(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> str:
     """The plan of a run as text."""
     plan = runs.prepare(task, recipe, train, dev)
     with tempfile.TemporaryDirectory() as folder:
@@ -26,7 +25,7 @@ def dry_run(task: Task, recipe: Recipe, train: Source, dev: Source | None, given
         seconds = _seconds_of_update(trainer)
         facts = [*_facts(trainer, plan), *_budget(trainer, seconds), *_memory()]
         del trainer  # lets go of the files in the folder
-    return "\n".join([*facts, "", "recipe", *_reasons(plan, given)])
+    return "\n".join([*facts, "", "recipe", *_reasons(plan, recipe)])
 
 
 def _facts(trainer: Trainer, plan: runs.Plan) -> list[str]:
@@ -77,10 +76,9 @@ def _memory() -> list[str]:
     return [f"memory      {most / 2**20:,.0f} MiB, the most that this process held in these updates"]
 
 
-def _reasons(plan: runs.Plan, given: dict[str, Any]) -> list[str]:
+def _reasons(plan: runs.Plan, asked: Recipe) -> list[str]:
     chosen = {choice.option: choice.reason for choice in plan.choices}
-    lines = []
-    for name, value in plan.recipe.given().items():
-        reason = "given" if name in given else chosen.get(name, "default")
-        lines.append(f"  {name} = {value}  ({reason})")
-    return lines
+    given = asked.given().items() - Recipe().given().items()
+    reasons = {**chosen, **{name: "given" for name, _ in given}}
+    values = plan.recipe.given().items()
+    return [f"  {name} = {value}  ({reasons.get(name, 'default')})" for name, value in values]

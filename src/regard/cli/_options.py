@@ -29,12 +29,13 @@ def documented(kind: type) -> dict[str, str]:
 
 def _make_flags() -> type:
     texts, hints = documented(Recipe), get_type_hints(Recipe)
+    annotated: Any = Annotated  # type checkers want its parts written out
     fields: list[tuple[str, Any, Any]] = []
     for field in dataclasses.fields(Recipe):
         default = "" if field.default in (None, False) else f" Default: {field.default}."
         negative = f"--no-{field.name.replace('_', '-')}" if hints[field.name] is bool else ()
         parameter = Parameter(help=texts[field.name] + default, negative=negative)
-        kind: Any = Annotated.__class_getitem__((hints[field.name] | None, parameter))
+        kind = annotated[hints[field.name] | None, parameter]
         fields.append((field.name, kind, dataclasses.field(default=None)))
     flags = dataclasses.make_dataclass("RecipeFlags", fields, kw_only=True)
     flags.__module__ = __name__  # classes of the standard library's modules are no options to cyclopts

@@ -18,6 +18,8 @@ from regard.training.recipe import Recipe
 if TYPE_CHECKING:
     from regard.training.progress import Reporter
 
+Data = tuple[Source, Source | None]
+
 
 def train(
     task: str | None = None,
@@ -58,33 +60,38 @@ def train(
             f"there is no task. Expected one of: {', '.join(TASKS)}; for example `regard train translate`."
         )
     recipe = recipe_of_flags(flags, config)
-    made = make_task(task)
-    if train is None and dev is None:
-        sample = sample_path(task)
-        train, dev = str(sample["train"]), str(sample["dev"])
-        if not quiet:
-            tell(
-                f"no --train: training on the sample that ships, {sample['train'].parent.name}; its terms are in NOTICE.md there"
-            )
-    elif train is None:
-        raise ConfigError(
-            "there is dev data and no training data. Expected: --train beside --dev. Received: --dev only."
-        )
+    data = _data(task, train, dev, quiet)
     if dry_run:
-        if is_one_of_several():
-            raise ConfigError(
-                "a dry run measures one process. Received: several workers. Start it without torchrun."
-            )
-        from regard.cli._dry_run import dry_run as estimate
-
-        give(estimate(made, recipe, train, dev, given_flags(flags)))
-        return
-    _train(task, recipe, (train, dev), out or _default_folder(task), overwrite, quiet)
+        _dry_run(task, recipe, data)
+    else:
+        _train(task, recipe, data, out or _default_folder(task), overwrite, quiet)
 
 
-def _train(
-    task: str, recipe: Recipe, data: tuple[Source, Source | None], folder: Path, overwrite: bool, quiet: bool
-) -> None:
+def _data(task: str, train: str | None, dev: str | None, quiet: bool) -> Data:
+    """Training and dev data: what is given, or the sample."""
+    make_task(task)  # refuses an unknown one
+    if train is not None:
+        return train, dev
+    if dev is not None:
+        raise ConfigError(
+            "there is dev data and no training data. Expected: --train too. Received: --dev only."
+        )
+    sample = sample_path(task)
+    if not quiet:
+        folder = sample["train"].parent
+        tell(f"no --train: training on a sample that ships; its terms are in {folder / 'NOTICE.md'}")
+    return sample["train"], sample["dev"]
+
+
+def _dry_run(task: str, recipe: Recipe, data: Data) -> None:
+    if is_one_of_several():
+        raise ConfigError("a dry run measures one process. Received: several. Start it without torchrun.")
+    from regard.cli._dry_run import dry_run
+
+    give(dry_run(make_task(task), recipe, *data))
+
+
+def _train(task: str, recipe: Recipe, data: Data, folder: Path, overwrite: bool, quiet: bool) -> None:
     from regard.training import runs
 
     reporter = _reporter(folder, quiet)

@@ -164,8 +164,15 @@ class SelfAttention(_Attention):
     def load_multihead(self, source: nn.MultiheadAttention) -> SelfAttention:
         """Take over the weights of a `torch.nn.MultiheadAttention`, whose numbers this layer then gives.
 
-        Raises ShapeError when widths, heads or biases differ.
+        Raises ShapeError when widths, heads, biases or the formula differ.
         """
+        if source.bias_k is not None or source.add_zero_attn:
+            raise ShapeError("expected a MultiheadAttention without add_bias_kv and add_zero_attn, which add a key.")
+        if self.rotary is not None or self.query_norm is not None or self.combine != "project":
+            raise ShapeError(
+                "a MultiheadAttention has no rotation, no normalised queries and no concatenation. Expected a layer with "
+                'rotary=False, qk_norm=False and combine="project".'
+            )
         if source.in_proj_weight is None or source.in_proj_weight.shape != self.query_key_value.weight.shape:
             raise ShapeError(
                 "expected a MultiheadAttention of the same width whose keys and values are as wide as its queries."

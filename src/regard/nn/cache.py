@@ -38,7 +38,8 @@ class KeyValueCache:
         needed = self.length + new.shape[1]
         if store is not None and needed <= store.shape[1]:
             return store
-        grown = new.new_empty(new.shape[0], max(16, 2 * needed), *new.shape[2:])
+        # Zeros: the spare room is never attended to, but arrays that hold NaN take a slower path.
+        grown = new.new_zeros(new.shape[0], max(16, 2 * needed), *new.shape[2:])
         if store is not None:
             grown[:, : self.length] = store[:, : self.length]
         return grown

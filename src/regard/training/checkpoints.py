@@ -34,6 +34,10 @@ def write_in_place(path: Path, write: Callable[[Path], object]) -> None:
     write(beside)
     with beside.open("rb") as file:
         os.fsync(file.fileno())
+    # Some writers make files that only their owner may read; a model is as public as its folder.
+    umask = os.umask(0)
+    os.umask(umask)
+    beside.chmod(0o666 & ~umask)
     beside.replace(path)
 
 

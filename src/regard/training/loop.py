@@ -260,7 +260,7 @@ def pack_streams(examples: Sequence[tuple[Sequence[int], ...]], names: Sequence[
 
 def pack_ids(sequences: Sequence[Sequence[int]]) -> Packed:
     """Lists of ids as one packed batch."""
-    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in sequences])])
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in sequences], dtype=np.int64)])
     return Packed(torch.tensor([token for ids in sequences for token in ids], dtype=torch.int64), offsets)
 
 

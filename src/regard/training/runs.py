@@ -39,7 +39,7 @@ class Plan:
     choices: list[Choice]
     dev_records: list[Record]
     every: int
-    """Where there is no dev data, every so manieth training record is held out for it; 0: none is."""
+    """Without dev data, one training record in so many is held out for it; 0: none is."""
 
 
 def begin(
@@ -120,8 +120,8 @@ def resume(task: Task, folder: Path, reporter: Reporter) -> Trainer:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run, or a model, stands in a folder."""
-    return (folder / checkpoints.CONFIG).exists() or (folder / checkpoints.MODEL).exists()
+    """Whether a run stands in a folder; its config.toml is written last."""
+    return (folder / checkpoints.CONFIG).exists()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

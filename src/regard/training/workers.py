@@ -13,7 +13,7 @@ from torch import Tensor
 def start_workers() -> None:
     """Join the group that `torchrun` started, where it did; one process alone needs none."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("gloo")
 
 
 def rank() -> int:

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from regard._errors import CheckpointError, ConfigError, RegardError
+from regard.metrics.translation import Score
+from regard.tasks.translate import Translate
+from regard.training import runs
+from regard.training.loop import pack_ids, pack_streams
+from regard.training.progress import Reporter, Silence
+
+
+def gradients_of_one_update(trainer):
+    """The gradients after clipping, and the loss that was reported."""
+    found = {}
+
+    def step(share):
+        for name, parameter in trainer.model.named_parameters():
+            found[name] = parameter.grad.clone()
+
+    losses = []
+    trainer._step = step
+    trainer.reporter.step = lambda **facts: losses.append(facts)
+    trainer.update(0.5)
+    return found, losses[0]
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 100])
+def test_accumulated_gradients_are_those_of_one_batch(trainer_of, accumulate):
+    whole, one = gradients_of_one_update(trainer_of(dropout=0.0, clip=1e9))
+    parts, several = gradients_of_one_update(trainer_of(dropout=0.0, clip=1e9, accumulate=accumulate))
+    assert abs(one["loss"] - several["loss"]) < 1e-5
+    assert one["tokens"] == several["tokens"]
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_the_loss_is_the_mean_over_target_tokens(trainer_of):
+    trainer = trainer_of(dropout=0.0, label_smoothing=0.0, average=0.0)
+    batches = trainer.batches.state_dict()
+    indices = next(trainer.batches)
+    batch = trainer._batch(indices)
+    tokens = sum(len(packed.values) for packed in batch.values())
+    with torch.no_grad():
+        expected = float(trainer.task.loss(trainer.model, batch, 0.0)) / len(batch["target"].values)
+    trainer.batches.load_state_dict(batches)
+    _, facts = gradients_of_one_update(trainer)
+    assert abs(facts["loss"] - expected) < 1e-5
+    assert facts["tokens"] == tokens
+
+
+def test_gradients_are_clipped_together(trainer_of):
+    gradients, _ = gradients_of_one_update(trainer_of(clip=0.01))
+    norm = sum(float(gradient.square().sum()) for gradient in gradients.values()) ** 0.5
+    assert abs(norm - 0.01) < 1e-4
+
+
+def test_every_epoch_has_every_example_once(trainer_of):
+    trainer = trainer_of()
+    seen = Counter()
+    while trainer.batches.epoch == 0:
+        seen.update(next(trainer.batches).tolist())
+    assert set(seen) == set(range(len(trainer.store)))
+    assert set(seen.values()) == {1}
+
+
+def test_training_learns_and_keeps_the_best(trainer_of):
+    trainer = trainer_of(
+        steps=60, evaluations=3, average=0.2, dropout=0.0, matrix_learning_rate=0.05, learning_rate=0.02
+    )
+    with torch.no_grad():
+        before = trainer.dev_loss()
+    position = trainer.run()
+    assert position.step == 60
+    assert position.evaluated == 3
+    with trainer._averaged(), torch.no_grad():
+        assert trainer.dev_loss() < before - 0.5
+    events = [
+        json.loads(line)
+        for line in (trainer.folder / "metrics.jsonl").read_text(encoding="utf8").splitlines()
+    ]
+    assert [event["step"] for event in events if event["event"] == "dev"] == [20, 40, 60]
+    assert events[-1]["event"] == "end"
+    dev = {event["step"]: event["bleu"] for event in events if event["event"] == "dev"}
+    assert position.best == pytest.approx(max(dev.values()), abs=1e-4)
+
+
+class Fixed(Translate):
+    """Scores as they are told, without translating."""
+
+    def __init__(self, scores):
+        self.scores = iter(scores)
+
+    def predict(self, model, inputs, **options):
+        return []
+
+    def score(self, predictions, records, **options):
+        return [Score("bleu", next(self.scores), "")]
+
+
+def test_the_run_ends_when_the_score_stays_behind(trainer_of):
+    trainer = trainer_of(Fixed([1.0, 3.0, 2.0, 3.0, 9.0]), steps=10, evaluations=10, patience=2)
+    position = trainer.run()
+    assert (position.step, position.best, position.best_step, position.stale) == (4, 3.0, 2, 2)
+
+
+def test_the_weights_in_the_folder_are_the_best_averaged_ones(trainer_of):
+    trainer = trainer_of(Fixed([1.0, 3.0, 2.0, 0.0]), steps=4, evaluations=4, average=0.5)
+    kept = {}
+    save = trainer.save
+
+    def remember():
+        kept[trainer.position.step] = {
+            name: tensor.clone() for name, tensor in trainer.average.weights.items()
+        }
+        save()
+
+    trainer.save = remember
+    trainer.run()
+    runs.checkpoints.load_weights(trainer.folder, trainer.model)
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, kept[2][name])
+
+
+def test_the_first_score_counts_even_when_it_is_nothing(trainer_of):
+    trainer = trainer_of(Fixed([-math.inf, -math.inf]), steps=2, evaluations=2)
+    position = trainer.run()
+    assert position.best_step == 1
+    again = runs.resume(Fixed([]), trainer.folder, Reporter(None, Silence()))
+    assert again.position.best == -math.inf
+
+
+def test_evaluating_leaves_training_as_it_was(trainer_of):
+    """The averaged weights are swapped out again, even when scoring fails, and dropout's numbers are the step's own."""
+    trainer = trainer_of(Fixed([1.0]), steps=5)
+    trainer.update(0.5)
+    before = [parameter.clone() for parameter in trainer.model.parameters()]
+    trainer.evaluate()
+    with pytest.raises(StopIteration):
+        trainer.evaluate()
+    for parameter, expected in zip(trainer.model.parameters(), before, strict=True):
+        assert torch.equal(parameter, expected)
+
+
+def test_the_order_of_evaluations_does_not_change_training(trainer_of):
+    weights = []
+    for evaluations in (1, 4):
+        trainer = trainer_of(Fixed([1.0] * 9), steps=8, evaluations=evaluations, patience=9)
+        trainer.run()
+        weights.append([parameter.clone() for parameter in trainer.model.parameters()])
+    for first, second in zip(*weights, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_divergence_is_told_and_the_state_is_left_at_the_last_good_step(trainer_of):
+    trainer = trainer_of(Fixed([1.0] * 9), steps=9, save_steps=1)
+    trainer.update(0.1)
+    trainer.save()
+    with torch.no_grad():
+        trainer.model.embedding.weight[5:] = torch.nan
+    with pytest.raises(
+        RegardError, match=r"training diverged at step 2: the loss is nan. Lower --learning-rate \(0.003\) or"
+    ):
+        trainer.run()
+    assert runs.resume(Fixed([]), trainer.folder, Reporter(None, Silence())).position.step == 1
+
+
+def test_minutes_end_a_run(trainer_of):
+    trainer = trainer_of(Fixed([1.0] * 99), steps=None, minutes=0.01, evaluations=2, patience=9)
+    position = trainer.run()
+    assert position.step > 0
+    assert 0.6 <= position.seconds < 5
+    assert position.evaluated == 2
+
+
+def test_fewer_steps_than_evaluations(trainer_of):
+    trainer = trainer_of(Fixed([1.0, 2.0, 3.0]), steps=3, evaluations=10)
+    assert trainer.run().best_step == 3
+
+
+def test_a_run_that_stands_is_not_touched(trainer_of, data):
+    trainer = trainer_of()
+    before = {path: path.read_bytes() for path in trainer.folder.rglob("*") if path.is_file()}
+    with pytest.raises(
+        ConfigError, match=r"holds a run already; nothing was changed. Go on with it by --resume"
+    ):
+        runs.begin(Translate(), trainer.recipe, *data, trainer.folder, Reporter(None, Silence()))
+    assert {path: path.read_bytes() for path in trainer.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_state_of_another_model_is_refused(trainer_of):
+    trainer = trainer_of()
+    trainer.update(0.1)
+    trainer.save()
+    config = trainer.folder / "config.toml"
+    config.write_text(config.read_text(encoding="utf8").replace("dim = 16", "dim = 24"), encoding="utf8")
+    with pytest.raises(CheckpointError, match="does not belong to this recipe"):
+        runs.resume(Translate(), trainer.folder, Reporter(None, Silence()))
+
+
+def test_a_state_of_other_batches_is_refused(trainer_of):
+    trainer = trainer_of()
+    trainer.save()
+    config = trainer.folder / "config.toml"
+    config.write_text(
+        config.read_text(encoding="utf8").replace("tokens = 200", "tokens = 100"), encoding="utf8"
+    )
+    with pytest.raises(CheckpointError, match="belongs to other batches"):
+        runs.resume(Translate(), trainer.folder, Reporter(None, Silence()))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[run]\ntask = 'translate'\n", "[run]\ntask = 'tran", "recipe = 3\n"]
+)
+def test_a_config_cut_short_is_refused(trainer_of, content):
+    trainer = trainer_of()
+    (trainer.folder / "config.toml").write_text(content, encoding="utf8")
+    with pytest.raises(CheckpointError, match="cut short"):
+        runs.resume(Translate(), trainer.folder, Reporter(None, Silence()))
+
+
+def test_no_run_at_all_is_told(tmp_path):
+    with pytest.raises(CheckpointError, match=r"holds no run: config.toml is missing"):
+        runs.resume(Translate(), tmp_path, Reporter(None, Silence()))
+
+
+def test_packing_ids():
+    packed = pack_ids([[3, 4], [], [5]])
+    assert packed.values.tolist() == [3, 4, 5]
+    assert packed.offsets.tolist() == [0, 2, 2, 3]
+    assert pack_ids([]).values.dtype == torch.int64
+    streams = pack_streams([([1], [2, 3]), ([4, 5], [6])], ("source", "target"))
+    assert streams["source"].values.tolist() == [1, 4, 5]
+    assert streams["target"].offsets.tolist() == [0, 2, 3]

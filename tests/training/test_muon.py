@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from regard.nn import EncoderDecoder, Shape
+from regard.training.muon import Muon, _squares, make_optimizers, orthogonal, split_parameters
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (40, 16), (16, 40), (3, 100), (128, 96)])
+def test_singular_values_come_close_to_one(shape):
+    torch.manual_seed(0)
+    matrices = torch.randn(4, *shape) * torch.tensor([1e-3, 1.0, 50.0, 1e6])[:, None, None]
+    values = torch.linalg.svdvals(orthogonal(matrices).float())
+    assert values.max() < 1.35
+    # The smallest singular values of a square random matrix are small; five iterations lift most of them.
+    assert (values > 0.5).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12)])
+def test_singular_vectors_stay(shape):
+    """U V^T of the matrix: the result times the polar factor's transpose is nearly symmetric and positive."""
+    torch.manual_seed(0)
+    matrix = torch.randn(1, *shape)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    inside = (left.mT @ orthogonal(matrix).float() @ right.mT)[0]
+    off = inside - inside.diag().diag()
+    assert off.abs().max() < 0.05
+    assert inside.diag().min() > 0.4
+
+
+def test_a_zero_gradient_is_no_direction():
+    assert (orthogonal(torch.zeros(2, 4, 6)) == 0).all()
+
+
+def test_stacked_projections_are_cut_into_squares():
+    assert [tuple(part.shape) for part in _squares(torch.zeros(12, 4))] == [(4, 4)] * 3
+    assert [tuple(part.shape) for part in _squares(torch.zeros(4, 12))] == [(4, 12)]
+    assert [tuple(part.shape) for part in _squares(torch.zeros(10, 4))] == [(10, 4)]
+
+
+def test_a_step_is_momentum_made_orthogonal():
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(6, 4))
+    muon = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.5)
+    momentum, expected = torch.zeros(6, 4), weight.detach().clone()
+    for _ in range(3):
+        weight.grad = torch.randn(6, 4)
+        momentum = 0.9 * momentum + 0.1 * weight.grad
+        turn = orthogonal((0.1 * weight.grad + 0.9 * momentum)[None])[0].float()
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * (6 / 4) ** 0.5 * turn
+        muon.step()
+    torch.testing.assert_close(weight.detach(), expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(muon.state[weight]["momentum"], momentum)
+
+
+def test_matrices_of_one_shape_go_together_and_alone_alike():
+    torch.manual_seed(0)
+    start, grads = torch.randn(3, 4, 4), torch.randn(3, 4, 4)
+    together = [nn.Parameter(part.clone()) for part in start]
+    for weight, grad in zip(together, grads, strict=True):
+        weight.grad = grad.clone()
+    Muon(together, lr=0.1).step()
+    for weight, part, grad in zip(together, start, grads, strict=True):
+        alone = nn.Parameter(part.clone())
+        alone.grad = grad.clone()
+        Muon([alone], lr=0.1).step()
+        torch.testing.assert_close(weight, alone, atol=1e-3, rtol=0)
+
+
+def test_a_matrix_without_gradient_stays():
+    weight = nn.Parameter(torch.randn(4, 4))
+    before = weight.detach().clone()
+    Muon([weight], lr=1.0, weight_decay=0.5).step()
+    assert torch.equal(weight, before)
+
+
+def test_linear_layers_go_to_muon_and_the_rest_to_adam():
+    model = EncoderDecoder(Shape(vocabulary=20, dim=8, heads=2, hidden=8))
+    matrices, rest = split_parameters(model)
+    assert all(matrix.ndim == 2 for matrix in matrices)
+    assert [tuple(parameter.shape) for parameter in rest] == [(20, 8)]
+    assert len(matrices) + len(rest) == len(list(model.parameters()))
+    muon, adam = make_optimizers(model, 0.02, 3e-3, 0.1)
+    assert muon.param_groups[0]["weight_decay"] == 0.1
+    assert adam.param_groups[0]["weight_decay"] == 0.0
+    assert (muon.param_groups[0]["lr"], adam.param_groups[0]["lr"]) == (0.02, 3e-3)
