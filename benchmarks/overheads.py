@@ -1,6 +1,6 @@
 """What regard costs before it computes anything: imports, `--help`, and packing.
 
-    python benchmarks/overheads.py
+python benchmarks/overheads.py
 """
 
 from __future__ import annotations
@@ -8,11 +8,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
 import regard
+from regard.nn import EncoderDecoder, Shape
+from regard.nn.loss import vocabulary_loss
 
 
 def main() -> None:
@@ -25,30 +29,58 @@ def main() -> None:
     values = torch.randn(int(lengths.sum()), 128)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     packed = regard.Packed(values, offsets)
-    print(f"Packed(...)           {1e6 * repeated(lambda: regard.Packed(values, offsets)):7.1f} us, offsets checked")
-    print(f"Packed.with_values    {1e6 * repeated(lambda: packed.with_values(values)):7.1f} us, as layers do")
-    print(f"values + values       {1e6 * repeated(lambda: values + values):7.1f} us, one operation, to compare")
+    print(
+        f"Packed(...)           {1e6 * best(lambda: regard.Packed(values, offsets), 2000):7.1f} us, offsets checked"
+    )
+    print(
+        f"Packed.with_values    {1e6 * best(lambda: packed.with_values(values), 2000):7.1f} us, as layers do"
+    )
+    step, inside = training_step(offsets)
+    print(f"Packed in a step      {1e3 * inside:7.2f} ms of {1e3 * step:.0f} ms, {inside / step:.2%}")
+
+
+def training_step(offsets: np.ndarray) -> tuple[float, float]:
+    """Seconds of one training step of the default model, and of all that `Packed` does in it."""
+    model = EncoderDecoder(Shape(vocabulary=4000))
+    ids = torch.randint(0, 4000, (int(offsets[-1]),))
+    spent = 0.0
+
+    def timed(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            nonlocal spent
+            begin = time.perf_counter()
+            result = method(*arguments)
+            spent += time.perf_counter() - begin
+            return result
+
+        return call
+
+    def step() -> None:
+        batch = regard.Packed(ids, offsets)
+        vocabulary_loss(model(batch, batch), model.embedding.weight, ids, 0.1).backward()
+
+    seconds = best(step, 3)
+    regard.Packed.with_values = timed(regard.Packed.with_values)  # type: ignore[method-assign]
+    regard.Packed.__post_init__ = timed(regard.Packed.__post_init__)  # type: ignore[method-assign]
+    step()
+    return seconds, spent
 
 
 def process(code: str, *arguments: str) -> float:
     """Seconds of a fresh interpreter that runs `code`."""
-    best = float("inf")
-    for _ in range(7):
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code, *arguments], check=False, capture_output=True)
-        best = min(best, time.perf_counter() - begin)
-    return best
+    command = [sys.executable, "-c", code, *arguments]
+    return best(lambda: subprocess.run(command, check=False, capture_output=True), 1, rounds=7)
 
 
-def repeated(function: object, count: int = 2000) -> float:
-    """Seconds a call, the best of five rounds."""
-    best = float("inf")
-    for _ in range(5):
+def best(function: Callable[[], Any], count: int, rounds: int = 5) -> float:
+    """Seconds a call, the best of some rounds of `count` calls."""
+    shortest = float("inf")
+    for _ in range(rounds):
         begin = time.perf_counter()
         for _ in range(count):
-            function()  # type: ignore[operator]
-        best = min(best, (time.perf_counter() - begin) / count)
-    return best
+            function()
+        shortest = min(shortest, (time.perf_counter() - begin) / count)
+    return shortest
 
 
 if __name__ == "__main__":

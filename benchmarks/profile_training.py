@@ -18,14 +18,17 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from regard.tasks import make_task
-from regard.training import loop, runs
+from regard.training import runs
+from regard.training.loop import Trainer
 from regard.training.progress import Reporter, Silence
 from regard.training.recipe import Recipe
 
 
 def main() -> None:
     """Train some steps, the last of them watched, and print shares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rows", type=int, default=30)
@@ -39,20 +42,32 @@ def main() -> None:
             Path(folder) / "run",
             Reporter(None, Silence()),
         )
-        list(loop.steps_of(trainer, 5))
+        steps(trainer, 5)
         begin = time.perf_counter()
-        list(loop.steps_of(trainer, arguments.steps))
+        steps(trainer, arguments.steps)
         wall = (time.perf_counter() - begin) / arguments.steps
         with profile(activities=[ProfilerActivity.CPU]) as watched:
-            list(loop.steps_of(trainer, arguments.steps))
+            steps(trainer, arguments.steps)
     report(watched.key_averages(), wall, arguments)
+
+
+def steps(trainer: Trainer, count: int) -> None:
+    """Some updates."""
+    for _ in range(count):
+        trainer.update(0.5)
 
 
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
     "softmax over the vocabulary": ("aten::_softmax", "aten::max", "aten::log"),
     "copies and casts": ("aten::copy_", "aten::cat", "aten::clone", "aten::fill_", "aten::zero_"),
-    "gather and scatter": ("aten::index", "aten::index_select", "aten::index_add_", "aten::index_copy_", "aten::gather"),
+    "gather and scatter": (
+        "aten::index",
+        "aten::index_select",
+        "aten::index_add_",
+        "aten::index_copy_",
+        "aten::gather",
+    ),
     "dropout's random numbers": ("aten::random_", "aten::ge"),
 }
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -22,28 +23,52 @@ import torch
 
 def main() -> None:
     """Train, evaluate, and print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--lowercase", action="store_true")
+    parser.add_argument("--processes", type=int, default=1, help="train by torchrun, the cores shared out")
     arguments, options = parser.parse_known_args()
 
     print(f"machine: {torch.get_num_threads()} threads, torch {torch.__version__}, {ceiling()}")
     case = ["--lowercase"] if arguments.lowercase else []
-    run("train", "translate", "--train", arguments.data / "train.jsonl.gz", "--dev", arguments.data / "dev.jsonl.gz",
+    train(arguments.processes, "train", "translate", "--train", arguments.data / "train.jsonl.gz", "--dev", arguments.data / "dev.jsonl.gz",
         "--out", arguments.out, "--minutes", arguments.minutes, *case, *options)  # fmt: skip
     # Children's peak: training has been the only child so far.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"machine afterwards: {ceiling()}\n")
     print(curve(arguments.out / "metrics.jsonl"))
-    print(f"\npeak memory of training: {peak:.0f} MiB\n")
+    print(f"\npeak memory of training: {peak:.0f} MiB in the largest process\n")
     test = arguments.data / "test.jsonl.gz"
     for beam in (1, 5):
         scores = json.loads(run("evaluate", arguments.out, "--data", test, "--beam", beam, "--json", *case))
         speed = scores["count"] / scores["seconds"]
-        print(f"test, beam {beam}: BLEU {scores['bleu']:.2f}, chrF {scores['chrf']:.2f}, {speed:.0f} sentences/s")
+        print(
+            f"test, beam {beam}: BLEU {scores['bleu']:.2f}, chrF {scores['chrf']:.2f}, {speed:.0f} sentences/s"
+        )
     print_check(arguments.out, test, arguments.lowercase)
+
+
+def train(processes: int, *command: object) -> None:
+    """Run a training command, in one process or in several."""
+    if processes == 1:
+        run(*command)
+        return
+    threads = max(1, torch.get_num_threads() // processes)
+    launcher = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+        "-m",
+        "regard.cli",
+    ]
+    words = [sys.executable, *launcher, *map(str, command)]
+    subprocess.run(words, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
 
 
 def run(*command: object) -> str:
@@ -54,7 +79,10 @@ def run(*command: object) -> str:
 
 def curve(metrics: Path) -> str:
     """The dev score and the speed at every evaluation, as a table."""
-    rows = ["| minute | updates | tokens/s | dev loss | dev BLEU (greedy) |", "| --- | --- | --- | --- | --- |"]
+    rows = [
+        "| minute | updates | tokens/s | dev loss | dev BLEU (greedy) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     speeds: list[float] = []
     for event in map(json.loads, metrics.read_text(encoding="utf8").splitlines()):
         if event["event"] == "step":
@@ -62,7 +90,9 @@ def curve(metrics: Path) -> str:
         elif event["event"] == "dev":
             speed = f"{sum(speeds) / len(speeds):,.0f}" if speeds else "-"
             minute = f"{event['seconds'] / 60:.1f}"
-            rows.append(f"| {minute} | {event['step']:,} | {speed} | {event['dev_loss']:.3f} | {event['bleu']:.2f} |")
+            rows.append(
+                f"| {minute} | {event['step']:,} | {speed} | {event['dev_loss']:.3f} | {event['bleu']:.2f} |"
+            )
             speeds = []
     return "\n".join(rows)
 
@@ -93,11 +123,24 @@ def print_check(out: Path, test: Path, lowercase: bool) -> None:
     with gzip.open(test, "rt", encoding="utf8") as file:
         records = [json.loads(line) for line in file]
     (out / "source.txt").write_text("".join(record["source"] + "\n" for record in records), encoding="utf8")
-    (out / "reference.txt").write_text("".join(record["target"] + "\n" for record in records), encoding="utf8")
+    (out / "reference.txt").write_text(
+        "".join(record["target"] + "\n" for record in records), encoding="utf8"
+    )
     (out / "hypotheses.txt").write_text(run("predict", out, "--input", out / "source.txt"), encoding="utf8")
-    command = ["-m", "sacrebleu", str(out / "reference.txt"), "-i", str(out / "hypotheses.txt"), "-tok", "13a", "-b"]
+    command = [
+        "-m",
+        "sacrebleu",
+        str(out / "reference.txt"),
+        "-i",
+        str(out / "hypotheses.txt"),
+        "-tok",
+        "13a",
+        "-b",
+    ]
     command += ["-lc"] if lowercase else []
-    score = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True).stdout.strip()
+    score = subprocess.run(
+        [sys.executable, *command], check=True, capture_output=True, text=True
+    ).stdout.strip()
     print(f"\nsacrebleu {' '.join(command[2:])}\n{score}")
 
 

@@ -30,7 +30,7 @@ def main(minutes: float = MINUTES, folder: Path = FOLDER) -> None:
     sample = sample_path("translate")
     test = list(read_records(sample["test"], ("source", "target")))[:SCORED]
 
-    # The run folder holds a model from the beginning: one that has learnt nothing yet.
+    # The run folder holds a model from the beginning: one that has learned nothing yet.
     folder.mkdir(parents=True, exist_ok=True)
     reporter = Reporter(folder / "metrics.jsonl", best_display())
     task, recipe = make_task("translate"), Recipe(minutes=minutes)

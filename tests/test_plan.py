@@ -45,7 +45,7 @@ def test_positions_may_be_given_for_all_or_for_each():
     assert spans.query_start.tolist() == [-3, -3]
 
 
-def test_neighbours_that_read_the_same_keys_become_one_where_nothing_depends_on_places():
+def test_neighbors_that_read_the_same_keys_become_one_where_nothing_depends_on_places():
     shapes = (3, 2, 1, 8), (1, 5, 1, 8)
     assert plan(*shapes).spans.q_length.tolist() == [6]
     assert plan(*shapes, mask=Causal()).spans.q_length.tolist() == [2, 2, 2]

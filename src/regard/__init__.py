@@ -7,7 +7,14 @@ from typing import Any
 from regard._attention import attention
 from regard._aux import Aux, AuxOutput
 from regard._biases import DenseBias
-from regard._errors import RegardError
+from regard._errors import (
+    BackendError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    RegardError,
+    ShapeError,
+)
 from regard._explain import Explanation, explain
 from regard._masks import Causal, Dense, Documents, Global, Lengths, Mask, Prefix, Window
 from regard._merge import merge
@@ -34,6 +41,11 @@ __all__ = [
     "rotate",
     "rotary_table",
     "RegardError",
+    "ShapeError",
+    "BackendError",
+    "DataError",
+    "ConfigError",
+    "CheckpointError",
     "load",
 ]
 

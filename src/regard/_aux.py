@@ -20,6 +20,15 @@ class Aux:
         lse: the logarithm of each query's sum of exponentials, without the sinks; -inf where it sees no key.
         rows: flat query indices, as in `query.reshape(-1, heads, dim)` (packed: the token; padded: `sequence * T + row`),
             whose attention weights are wanted.
+
+    Raises:
+        RegardError: at the call, a row is no integer.
+        ShapeError: at the call, `rows` is no list, or one of them is no query.
+
+    >>> x = np.random.default_rng(0).normal(size=(5, 2, 4))
+    >>> out, aux = regard.attention(x, x, x, return_aux=regard.Aux(lse=True, rows=[4]))
+    >>> aux.lse.shape, aux.rows.shape
+    ((5, 2), (1, 2, 5))
     """
 
     lse: bool = False

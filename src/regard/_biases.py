@@ -25,12 +25,20 @@ class Bias:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DenseBias(Bias):
-    """A float array, broadcastable to (N, H, T, S): 2-D is (T, S), 3-D is (H, T, S); indexed by (sequence, head, row, key).
+    """Adds `array[sequence, head, row, key]` to the scaled and capped scores; -inf masks, and so does standing outside.
 
-    The array may be of any framework and gets gradients where its framework has them. Pairs outside it are masked.
+    Args:
+        array: floats, broadcastable to (N, H, T, S): 2-D is (T, S), 3-D is (H, T, S). Of any framework; it gets
+            gradients where its framework has them.
 
     Raises:
-        ShapeError: the array holds no floating-point numbers or does not have one to four dimensions.
+        ShapeError: the array holds no floating-point numbers or does not have one to four dimensions; at the call, it
+            does not broadcast.
+
+    >>> x, keys = np.zeros((3, 1, 2)), np.eye(3)[:, None]
+    >>> near = -np.abs(np.arange(3.0)[:, None] - np.arange(3.0))
+    >>> regard.attention(x, x, keys, bias=regard.DenseBias(near))[:, 0].argmax(-1)
+    array([0, 1, 2])
     """
 
     array: Any

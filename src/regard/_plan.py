@@ -96,7 +96,8 @@ class Plan:
         return self.mask is not None or self.bias is not None or self.dropout_p > 0
 
 
-@lru_cache(maxsize=64)
+# A model makes a few different calls for a batch, again and again in its layers.
+@lru_cache(maxsize=8)
 def remembered_plan(
     offsets_q: bytes | None,
     offsets_k: bytes | None,

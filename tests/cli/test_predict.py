@@ -74,6 +74,10 @@ def test_evaluation_gives_one_object(regard_command, trained, data):
     assert entry["signatures"]["chrf"] in people
 
 
+def test_evaluation_without_data_is_for_models_of_the_sample(refused, trained):
+    assert "--data FILE" in refused("evaluate", trained)
+
+
 def test_evaluation_is_what_sacrebleu_gives(monkeypatch, regard_command, trained, tmp_path):
     references = ["Ein Hund läuft am Strand entlang.", "Zwei Männer stehen, bei Regen, vor dem Haus."]
     written = ["Ein hund läuft am Strand.", "Zwei Männer stehen bei regen vor dem Haus."]

@@ -57,7 +57,7 @@ def test_a_part_is_held_out_where_there_is_no_dev_data(regard_command, refused, 
     result = regard_command("train", "translate", "--train", data / "train.jsonl", "--out", folder, *tiny)
     assert result.code == 0
     assert "190 examples" in result.err
-    held_out = (folder / "dev.jsonl").read_text(encoding="utf-8").splitlines()
+    held_out = (folder / "state" / "dev.jsonl").read_text(encoding="utf-8").splitlines()
     train = (data / "train.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["source"] for line in held_out] == [
         json.loads(line)["source"] for line in train[::20]
@@ -182,7 +182,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(monkeypatch, regard_co
     monkeypatch.setattr(Trainer, "evaluate", interrupt)
     result = regard_command("train", "translate", *files(data, folder), *tiny)
     assert result.code == 130
-    assert "the state of step 0 is saved" in result.err
+    assert "the state of step 2 is saved" in result.err
     assert f"regard train --resume --out {folder}" in result.err
     resumed = regard_command("train", "--resume", "--out", folder)
     assert resumed.code == 0

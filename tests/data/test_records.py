@@ -216,9 +216,54 @@ def test_bad_tsv(tmp_path: Path, text: str, said: str) -> None:
     assert said in problem(write(tmp_path / "a.tsv", text))
 
 
+@pytest.mark.parametrize(
+    "first", ["en\tde", "English\tGerman", "zh-CN\ten_US", "src\ttgt", " Text\tTranslation "]
+)
+def test_a_first_line_of_languages_is_no_pair(tmp_path: Path, first: str) -> None:
+    message = problem(write(tmp_path / "a.tsv", first + "\ndog\tHund\n"))
+    assert "line 1: the line looks like the names of the columns" in message
+    assert "name the columns 'source' and 'target' in the first line" in message
+
+
+@pytest.mark.parametrize("first", ["Go.\tGeh.", "English\tEnglisch", "no\tno", "in German\tde", "he\ter"])
+def test_a_first_pair_that_holds_a_language_is_a_pair(tmp_path: Path, first: str) -> None:
+    assert len(values(write(tmp_path / "a.tsv", first + "\ndog\tHund\n"))) == 2
+
+
+@pytest.mark.parametrize("text", ["dog\tHund\ncat\tKatze\n", "A dog.\nA cat.\n"])
+def test_a_tsv_without_header_for_one_field(tmp_path: Path, text: str) -> None:
+    message = problem(write(tmp_path / "a.tsv", text), ("source",))
+    assert "the column 'source' is missing. Expected: a header with 'source'. " in message
+    assert "one a line, into a file whose name ends in .txt" in message
+    assert (
+        values(write(tmp_path / "b.tsv", "source\ttarget\n" + "dog\tHund\n"), ("source",))[0]["source"]
+        == "dog"
+    )
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.json", "a", "a.xlsx.gz"])
 def test_unknown_formats(tmp_path: Path, name: str) -> None:
     assert "format of this file is not known" in problem(write(tmp_path / name, GOOD))
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("a.csv", "tab-separated"),
+        ("a.XLSX", "tab-separated"),
+        ("a.csv.gz", "tab-separated"),
+        ("a.html", "one .txt file for each field"),
+        ("a.json", "let the name end in .jsonl"),
+    ],
+)
+def test_names_that_are_refused_for_every_number_of_fields_and_files(
+    tmp_path: Path, name: str, mend: str
+) -> None:
+    path = write(tmp_path / name, GOOD)
+    for source, fields in ((path, ("source",)), (path, PAIR), (f"{path},{path}", PAIR)):
+        message = problem(source, fields)
+        assert "format of this file is not known" in message
+        assert mend in message
 
 
 def test_shorten_keeps_short_values_whole() -> None:

@@ -207,7 +207,7 @@ def test_dropout_is_for_training_and_follows_the_generator():
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_float64_is_float64_throughout(options):
-    """Rotation and normalisation too: nothing falls to float32 on the way."""
+    """Rotation and normalization too: nothing falls to float32 on the way."""
     layer = made(SelfAttention, 8, 4, **(options | {"head_dim": 2 if "head_dim" not in options else 6}))
     for cast in (lambda module: module.double(), lambda module: module.to(torch.float64)):
         wide = cast(copy.deepcopy(layer))

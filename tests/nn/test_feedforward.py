@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from regard._errors import ConfigError
 from regard.nn import Dropout, FeedForward
 
 
@@ -19,6 +20,12 @@ def test_the_formula(bias):
     torch.testing.assert_close(layer(x), expected)
 
 
+@pytest.mark.parametrize("p", [-0.1, 1.0, 0.999])
+def test_a_share_that_leaves_nothing_is_refused(p):
+    with pytest.raises(ConfigError, match=f"at least 0 and below 1. Received {p}"):
+        Dropout(p)
+
+
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
 def test_the_share_that_is_dropped_and_what_is_left(p):
     torch.manual_seed(0)
@@ -31,7 +38,7 @@ def test_the_share_that_is_dropped_and_what_is_left(p):
     assert abs(out.mean() - 1) < 0.01
 
 
-def test_neighbours_are_dropped_independently():
+def test_neighbors_are_dropped_independently():
     torch.manual_seed(0)
     dropped = (Dropout(0.25)(torch.ones(1 << 18)) == 0).float()
     for distance in (1, 2, 7, 8, 64):

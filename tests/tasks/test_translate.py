@@ -7,11 +7,11 @@ import torch.nn.functional as F
 
 from regard import Packed
 from regard._errors import CheckpointError, ConfigError
+from regard.data.packing import pack_streams
 from regard.data.records import Record, read_records
 from regard.tasks import make_task
 from regard.tasks.translate import Translate, shifted
 from regard.training import checkpoints, runs
-from regard.training.loop import pack_streams
 from regard.training.progress import Reporter, Silence
 from regard.training.recipe import Recipe
 

@@ -111,7 +111,7 @@ def test_the_time_left_is_told(minutes):
     display = Listening()
     recipe = Recipe(steps=100) if minutes is None else Recipe(minutes=minutes)
     fed(None, display, range(1, 21), recipe)
-    (_, share, text) = display.heard[0]
+    (_, share, text) = display.heard[-1]
     assert share == 0.2
     assert "step 20  loss 10.500" in text
     assert text.endswith("left")

@@ -1,4 +1,4 @@
-"""Two processes on the loopback are one: the same global batch, the same normalisation, the same weights."""
+"""Two processes on the loopback are one: the same global batch, the same normalization, the same weights."""
 
 from __future__ import annotations
 

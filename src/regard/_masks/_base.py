@@ -40,7 +40,10 @@ class Coordinates:
 
 
 class Mask:
-    """Base of all masks. True means "may attend"; combine masks with `&`, `|` and `~`."""
+    """Base of all masks. True means "may attend"; combine masks with `&`, `|` and `~`.
+
+    Masks are immutable and equal when they hold equal values. A mask has no truth value: `and`, `or`, `not` raise RegardError.
+    """
 
     def allows(self, at: Coordinates) -> Any:
         """A boolean array, broadcastable to (G, H, Q, K), by operators that every framework has."""

@@ -18,7 +18,16 @@ from regard._masks._base import And, Coordinates, Mask, RowIntervals
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Causal(Mask):
-    """A query sees the keys up to its own position: `key <= position`."""
+    """A query sees the keys up to its own position: `key <= position`.
+
+    Positions count from `query_start`; by default the last query meets the last key.
+
+    >>> x, keys = np.zeros((3, 1, 2)), np.eye(3)[:, None]
+    >>> (regard.attention(x, x, keys, mask=regard.Causal())[:, 0] > 0).astype(int)
+    array([[1, 0, 0],
+           [1, 1, 0],
+           [1, 1, 1]])
+    """
 
     def allows(self, at: Coordinates) -> Any:
         return at.key <= at.position
@@ -31,11 +40,24 @@ class Causal(Mask):
 class Window(Mask):
     """A query sees keys near its position: `position - left <= key <= position + right`.
 
-    Distances are inclusive, as in FlashAttention, JAX and ONNX; `right` defaults to `left`, `math.inf` is unlimited.
-    With `dilation` only distances divisible by it count.
+    Distances are inclusive, as in FlashAttention, JAX and ONNX.
+
+    Args:
+        left: how many positions back, an integer or `math.inf`.
+        right: how many positions ahead; by default as many as back.
+        dilation: only distances divisible by it count.
 
     Raises:
         ShapeError: a negative or fractional distance, or a dilation below 1.
+
+    Source: Beltagy et al. 2020, "Longformer", arXiv 2004.05150, section 3.1.
+
+    >>> x, keys = np.zeros((4, 1, 2)), np.eye(4)[:, None]
+    >>> (regard.attention(x, x, keys, mask=regard.Window(1, 0))[:, 0] > 0).astype(int)
+    array([[1, 0, 0, 0],
+           [1, 1, 0, 0],
+           [0, 1, 1, 0],
+           [0, 0, 1, 1]])
     """
 
     left: float
@@ -66,9 +88,22 @@ class Window(Mask):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prefix(Mask):
-    """Every query sees the first `lengths` keys of its sequence (an int, or one number per sequence).
+    """Every query sees the first keys of its sequence: `key < lengths`.
 
-    `Causal() | Prefix(lengths)` is the prefix language model.
+    Args:
+        lengths: an integer, or one for each sequence, (N,).
+
+    Raises:
+        RegardError: a length is no integer.
+        ShapeError: a length is negative; at the call, another number of them than sequences.
+
+    Source: the prefix language model of Raffel et al. 2020, "T5", section 3.2.1: `Causal() | Prefix(lengths)`.
+
+    >>> x, keys = np.zeros((3, 1, 2)), np.eye(3)[:, None]
+    >>> (regard.attention(x, x, keys, mask=regard.Causal() | regard.Prefix(2))[:, 0] > 0).astype(int)
+    array([[1, 1, 0],
+           [1, 1, 0],
+           [1, 1, 1]])
     """
 
     lengths: Any
@@ -88,7 +123,22 @@ class Prefix(Mask):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Global(Mask):
-    """The positions `indices` see every key, and every query sees them: `key in indices or position in indices`."""
+    """Some positions see every key, and every query sees them: `key in indices or position in indices`.
+
+    Args:
+        indices: positions (any number,), integers from 0.
+
+    Raises:
+        ShapeError: an index is negative or no integer.
+
+    Source: Beltagy et al. 2020, "Longformer", arXiv 2004.05150, section 3.1: `Window(w) | Global(indices)`.
+
+    >>> x, keys = np.zeros((3, 1, 2)), np.eye(3)[:, None]
+    >>> (regard.attention(x, x, keys, mask=regard.Global([0]))[:, 0] > 0).astype(int)
+    array([[1, 1, 1],
+           [1, 0, 0],
+           [1, 0, 0]])
+    """
 
     indices: Any
 
@@ -122,7 +172,22 @@ class Global(Mask):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Documents(Mask):
-    """A query sees the keys of its own document: equal ids. One id per token of the flat arrays; `keys` defaults to `queries`."""
+    """A query sees the keys of its own document: `queries[query] == keys[key]`.
+
+    Args:
+        queries: ids (total queries,), one integer for each token of the flat arrays; other shapes are flattened.
+        keys: the same for the keys, (total keys,); by default `queries`.
+
+    Raises:
+        RegardError: an id is no integer.
+        ShapeError: at the call, another number of ids than tokens.
+
+    >>> x, keys = np.zeros((3, 1, 2)), np.eye(3)[:, None]
+    >>> (regard.attention(x, x, keys, mask=regard.Documents([7, 7, 8]))[:, 0] > 0).astype(int)
+    array([[1, 1, 0],
+           [1, 1, 0],
+           [0, 0, 1]])
+    """
 
     queries: Any
     keys: Any = None
@@ -175,7 +240,20 @@ class Documents(Mask):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Lengths(Mask):
-    """Only the first `q` queries and the first `k` keys of a sequence take part (ints, or one number per sequence)."""
+    """Only the first queries and keys of a sequence take part: `row < q and key < k`.
+
+    Args:
+        q: queries that count, an integer or one for each sequence, (N,); by default all. The others give 0.
+        k: keys that count, likewise.
+
+    Raises:
+        RegardError: a length is no integer.
+        ShapeError: a length is negative; at the call, another number of them than sequences.
+
+    >>> x = np.zeros((2, 3, 1, 4))  # two padded sequences, of 1 and 3 tokens
+    >>> regard.explain(x, x, x, mask=regard.Lengths(q=[1, 3], k=[1, 3])).pairs
+    10
+    """
 
     q: Any = None
     k: Any = None
@@ -202,9 +280,19 @@ class Lengths(Mask):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dense(Mask):
-    """A boolean array, broadcastable to (N, H, T, S): 2-D is (T, S), 3-D is (H, T, S); indexed by (sequence, head, row, key).
+    """A query sees the keys that an array names: `array[sequence, head, row, key]`; pairs outside it are masked.
 
-    Pairs outside it are masked. The array is kept, not copied: do not change it afterwards.
+    Args:
+        array: booleans, True = may attend, broadcastable to (N, H, T, S): 2-D is (T, S), 3-D is (H, T, S). Of any
+            framework; it is kept, not copied: do not change it afterwards.
+
+    Raises:
+        ShapeError: the array is not boolean or has no or more than four dimensions; at the call, it does not broadcast.
+
+    >>> x, keys = np.zeros((2, 1, 2)), np.eye(2)[:, None]
+    >>> (regard.attention(x, x, keys, mask=regard.Dense([[False, True], [True, True]]))[:, 0] > 0).astype(int)
+    array([[0, 1],
+           [1, 1]])
     """
 
     array: Any

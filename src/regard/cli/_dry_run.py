@@ -28,7 +28,7 @@ def dry_run(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> st
     return "\n".join([*facts, "", "recipe", *_reasons(plan, recipe)])
 
 
-def _facts(trainer: Trainer, plan: runs.Plan) -> list[str]:
+def _facts(trainer: Trainer, plan: runs.Prepared) -> list[str]:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     lengths = trainer.store.lengths
     held_out = "" if plan.dev is not None else ", held out of the training data"
@@ -76,7 +76,7 @@ def _memory() -> list[str]:
     return [f"memory      {most / 2**20:,.0f} MiB, the most that this process held in these updates"]
 
 
-def _reasons(plan: runs.Plan, asked: Recipe) -> list[str]:
+def _reasons(plan: runs.Prepared, asked: Recipe) -> list[str]:
     chosen = {choice.option: choice.reason for choice in plan.choices}
     given = asked.given().items() - Recipe().given().items()
     reasons = {**chosen, **{name: "given" for name, _ in given}}

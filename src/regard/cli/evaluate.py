@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
+from regard._errors import ConfigError
 from regard.cli._output import give, give_json
+from regard.samples import sample_path
 
 
 def evaluate(
     run: Path,
     /,
     *,
-    data: str,
+    data: str | None = None,
     beam: int = 5,
     length_penalty: float = 1.0,
     lowercase: bool = False,
@@ -23,9 +26,10 @@ def evaluate(
 
     Args:
         run: A run folder.
-        data: The examples: .jsonl, .tsv (or with .gz), or two text files "a.en,a.de".
+        data: The examples: .jsonl, .tsv (or with .gz), or two text files "a.en,a.de". Default: the test part of the
+            sample, for a model that was trained on it.
         beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
-        length_penalty: Exponent of the length that divides a score; 0 favours short outputs. Default: 1.
+        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
         lowercase: Compare without case, as sacrebleu -lc; always so for a model of lower case.
         language: Language of the references, such as de or zh. Default: looked up in the text.
         json: One JSON object.
@@ -35,7 +39,11 @@ def evaluate(
 
     predictor = load(run)
     task = predictor.task
-    records = list(read_records(data, task.fields, max_characters=predictor.recipe.max_characters))
+    records = list(
+        read_records(
+            data or _sample_test(predictor), task.fields, max_characters=predictor.recipe.max_characters
+        )
+    )
     begin = time.monotonic()
     inputs = [record.fields[task.fields[0]] for record in records]
     predictions = predictor(inputs, beam=beam, penalty=length_penalty)
@@ -54,3 +62,11 @@ def evaluate(
     for score in scores:
         give(f"{score.name:<6} {score.value:5.1f}   {score.signature}")
     give(f"{len(records):,} examples in {seconds:.1f} s, beam {beam}")
+
+
+def _sample_test(predictor: Any) -> str:
+    """The shipped test data of a model that was trained on the shipped sample."""
+    sample = sample_path(predictor.task.name)
+    if predictor.config["data"].get("train") != str(sample["train"].resolve()):
+        raise ConfigError("there is no data to score. Expected: --data FILE. Received: none.")
+    return str(sample["test"])

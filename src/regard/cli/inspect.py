@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_module
 from pathlib import Path
 from typing import Any
 
 from regard.cli._output import give, give_json
+
+NOT_SCORES = ("event", "seconds", "step", "dev_loss")
 
 
 def inspect(run: Path, /, *, json: bool = False) -> None:
@@ -41,16 +44,20 @@ def inspect(run: Path, /, *, json: bool = False) -> None:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a last one that a kill cut short is none."""
+    """The lines of `metrics.jsonl`; one that a kill or a damaged disk left unreadable is none."""
     if not path.exists():
         return []
-    whole = path.read_text(encoding="utf8", errors="replace").splitlines(keepends=True)
-    return [json_module.loads(line) for line in whole if line.endswith("\n")]
+    events = []
+    for line in path.read_text(encoding="utf8", errors="replace").splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            if line.endswith("\n"):
+                events.append(json_module.loads(line))
+    return events
 
 
 def _score(event: dict[str, Any]) -> float:
     """The score that decides: the first after the loss."""
-    return float(list(event.values())[4])
+    return next(float(value) for name, value in event.items() if name not in NOT_SCORES)
 
 
 def _backend(recipe: Any) -> str:

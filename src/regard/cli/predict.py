@@ -31,7 +31,7 @@ def predict(
         texts: What to translate. Default: the lines of --input, or of standard input.
         input: A file with a text on each line, or a .jsonl or .tsv file with a column "source".
         beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
-        length_penalty: Exponent of the length that divides a score; 0 favours short outputs. Default: 1.
+        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
         json: One JSON object on each line: source, text and score.
     """

@@ -103,7 +103,7 @@ def _train(task: str, recipe: Recipe, data: Data, folder: Path, overwrite: bool,
     finally:
         reporter.display.close()
     if not quiet:
-        tell(f'use it: regard predict {folder} "..."   score it: regard evaluate {folder} --data FILE')
+        _tell_how_to_use(folder)
 
 
 def _resume(folder: Path, quiet: bool) -> None:
@@ -117,6 +117,12 @@ def _resume(folder: Path, quiet: bool) -> None:
         raise KeyboardInterrupt(_stopped(folder)) from stop
     finally:
         reporter.display.close()
+    if not quiet:
+        _tell_how_to_use(folder)
+
+
+def _tell_how_to_use(folder: Path) -> None:
+    tell(f'use it: regard predict {folder} "..."   score it: regard evaluate {folder} --data FILE')
 
 
 def _default_folder(task: str | None) -> Path:

@@ -8,32 +8,63 @@ from difflib import get_close_matches
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from regard._errors import nearest
+from regard._errors import DataError, nearest
 from regard.data.checks import Record, is_blank
 from regard.data.lines import data_error, kind, listed, read_lines, shorten
 
 FORMATS = ".jsonl, .tsv (both also with .gz), or parallel text files given as 'a.en,a.de'"
+
+# What is no text of ours by its name, and how to make it one.
+AS_TABLE = "save the table as tab-separated text in UTF-8 and let its name end in .tsv"
+AS_TEXT = "write the text out in UTF-8, one sentence a line, to one .txt file for each field"
+AS_LINES = "write one JSON object a line and let the name end in .jsonl"
+REMEDIES = {
+    **dict.fromkeys((".csv", ".xlsx", ".xls", ".ods"), AS_TABLE),
+    **dict.fromkeys((".html", ".htm", ".docx", ".doc", ".odt", ".pdf"), AS_TEXT),
+    ".json": AS_LINES,
+}
+
+# A first line of two of these names columns; trained on as a pair it would be a mistake that nobody sees.
+HEADINGS = (
+    "ar bg ca cs da de el en es et fa fi fr he hi hr hu id it ja ko lt lv nl no pl pt ro ru sk sl sr sv th tr uk vi zh "
+    "ara ces cmn deu eng fra ger ita jpn kor nld pol por rus spa swe tur ukr zho arabic bulgarian catalan chinese "
+    "croatian czech danish dutch english estonian finnish french german greek hebrew hindi hungarian indonesian italian "
+    "japanese korean latvian lithuanian mandarin norwegian persian polish portuguese romanian russian serbian slovak "
+    "slovenian spanish swedish thai turkish ukrainian vietnamese deutsch français español italiano português русский "
+    "中文 日本語 한국어 src tgt trg input output original translation reference text sentence"
+)
 Reader = Callable[[list[Path], Sequence[str]], Iterator[Record]]
 
 
 def reader(paths: list[Path], fields: Sequence[str]) -> Reader:
     """How to read `paths`, judged by their number and names; `DataError` when the format is not known."""
+    for path in paths:
+        if _suffix(path) in REMEDIES:
+            raise _unknown(path)
     if len(paths) > 1:
         return _parallel
     (path,) = paths
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix == ".jsonl":
+    if _suffix(path) == ".jsonl":
         return _jsonl
-    if suffix == ".tsv":
+    if _suffix(path) == ".tsv":
         return _tsv
-    if len(fields) == 1 and suffix != ".json":
+    if len(fields) == 1:
         return _text
-    raise data_error(
+    raise _unknown(path)
+
+
+def _suffix(path: Path) -> str:
+    return (Path(path.stem) if path.suffix == ".gz" else path).suffix.lower()
+
+
+def _unknown(path: Path) -> DataError:
+    suffix = _suffix(path)
+    return data_error(
         str(path),
         "the format of this file is not known",
         expected=FORMATS,
         received=f"a name ending in {suffix!r}" if suffix else "a name without an ending",
-        mend="write one JSON object a line and let the name end in .jsonl",
+        mend=REMEDIES.get(suffix, AS_LINES),
     )
 
 
@@ -97,15 +128,15 @@ def _jsonl(paths: list[Path], fields: Sequence[str]) -> Iterator[Record]:
 
 def _tsv(paths: list[Path], fields: Sequence[str]) -> Iterator[Record]:
     (path,) = paths
-    rows = ((number, line.split("\t")) for number, line in read_lines(path))
+    rows: Iterator[tuple[int, list[str]]] = ((number, line.split("\t")) for number, line in read_lines(path))
     first = next(rows)
     header = first[1]
     if _is_pair(header, fields):
-        header, body = list(fields), chain([first], rows)
+        _check_no_heading(path, header, fields)
+        header, rows = list(fields), chain([first], rows)
     else:
         _check_header(path, header, fields)
-        body = chain(rows)
-    for number, cells in body:
+    for number, cells in rows:
         if len(cells) != len(header):
             raise data_error(
                 f"{path}, line {number}",
@@ -124,15 +155,32 @@ def _is_pair(cells: list[str], fields: Sequence[str]) -> bool:
     return len(cells) == 2 and len(fields) == 2 and not resembles
 
 
+def _check_no_heading(path: Path, cells: list[str], fields: Sequence[str]) -> None:
+    words = [cell.strip().casefold().split("-")[0].split("_")[0] for cell in cells]  # zh-CN is zh
+    if words[0] != words[1] and set(HEADINGS.split()).issuperset(words):
+        raise data_error(
+            f"{path}, line 1",
+            "the line looks like the names of the columns and not like a pair of texts",
+            expected=f"a header with {listed(fields)}, or a first pair and no header",
+            received=listed(cells),
+            mend=f"name the columns {listed(fields)} in the first line, in the order in which they stand, with a tab between",
+        )
+
+
 def _check_header(path: Path, header: list[str], fields: Sequence[str]) -> None:
+    one = len(fields) == 1
     for field in fields:
         if field not in header:
             raise data_error(
                 f"{path}, line 1",
                 f"the column {field!r} is missing",
-                expected=f"a header with {listed(fields)}, or exactly two columns and no header",
+                expected=f"a header with {listed(fields)}"
+                + ("" if one else ", or exactly two columns and no header"),
                 received=f"{len(header)} columns, {shorten(header)}{nearest(field, header)}",
-                mend="name the columns in the first line",
+                mend="name the columns in the first line"
+                + (
+                    ", or put the texts alone, one a line, into a file whose name ends in .txt" if one else ""
+                ),
             )
     if len(set(header)) != len(header):
         raise data_error(

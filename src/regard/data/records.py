@@ -29,8 +29,8 @@ def read_records(
 
     Args:
         source: one path (`.jsonl`, `.tsv`, with `.gz` or not; a `.tsv` without a header has exactly the columns
-            `fields`, two of them; any other name is plain text, one `fields[0]` a line), or one text file for
-            each field: `"a.en,a.de"` or a tuple of paths.
+            `fields`, two of them; for one field any other name is plain text, a field a line), or one text file
+            for each field: `"a.en,a.de"` or a tuple of paths. Tables and documents (`.csv`, `.xlsx`, `.html`) are refused.
         fields: names of the text fields that every record must have.
         max_characters: the longest text allowed in one field.
 

@@ -20,7 +20,7 @@ from regard._errors import DataError
 
 FORM = 1
 BUFFER = 1 << 18
-Packed = tuple[NDArray[np.int32], NDArray[np.int32]]
+Gathered = tuple[NDArray[np.int32], NDArray[np.int32]]  # values (total,) and offsets (N + 1,) of N examples
 
 
 class TokenStore:
@@ -114,7 +114,7 @@ class TokenStore:
         tokens = ", ".join(f"{field}: {len(self._values[field]):,} tokens" for field in self.fields)
         return f"TokenStore({len(self):,} examples; {tokens})"
 
-    def gather(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> dict[str, Packed]:
+    def gather(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> dict[str, Gathered]:
         """For each field `(values (total,) int32, offsets (len(indices) + 1,) int32)` of the chosen examples, in order.
 
         Raises:
@@ -128,7 +128,7 @@ class TokenStore:
             )
         return {field: self._gather(field, chosen) for field in self.fields}
 
-    def _gather(self, field: str, chosen: NDArray[np.int64]) -> Packed:
+    def _gather(self, field: str, chosen: NDArray[np.int64]) -> Gathered:
         begins = self._offsets[field][chosen]
         lengths = self._offsets[field][chosen + 1] - begins
         offsets = np.zeros(len(chosen) + 1, dtype=np.int64)

@@ -45,8 +45,14 @@ def bleu(
             with sacrebleu's `zh` tokenizer, Japanese by characters, everything else with `13a`.
         lowercase: compare without case.
 
+    Returns:
+        The score, 0 to 100, with sacrebleu's signature.
+
     Raises:
         DataError: the counts differ, or there is nothing to score.
+
+    >>> print(bleu(["A dog runs fast."], ["A dog runs fast."]))
+    bleu 100.0 (nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:...)
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -57,7 +63,22 @@ def bleu(
 
 
 def chrf(hypotheses: Sequence[str], references: References, lowercase: bool = False) -> Score:
-    """Corpus chrF (Popović 2015): character 6-grams, beta 2, for every language alike. Arguments as for `bleu`."""
+    """Corpus chrF (Popović 2015): character 6-grams, beta 2, for every language alike.
+
+    Args:
+        hypotheses: one translation for each example.
+        references: for each example its reference, or a list of one or more.
+        lowercase: compare without case.
+
+    Returns:
+        The score, 0 to 100, with sacrebleu's signature.
+
+    Raises:
+        DataError: the counts differ, or there is nothing to score.
+
+    >>> print(chrf(["A dog runs fast."], ["A dog runs fast."]))
+    chrf 100.0 (nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:...)
+    """
     from sacrebleu.metrics.chrf import CHRF
 
     return _score("chrf", CHRF(lowercase=lowercase), hypotheses, _checked(hypotheses, references))

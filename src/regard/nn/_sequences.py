@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,11 +19,6 @@ def values_of(x: Sequences) -> Tensor:
 def like(x: Sequences, values: Tensor) -> Sequences:
     """`values` in the form of `x`."""
     return x.with_values(values) if isinstance(x, Packed) else values
-
-
-def over_tokens(function: Callable[[Tensor], Tensor], x: Sequences) -> Sequences:
-    """Apply a function that treats every token alike."""
-    return like(x, function(values_of(x)))
 
 
 def positions_of(x: Sequences, start: int = 0) -> Tensor:

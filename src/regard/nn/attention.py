@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,11 @@ from regard.nn.linear import Linear
 from regard.nn.norm import RMSNorm
 from regard.nn.rotary import Rotary, turn
 
-Combine = str
-COMBINATIONS = ("project", "concat")
+Combine = Literal["project", "concat"]
 
 
 class _Attention(nn.Module):
-    """What both attention layers share: head sizes, normalisation of queries and keys, and the way out."""
+    """What both attention layers share: head sizes, normalization of queries and keys, and the way out."""
 
     def __init__(
         self,
@@ -38,8 +37,8 @@ class _Attention(nn.Module):
         combine: Combine,
     ) -> None:
         super().__init__()
-        if combine not in COMBINATIONS:
-            raise ConfigError(f"combine must be one of {', '.join(COMBINATIONS)}. Received {combine!r}.")
+        if combine not in get_args(Combine):
+            raise ConfigError(f"combine must be one of {', '.join(get_args(Combine))}. Received {combine!r}.")
         if head_dim is None and dim % heads:
             raise ShapeError(
                 f"dim must be a multiple of heads unless head_dim is given. Received dim={dim}, heads={heads}."
@@ -55,7 +54,7 @@ class _Attention(nn.Module):
         self.query_norm = RMSNorm() if qk_norm else None
         self.key_norm = RMSNorm() if qk_norm else None
 
-    def _normalised(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    def _normalized(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         if self.query_norm is None or self.key_norm is None:
             return query, key
         return self.query_norm(query), self.key_norm(key)
@@ -94,12 +93,16 @@ class SelfAttention(_Attention):
         kv_heads: key and value heads that groups of query heads share; by default as many as `heads`.
         head_dim: size of one head; by default `dim / heads`.
         bias: whether the projections add a bias. `combine="concat"` always has one on the way out.
-        qk_norm: normalise queries and keys per head before they meet (RMSNorm).
+        qk_norm: normalize queries and keys per head before they meet (RMSNorm).
         rotary: rotate queries and keys by position.
         dropout: share of attention weights dropped in training.
         combine: "project" or "concat".
 
     The input is `Packed` with values (total, dim), or a tensor (..., T, dim); the output has the same form.
+
+    Raises:
+        ShapeError: `dim` is no multiple of `heads` and no `head_dim` is given.
+        ConfigError: `combine` is neither of the two.
 
     >>> layer = regard.nn.SelfAttention(32, heads=4)
     >>> layer(torch.randn(2, 7, 32), mask=regard.Causal()).shape
@@ -140,10 +143,16 @@ class SelfAttention(_Attention):
             turns: the rotation of the tokens' positions, when the caller has it already.
             cache: keys and values of earlier tokens, to which those of `x` are added.
             return_aux: what to return beside the output, as for `regard.attention`.
+
+        Returns:
+            The output in the form of `x`; with `return_aux` a pair of it and an `AuxOutput`.
+
+        Raises:
+            ShapeError: the mask does not fit, or with a cache the sequences differ in length.
         """
         projected = self.query_key_value(values_of(x)).unflatten(-1, (-1, self.head_dim))
         query, key, value = projected.split([self.heads, self.kv_heads, self.kv_heads], dim=-2)
-        query, key = self._normalised(query, key)
+        query, key = self._normalized(query, key)
         if self.rotary is not None:
             if turns is None:
                 turns = self.rotary(positions_of(x, cache.length if cache is not None else 0), query.dtype)
@@ -167,10 +176,12 @@ class SelfAttention(_Attention):
         Raises ShapeError when widths, heads, biases or the formula differ.
         """
         if source.bias_k is not None or source.add_zero_attn:
-            raise ShapeError("expected a MultiheadAttention without add_bias_kv and add_zero_attn, which add a key.")
+            raise ShapeError(
+                "expected a MultiheadAttention without add_bias_kv and add_zero_attn, which add a key."
+            )
         if self.rotary is not None or self.query_norm is not None or self.combine != "project":
             raise ShapeError(
-                "a MultiheadAttention has no rotation, no normalised queries and no concatenation. Expected a layer with "
+                "a MultiheadAttention has no rotation, no normalized queries and no concatenation. Expected a layer with "
                 'rotary=False, qk_norm=False and combine="project".'
             )
         if source.in_proj_weight is None or source.in_proj_weight.shape != self.query_key_value.weight.shape:
@@ -195,7 +206,28 @@ class SelfAttention(_Attention):
 class CrossAttention(_Attention):
     """Multi-head attention of one set of sequences to another: a decoder's to its source, or captions' to their picture.
 
-    Arguments are those of `SelfAttention`, without rotation; `context_dim` is the context's width, by default `dim`.
+    `Q = x W_q`; `K, V = context W_k, context W_v`; the result is `attention(Q, K, V) W_o` (Vaswani et al. 2017).
+
+    Arguments:
+        dim: width of the tokens going in and coming out.
+        heads: query heads; `dim` must be a multiple of it unless `head_dim` is given.
+        context_dim: width of the context; by default `dim`.
+        kv_heads: key and value heads that groups of query heads share; by default as many as `heads`.
+        head_dim: size of one head; by default `dim / heads`.
+        bias: whether the projections add a bias.
+        qk_norm: normalize queries and keys per head before they meet (RMSNorm).
+        dropout: share of attention weights dropped in training.
+
+    The input is `Packed` with values (total, dim), or a tensor (..., T, dim); the output has the same form.
+
+    Raises:
+        ShapeError: `dim` is no multiple of `heads` and no `head_dim` is given.
+
+    >>> layer = regard.nn.CrossAttention(32, heads=4)
+    >>> captions = regard.Packed(torch.randn(9, 32), np.array([0, 4, 9]))
+    >>> picture = regard.Packed(torch.randn(6, 32), np.array([0, 6]))
+    >>> layer(captions, picture, key_sequence=np.array([0, 0])).values.shape
+    torch.Size([9, 32])
     """
 
     def __init__(
@@ -224,10 +256,23 @@ class CrossAttention(_Attention):
         cache: ContextCache | None = None,
         return_aux: Aux | None = None,
     ) -> Any:
-        """Attend to the context; `x` and `context` are both `Packed` or both tensors.
+        """Attend to the context.
 
-        `key_sequence` (N,) names the context sequence that each sequence of a packed `x` reads; by default its own
-        number. With a cache the context is projected at the first call only.
+        Arguments:
+            x: `Packed` values (total, dim) of N sequences, or a tensor (..., T, dim).
+            context: `Packed` values (total context, context_dim), or a tensor (..., S, context_dim), as `x` is.
+            key_sequence: (N,) integers: which context sequence each sequence of a packed `x` reads; by default its own
+                number.
+            mask: which keys a query may see.
+            cache: where the projected context is kept: it is projected at the first call only.
+            return_aux: what to return beside the output, as for `regard.attention`.
+
+        Returns:
+            The output in the form of `x`; with `return_aux` a pair of it and an `AuxOutput`.
+
+        Raises:
+            ShapeError: one of `x` and `context` is packed and the other not, `key_sequence` comes with tensors, or
+                sequences and mask do not fit together.
         """
         if isinstance(x, Packed) != isinstance(context, Packed):
             raise ShapeError(
@@ -244,7 +289,7 @@ class CrossAttention(_Attention):
         else:
             projected = self.key_value(values_of(context)).unflatten(-1, (-1, self.head_dim))
             key, value = projected.split([self.kv_heads, self.kv_heads], dim=-2)
-            query, key = self._normalised(query, key)
+            query, key = self._normalized(query, key)
             if cache is not None:
                 cache.entry = key, value
         options: dict[str, Any] = {"mask": mask, "return_aux": return_aux}

@@ -20,8 +20,20 @@ CAUSAL = Causal()
 class EncoderBlock(nn.Module):
     """`x + attention(norm(x))`, then `x + feed_forward(norm(x))` (pre-norm: Xiong et al. 2020).
 
-    Arguments: `dim`, `heads`, `hidden` (the feed-forward's width), `dropout` of both branches; the others as for
-    `SelfAttention`. The input is `Packed` or (..., T, dim).
+    Arguments:
+        dim: width of the tokens going in and coming out.
+        heads: query heads; `dim / heads` must be even, because positions are rotary.
+        hidden: width of the feed-forward.
+        dropout: share of the entries dropped at the end of both branches, in training.
+        kv_heads: key and value heads that groups of query heads share; by default as many as `heads`.
+        qk_norm: normalize queries and keys per head before they meet.
+
+    Raises:
+        ShapeError: `dim` is no multiple of `heads`, or heads are of odd size.
+
+    >>> block = regard.nn.EncoderBlock(32, heads=4, hidden=64)
+    >>> block(torch.randn(2, 7, 32)).shape
+    torch.Size([2, 7, 32])
     """
 
     def __init__(
@@ -49,7 +61,7 @@ class EncoderBlock(nn.Module):
         turns: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Sequences:
-        """One block over every sequence."""
+        """`Packed` (total, dim) or a tensor (..., T, dim), in and out; arguments as for `SelfAttention.forward`."""
         values = self._attend(x, mask, turns, cache)
         return like(x, values + self.dropout(self.feed_forward(self.feed_forward_norm(values))))
 
@@ -61,7 +73,15 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(EncoderBlock):
-    """An encoder block, causal, that attends to a context between its two halves."""
+    """An encoder block, causal, that attends to a context between its two halves.
+
+    `x + attention(norm(x))`, then `x + attention(norm(x), context)`, then `x + feed_forward(norm(x))`. Arguments and
+    errors are those of `EncoderBlock`; the context has the width `dim`.
+
+    >>> block = regard.nn.DecoderBlock(32, heads=4, hidden=64)
+    >>> block(torch.randn(2, 7, 32), torch.randn(2, 9, 32)).shape
+    torch.Size([2, 7, 32])
+    """
 
     def __init__(
         self,
@@ -86,7 +106,7 @@ class DecoderBlock(EncoderBlock):
         turns: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Sequences:
-        """One block over every sequence; `context` and `key_sequence` as for `CrossAttention`."""
+        """`Packed` (total, dim) or a tensor (..., T, dim), in and out; arguments as for `CrossAttention.forward`."""
         values = self._attend(x, CAUSAL, turns, cache)
         inside = like(x, self.context_norm(values))
         store = None if cache is None else cache.context
@@ -96,7 +116,22 @@ class DecoderBlock(EncoderBlock):
 
 
 class Encoder(nn.Module):
-    """A stack of encoder blocks and a last normalisation; every token sees its whole sequence unless a mask says less."""
+    """A stack of encoder blocks and a last normalization; every token sees its whole sequence unless a mask says less.
+
+    Arguments:
+        layers: number of blocks.
+        dim: width of the tokens.
+        heads: query heads of each block.
+        hidden: width of each feed-forward.
+        options: `dropout`, `kv_heads` and `qk_norm`, as for `EncoderBlock`.
+
+    Raises:
+        ShapeError: `dim` is no multiple of `heads`, or heads are of odd size.
+
+    >>> encoder = regard.nn.Encoder(2, dim=32, heads=4, hidden=64)
+    >>> encoder(regard.Packed(torch.randn(7, 32), np.array([0, 3, 7]))).values.shape
+    torch.Size([7, 32])
+    """
 
     def __init__(self, layers: int, dim: int, heads: int, hidden: int, **options: Any) -> None:
         super().__init__()
@@ -105,7 +140,7 @@ class Encoder(nn.Module):
         self.rotary = Rotary(dim // heads)
 
     def forward(self, x: Sequences, *, mask: Mask | Tensor | None = None) -> Sequences:
-        """`Packed` (total, dim) or (..., T, dim), in and out."""
+        """`Packed` (total, dim) or a tensor (..., T, dim), in and out; `mask` as for `SelfAttention.forward`."""
         turns = self.rotary(positions_of(x), values_of(x).dtype)
         for block in self.blocks:
             x = block(x, mask=mask, turns=turns)
@@ -113,7 +148,16 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A stack of decoder blocks and a last normalisation, with or without a cache."""
+    """A stack of decoder blocks and a last normalization; with caches it goes on where it stopped.
+
+    Arguments and errors are those of `Encoder`.
+
+    >>> decoder, context = regard.nn.Decoder(2, dim=32, heads=4, hidden=64), torch.randn(3, 9, 32)
+    >>> x, caches = torch.randn(3, 2, 32), decoder.caches()
+    >>> steps = [decoder(x[:, t : t + 1], context, caches=caches) for t in range(2)]
+    >>> torch.allclose(torch.cat(steps, 1), decoder(x, context), atol=1e-4)
+    True
+    """
 
     def __init__(self, layers: int, dim: int, heads: int, hidden: int, **options: Any) -> None:
         super().__init__()
@@ -129,7 +173,17 @@ class Decoder(nn.Module):
         key_sequence: Any = None,
         caches: list[LayerCache] | None = None,
     ) -> Sequences:
-        """Tokens so far, or with `caches` the next tokens of each, to hidden states of the same form."""
+        """Hidden states of the tokens, in the form of `x`.
+
+        Arguments:
+            x: `Packed` (total, dim) or a tensor (..., T, dim): all tokens, or with caches the next ones of each sequence.
+            context: what the blocks read, `Packed` or a tensor as `x` is.
+            key_sequence: (N,) integers: which context sequence each sequence of a packed `x` reads.
+            caches: those of `caches()`, filled by the steps before; sequences must then have one length.
+
+        Raises:
+            ShapeError: as `CrossAttention.forward`, or with caches the sequences differ in length.
+        """
         start = caches[0].own.length if caches else 0
         turns = self.rotary(positions_of(x, start), values_of(x).dtype)
         for number, block in enumerate(self.blocks):

@@ -10,6 +10,12 @@ class KeyValueCache:
 
     The tokens stand in one flat array, so that attention reads them in place: sequence n has the rows
     `n * capacity` to `n * capacity + length`.
+
+    >>> layer, cache = regard.nn.SelfAttention(8, heads=2), regard.nn.KeyValueCache()
+    >>> x = torch.randn(1, 3, 8)
+    >>> steps = [layer(x[:, t : t + 1], mask=regard.Causal(), cache=cache) for t in range(3)]
+    >>> torch.allclose(torch.cat(steps, 1), layer(x, mask=regard.Causal()), atol=1e-4)
+    True
     """
 
     def __init__(self) -> None:
@@ -53,7 +59,13 @@ class ContextCache:
 
 
 class LayerCache:
-    """What one decoder block keeps between steps."""
+    """What one decoder block keeps between steps: `own`, its tokens' keys and values, and `context`, those of its context.
+
+    >>> block, cache = regard.nn.DecoderBlock(8, heads=2, hidden=16), regard.nn.LayerCache()
+    >>> _ = block(torch.randn(3, 1, 8), torch.randn(3, 5, 8), cache=cache)
+    >>> cache.own.length
+    1
+    """
 
     def __init__(self) -> None:
         self.own = KeyValueCache()

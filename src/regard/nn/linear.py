@@ -15,7 +15,11 @@ BLOCK = 256
 
 
 class Linear(nn.Linear):
-    """`x W^T + b`, as `torch.nn.Linear`; under bfloat16 autocast on a CPU by blocks of rows."""
+    """`x W^T + b`, with the arguments of `torch.nn.Linear`; under bfloat16 autocast on a CPU by blocks of rows.
+
+    >>> regard.nn.Linear(4, 3)(torch.randn(2, 5, 4)).shape
+    torch.Size([2, 5, 3])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""

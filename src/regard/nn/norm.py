@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation without a gain."""
+"""Root-mean-square normalization without a gain."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class _Normalise(torch.autograd.Function):
+class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         inverse = _inverse(x, eps)
@@ -25,9 +25,9 @@ class _Normalise(torch.autograd.Function):
         x, inverse = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative needs to see how the inverse came about
             inverse = _inverse(x, ctx.eps)
-        grad, normalised = grad.to(inverse.dtype), x.to(inverse.dtype) * inverse
-        along = (grad * normalised).mean(-1, keepdim=True)
-        return (torch.addcmul(grad, normalised, along, value=-1) * inverse).to(x.dtype), None
+        grad, normalized = grad.to(inverse.dtype), x.to(inverse.dtype) * inverse
+        along = (grad * normalized).mean(-1, keepdim=True)
+        return (torch.addcmul(grad, normalized, along, value=-1) * inverse).to(x.dtype), None
 
 
 def _inverse(x: Tensor, eps: float) -> Tensor:
@@ -39,6 +39,12 @@ class RMSNorm(nn.Module):
     """`x / sqrt(mean(x ** 2) + eps)` over the last dimension (Zhang and Sennrich 2019), without a gain.
 
     The linear layer that follows can learn every gain itself; without one the backward pass reads half as much.
+
+    Arguments:
+        eps: added to the mean square, so that zeros stay zeros.
+
+    >>> regard.nn.RMSNorm()(torch.tensor([3.0, 4.0]))
+    tensor([0.8485, 1.1314])
     """
 
     def __init__(self, eps: float = 1e-6) -> None:
@@ -48,5 +54,5 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim), in and out, in the dtype of x."""
         if torch.is_grad_enabled():
-            return _Normalise.apply(x, self.eps)[0]
-        return _Normalise.forward(x, self.eps)[0]
+            return _Normalize.apply(x, self.eps)[0]
+        return _Normalize.forward(x, self.eps)[0]

@@ -12,7 +12,19 @@ from regard._positions import rotary_table
 class Rotary(nn.Module):
     """Rotary position embedding (Su et al. 2021), adjacent pairs of a head turned by position-dependent angles.
 
-    `rotary(positions)` gives the turns (..., 1, head_dim / 2), complex, that `turn` applies to (..., H, head_dim).
+    Pair i turns by `position * base ** (-2 * i / head_dim)`. `rotary(positions)` gives the turns (..., 1, head_dim / 2),
+    complex, that `turn` applies to queries and keys (..., H, head_dim).
+
+    Arguments:
+        head_dim: size of one head, even.
+        base: how slowly the last pair turns.
+
+    Raises:
+        ShapeError: `head_dim` is odd.
+
+    >>> turns = regard.nn.Rotary(8)(torch.arange(5))
+    >>> regard.nn.rotary.turn(torch.randn(5, 2, 8), turns).shape
+    torch.Size([5, 2, 8])
     """
 
     def __init__(self, head_dim: int, base: float = 10000.0) -> None:

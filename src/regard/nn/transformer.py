@@ -16,7 +16,18 @@ from regard.nn.feedforward import Dropout
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that make a model."""
+    """The sizes that make a model.
+
+    Attributes:
+        vocabulary: number of token ids.
+        dim: width of the tokens.
+        heads: query heads of each block; `dim` is a multiple of it.
+        hidden: width of each feed-forward.
+        encoder_layers: blocks of the encoder.
+        decoder_layers: blocks of the decoder.
+        dropout: share of the entries dropped in training, of embeddings and of every branch.
+        qk_norm: normalize queries and keys per head before they meet.
+    """
 
     vocabulary: int
     dim: int = 128
@@ -30,6 +41,14 @@ class Shape:
 
 class EncoderDecoder(nn.Module):
     """Source tokens to target tokens: one embedding serves source, target and the scores over the vocabulary.
+
+    Arguments:
+        shape: the sizes.
+
+    Raises:
+        ShapeError: `shape.dim` is no multiple of `shape.heads`, or heads are of odd size.
+
+    Source: Vaswani et al. 2017, tied as in Press and Wolf 2017, with the pre-norm blocks of `EncoderBlock`.
 
     >>> model = regard.nn.EncoderDecoder(regard.nn.Shape(vocabulary=100, dim=32))
     >>> source = regard.Packed(torch.arange(7), np.array([0, 3, 7]))
@@ -46,15 +65,23 @@ class EncoderDecoder(nn.Module):
         self.dropout = Dropout(shape.dropout)
         self.encoder = Encoder(shape.encoder_layers, *sizes, **options)
         self.decoder = Decoder(shape.decoder_layers, *sizes, **options)
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, source: Packed, target: Packed) -> Tensor:
-        """Token ids of source and target (one more sequence offset than pairs) to hidden states (total target, dim)."""
+        """Hidden states (total target, dim) of N pairs, from which `scores` predicts the token that follows each.
+
+        Arguments:
+            source: token ids (total source,) of N sequences.
+            target: token ids (total target,) of N sequences, which the decoder reads; target n belongs to source n.
+
+        Raises:
+            ShapeError: there are not as many sources as targets.
+        """
         states = self.decoder(self._embedded(target), self.encode(source))
         return states.values
 
     def encode(self, source: Packed) -> Packed:
-        """Token ids to encodings (total source, dim)."""
+        """Token ids (total source,) of N sequences to their encodings, values (total source, dim)."""
         return self.encoder(self._embedded(source))
 
     def step(self, tokens: Packed, encoded: Packed, caches: list[LayerCache], key_sequence: Tensor) -> Tensor:
@@ -62,7 +89,7 @@ class EncoderDecoder(nn.Module):
         return self.decoder(self._embedded(tokens), encoded, key_sequence=key_sequence, caches=caches).values
 
     def scores(self, states: Tensor) -> Tensor:
-        """Hidden states (..., dim) to unnormalised scores (..., vocabulary)."""
+        """Hidden states (..., dim) to unnormalized scores (..., vocabulary)."""
         return F.linear(states, self.embedding.weight)
 
     def _embedded(self, tokens: Packed) -> Packed:
@@ -70,7 +97,7 @@ class EncoderDecoder(nn.Module):
         return tokens.with_values(self.dropout(scaled))
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

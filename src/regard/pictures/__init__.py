@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from regard.data.words import merge_pieces_to_words
 from regard.pictures._picture import AttentionPicture, attention_page
-from regard.pictures._weights import merge_pieces_to_words
 
 __all__ = ["AttentionPicture", "attention_page", "merge_pieces_to_words"]

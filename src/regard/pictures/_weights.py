@@ -9,12 +9,13 @@ import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regard._errors import RegardError, ShapeError
+from regard.data.words import host_weights, merge_pieces_to_words
 
 # Weights of half precision and of a few thousand keys stay well inside this.
 ROW_TOLERANCE = 1e-2
@@ -34,9 +35,9 @@ class Weights:
     queries: list[str]
     keys: list[str]
     query_group: int = 1
-    """How many neighbouring queries were pooled into one row."""
+    """How many neighboring queries were pooled into one row."""
     key_group: int = 1
-    """How many neighbouring keys were pooled into one column."""
+    """How many neighboring keys were pooled into one column."""
 
     def average(self, layer: int | None, head: int | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Weights and visibility (T, S) of one layer and head; None averages over all of them."""
@@ -46,7 +47,7 @@ class Weights:
         return chosen, np.logical_or.reduce(self.visible[layers, heads], axis=(0, 1))
 
     def pooled(self, max_queries: int, max_keys: int) -> Weights:
-        """At most so many rows and columns: neighbours are averaged over queries and summed over keys."""
+        """At most so many rows and columns: neighbors are averaged over queries and summed over keys."""
         query_group = max(1, math.ceil(len(self.queries) / max(1, max_queries)))
         key_group = max(1, math.ceil(len(self.keys) / max(1, max_keys)))
         if query_group <= 1 and key_group <= 1:
@@ -80,7 +81,7 @@ def check_weights(
         ShapeError: the arrays and words do not fit together.
         RegardError: weights that no softmax gives: negative, not finite, or rows that do not sum to one.
     """
-    values = _to_numpy(weights)
+    values = host_weights(weights)
     if not 2 <= values.ndim <= 4:
         raise ShapeError(
             "attention weights have the wrong number of axes: expected (layers, heads, queries, keys), (heads, queries, "
@@ -106,52 +107,6 @@ def check_weights(
         )
     _check_rows(values, visible, partial)
     return Weights(values, visible, [str(word) for word in queries], [str(word) for word in keys])
-
-
-def merge_pieces_to_words(
-    weights: Any, piece_to_word: Sequence[int] | NDArray[np.integer], axis: Literal["keys", "queries"]
-) -> NDArray[np.float32]:
-    """Weights between pieces as weights between words: keys are summed, queries averaged, so rows still sum to one.
-
-    Arguments:
-        weights: (..., T, S).
-        piece_to_word: for each piece on the axis the number of its word; every number from 0 to the last occurs.
-        axis: "keys" for S, "queries" for T.
-
-    Raises:
-        ShapeError: the numbers do not fit the axis.
-
-    >>> merge_pieces_to_words([[0.5, 0.25, 0.25]], [0, 1, 1], "keys")
-    array([[0.5, 0.5]], dtype=float32)
-    """
-    if axis not in ("keys", "queries"):
-        raise RegardError(f"unknown axis: expected 'keys' or 'queries', received {axis!r}")
-    values = _to_numpy(weights)
-    words = np.asarray(piece_to_word, dtype=np.int64)
-    if axis == "queries":
-        values = np.swapaxes(values, -1, -2)
-    if words.shape != values.shape[-1:]:
-        raise ShapeError(
-            f"piece_to_word does not fit the {axis}: expected {values.shape[-1]} numbers, received shape {words.shape}"
-        )
-    counts = np.bincount(words) if words.size and words.min() >= 0 else np.zeros(1, np.int64)
-    if words.size and not counts.all():
-        raise ShapeError(
-            "piece_to_word skips a word: expected every number from 0 to the last, received "
-            f"{words.tolist()[:20]}{' ...' if len(words) > 20 else ''}"
-        )
-    merged = np.zeros((*values.shape[:-1], len(counts) if words.size else 0), np.float32)
-    word_of_piece: Any = (..., words)  # NumPy's types know no ellipsis here
-    np.add.at(merged, word_of_piece, values)
-    if axis == "queries":
-        return np.swapaxes(merged / np.maximum(counts[: merged.shape[-1]], 1), -1, -2).astype(np.float32)
-    return merged
-
-
-def _to_numpy(array: Any) -> NDArray[np.float32]:
-    if hasattr(array, "detach"):  # a PyTorch tensor, which may need gradients or be bfloat16
-        array = array.detach().cpu().float().numpy()
-    return np.asarray(array, dtype=np.float32)
 
 
 def _check_words(name: str, words: Sequence[str], length: int, shape: tuple[int, ...]) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regard.data.tokenizer import MARK, Tokenizer
+from regard.data.words import merge_pieces_to_words
 from regard.metrics.translation import HAN, KANA
 
 END = "</s>"
@@ -36,17 +39,10 @@ class Attention:
 
     def words(self) -> Attention:
         """The same between words: the pieces of a source word are added, those of a target word averaged."""
-        sources, targets = _starts(self.source_words), _starts(self.target_words)
-        merged = np.add.reduceat(self.weights, sources, axis=-1)
-        merged = np.add.reduceat(merged, targets, axis=-2)
-        lengths = np.diff([*targets, len(self.target)]).astype(np.float32)
-        return Attention(
-            (merged / lengths[:, None]).astype(np.float32),
-            _joined(self.source, sources),
-            _joined(self.target, targets),
-            tuple(range(len(sources))),
-            tuple(range(len(targets))),
-        )
+        by_source = merge_pieces_to_words(self.weights, self.source_words, "keys")
+        merged = merge_pieces_to_words(by_source, self.target_words, "queries")
+        source, target = _joined(self.source, self.source_words), _joined(self.target, self.target_words)
+        return Attention(merged, source, target, tuple(range(len(source))), tuple(range(len(target))))
 
 
 def read_attention(
@@ -120,10 +116,6 @@ def _written(tokenizer: Tokenizer, target: Sequence[int]) -> tuple[str, list[Spa
     return text, spans
 
 
-def _starts(words: Sequence[int]) -> list[int]:
-    return [place for place, word in enumerate(words) if place == 0 or word != words[place - 1]]
-
-
-def _joined(names: Sequence[str], starts: Sequence[int]) -> tuple[str, ...]:
-    ends = [*starts[1:], len(names)]
-    return tuple("".join(names[start:end]) for start, end in zip(starts, ends, strict=True))
+def _joined(names: Sequence[str], words: Sequence[int]) -> tuple[str, ...]:
+    by_word = groupby(zip(words, names, strict=True), key=itemgetter(0))
+    return tuple("".join(name for _, name in pieces) for _, pieces in by_word)

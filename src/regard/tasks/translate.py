@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from regard._errors import ConfigError
 from regard._packed import Packed
+from regard.data.packing import pack_ids
 from regard.data.records import Record
 from regard.data.tokenizer import Tokenizer
 from regard.decoding import Hypothesis, search
@@ -27,7 +28,6 @@ from regard.nn.loss import vocabulary_loss
 from regard.nn.transformer import EncoderDecoder, Shape
 from regard.nn.watch import watch
 from regard.tasks._attention import Attention, read_attention
-from regard.training.loop import pack_ids
 from regard.training.recipe import Recipe
 
 BEAM, PENALTY = 5, 1.0
@@ -101,7 +101,7 @@ class Translate:
             model: in evaluation mode.
             inputs: the sentences.
             beam: hypotheses kept for each sentence; 1 is greedy search.
-            penalty: exponent of the length by which log-probabilities are divided; 0 favours short translations.
+            penalty: exponent of the length by which log-probabilities are divided; 0 favors short translations.
             attention: look at every translation, one after the other, and give the weights with it.
         """
         if beam < 1:

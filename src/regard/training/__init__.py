@@ -1,1 +1,1 @@
-"""Training: the loop, optimisers, schedules, checkpoints and distribution. It knows a task only by its protocol."""
+"""Training: the loop, optimizers, schedules, checkpoints and distribution. It knows a task only by its protocol."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from regard._errors import CheckpointError, RegardError
 from regard._packed import Packed
 from regard.data.batches import PackedBatches
+from regard.data.packing import pack_streams
 from regard.data.permutation import derived
 from regard.data.records import Record
 from regard.data.store import TokenStore
@@ -27,6 +28,7 @@ from regard.training.precision import autocast
 from regard.training.progress import Reporter
 from regard.training.recipe import Recipe
 from regard.training.schedule import learning_rate_share
+from regard.training.stopping import Stop
 from regard.training.task import Task
 
 NOISE = 2.0  # tokens by which lengths are blurred before sorting, so that batches differ from epoch to epoch
@@ -39,15 +41,29 @@ class Position:
     step: int = 0
     seconds: float = 0.0
     best: float = -math.inf
+    best_loss: float = math.inf
     best_step: int = 0
     stale: int = 0
     evaluated: int = 0
+    scoring: float = 0.0  # seconds that the last evaluation took
     saved_at: float = 0.0
+
+    def compare(self, score: float, loss: float) -> bool:
+        """Take note of a dev score and its loss: whether they are the best so far.
+
+        Where scores are equal, as at the beginning when all are 0, the loss decides.
+        """
+        better = (score, -loss) > (self.best, -self.best_loss)
+        if better:
+            self.best, self.best_loss, self.best_step, self.stale = score, loss, self.step, 0
+        else:
+            self.stale += 1
+        return better
 
 
 @dataclass
 class Trainer:
-    """One run: a model, its optimisers, its data, and where they stand."""
+    """One run: a model, its optimizers, its data, and where they stand."""
 
     task: Task
     recipe: Recipe
@@ -78,29 +94,37 @@ class Trainer:
         """Train until the budget is spent or the dev score stays behind; the weights to use are in the run folder."""
         started = time.monotonic() - self.position.seconds
         self.reporter.start(self.recipe, self.position.seconds)
-        while (progress := self.progress()) < 1 and self.position.stale < self.recipe.patience:
-            self.update(progress)
-            self.position.seconds = workers.first(time.monotonic() - started)
-            if self.progress() >= (self.position.evaluated + 1) / self.recipe.evaluations - 1e-9:
-                self.position.evaluated += 1
-                self.evaluate()
+        with Stop() as stop:
+            while (progress := self.progress()) < 1 and self.position.stale < self.recipe.patience:
+                self.update(progress)
                 self.position.seconds = workers.first(time.monotonic() - started)
-                self.save()
-            elif self._due():
-                self.save()
+                # Evaluations that fell due while another one ran are not made up for.
+                due = int(self.progress() * self.recipe.evaluations + 1e-9)
+                if due > self.position.evaluated:
+                    self.position.evaluated = due
+                    self.evaluate()
+                    before = self.position.seconds
+                    self.position.seconds = workers.first(time.monotonic() - started)
+                    self.position.scoring = self.position.seconds - before
+                    self.save()
+                elif self._due() or stop.asked:
+                    self.save()
+                if stop.asked:
+                    raise KeyboardInterrupt
         self.reporter.finish(
             self.position.step, self.position.seconds, self.position.best, self.position.best_step
         )
         return self.position
 
     def progress(self) -> float:
-        """The share of the budget that is spent."""
+        """The share of the budget that is spent; the last evaluation's time is kept free."""
         if self.recipe.steps is not None:
             return self.position.step / self.recipe.steps
-        return self.position.seconds / (60 * (self.recipe.minutes or 1))
+        budget = 60 * (self.recipe.minutes or 1)
+        return min(1.0, self.position.seconds / max(budget / 2, budget - self.position.scoring))
 
     def update(self, progress: float) -> None:
-        """One step of the optimisers over one global batch."""
+        """One step of the optimizers over one global batch."""
         self.model.train()
         # Dropout depends on the step alone, so that no generator's state needs to be kept for any worker.
         torch.manual_seed(derived(self.recipe.seed, self.position.step, workers.rank()))
@@ -151,30 +175,23 @@ class Trainer:
             loss = self.dev_loss()
             records = self.dev[: self.recipe.dev_examples]
             inputs = [record.fields[self.task.fields[0]] for record in records]
-            scores = self.task.score(self.task.predict(self.model, inputs, beam=1), records)
-            value = scores[0].value
-            better = value > self.position.best or self.position.best_step == 0
-            if better:
-                self.position.best, self.position.best_step, self.position.stale = (
-                    value,
-                    self.position.step,
-                    0,
-                )
-                if workers.rank() == 0:
-                    checkpoints.save_weights(self.folder, self.model)
-            else:
-                self.position.stale += 1
+            mine = self.task.predict(self.model, inputs[workers.rank() :: workers.world()], beam=1)
+            scores = self.task.score(workers.gathered(mine), records)
+            better = self.position.compare(workers.first(scores[0].value), loss)
+            if better and workers.rank() == 0:
+                checkpoints.save_weights(self.folder, self.model)
         self.reporter.dev(self.position.step, loss, {score.name: score.value for score in scores}, better)
         return scores
 
     def dev_loss(self) -> float:
         """Mean loss of a counted dev token, in nats, without label smoothing."""
         summed, counted = 0.0, 0
-        for start in range(0, len(self.dev_store), 64):
-            batch = pack_streams(self.dev_store[start : start + 64], self.task.streams)
+        mine = self.dev_store[workers.rank() :: workers.world()]
+        for start in range(0, len(mine), 64):
+            batch = pack_streams(mine[start : start + 64], self.task.streams)
             summed += float(self.task.loss(self.model, batch, 0.0))
             counted += len(batch[self.task.streams[-1]].values)
-        return summed / max(1, counted)
+        return workers.total(summed) / max(1, workers.total(counted))
 
     def save(self) -> None:
         """Write everything that going on needs."""
@@ -190,11 +207,8 @@ class Trainer:
         if self.average is not None:
             tensors |= {f"average/{name}": tensor for name, tensor in self.average.weights.items()}
         self.position.saved_at = self.position.seconds
-        facts = {
-            **vars(self.position),
-            "best": _finite(self.position.best),
-            "batches": self.batches.state_dict(),
-        }
+        place = {name: _finite(value) for name, value in vars(self.position).items()}
+        facts = {**place, "batches": self.batches.state_dict()}
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         checkpoints.save_state(self.folder, contiguous, facts | {"reporter": self.reporter.state()})
 
@@ -212,9 +226,9 @@ class Trainer:
     def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self.batches.load_state_dict(facts["batches"])
         self.reporter.restore(facts["reporter"])
-        self.position = Position(**{name: facts[name] for name in vars(Position())})
-        if facts["best"] is None:
-            self.position.best = -math.inf
+        self.position = Position(
+            **{name: facts[name] for name in vars(Position()) if facts[name] is not None}
+        )
         for name, parameter in self.model.named_parameters():
             parameter.copy_(tensors[f"model/{name}"])
             if self.average is not None:
@@ -253,17 +267,6 @@ class _Swapped:
         self.swap()
 
 
-def pack_streams(examples: Sequence[tuple[Sequence[int], ...]], names: Sequence[str]) -> dict[str, Packed]:
-    """Token ids of several examples as one packed batch for each stream."""
-    return {name: pack_ids(ids) for name, ids in zip(names, zip(*examples, strict=True), strict=True)}
-
-
-def pack_ids(sequences: Sequence[Sequence[int]]) -> Packed:
-    """Lists of ids as one packed batch."""
-    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in sequences], dtype=np.int64)])
-    return Packed(torch.tensor([token for ids in sequences for token in ids], dtype=torch.int64), offsets)
-
-
 def steps_of(trainer: Trainer, count: int) -> Iterator[float]:
     """Seconds of each of `count` updates, for an estimate; the trainer is used up by it."""
     for _ in range(count):
@@ -272,5 +275,5 @@ def steps_of(trainer: Trainer, count: int) -> Iterator[float]:
         yield time.monotonic() - begin
 
 
-def _finite(number: float) -> float | None:
+def _finite(number: float) -> float | None:  # JSON has no infinity
     return number if math.isfinite(number) else None

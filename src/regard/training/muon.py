@@ -38,7 +38,9 @@ class Muon(Optimizer):
             for matrix in group["params"]:
                 if matrix.grad is None:
                     continue
-                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+                if "momentum" not in self.state[matrix]:
+                    self.state[matrix]["momentum"] = torch.zeros_like(matrix)
+                momentum = self.state[matrix]["momentum"]
                 momentum.lerp_(matrix.grad, 1 - group["momentum"])
                 direction = matrix.grad.lerp(momentum, group["momentum"])
                 for part, turn in zip(_squares(matrix), _squares(direction), strict=True):

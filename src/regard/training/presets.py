@@ -1,10 +1,15 @@
-"""A recipe's open options, filled from the size of the data, with the reason for each."""
+"""A recipe's open options, filled from the size of the data and of the budget, with the reason for each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from regard.training.recipe import Recipe
+
+SHORT = 10.0  # minutes; a shorter run needs many updates more than large ones
+SOME = 16  # examples that an update should hold
+CHARACTERS_OF_A_TOKEN = 4  # roughly
 
 
 @dataclass(frozen=True)
@@ -26,39 +31,48 @@ class Choice:
 
 def fill(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[Choice]]:
     """The recipe with nothing left open, and what was chosen."""
-    choices = []
-    if recipe.minutes is None and recipe.steps is None:
-        choices.append(Choice("minutes", 20.0, "the default budget"))
-    for option, value in _size(facts).items():
-        if getattr(recipe, option) is None:
-            choices.append(Choice(option, value, f"for {facts.examples:,} examples"))
+    choices: list[Choice] = []
+
+    def choose(option: str, value: Any, reason: str) -> Any:
+        if getattr(recipe, option) is not None:
+            return getattr(recipe, option)
+        choices.append(Choice(option, value, reason))
+        return value
+
+    minutes = recipe.minutes
+    if recipe.steps is None:
+        minutes = choose("minutes", 20.0, "the default budget")
+    for option, value in _sizes(facts.examples).items():
+        choose(option, value, f"for {facts.examples:,} examples")
+    short = minutes is not None and minutes < SHORT
+    choose("tokens", *_tokens(facts, short))
     return recipe.replace(**{choice.option: choice.value for choice in choices}), choices
 
 
-def _size(facts: Facts) -> dict[str, float]:
+def _tokens(facts: Facts, short: bool) -> tuple[int, str]:
+    """Tokens of an update: enough for some examples at least, however long they are."""
+    several = SOME * facts.characters // (CHARACTERS_OF_A_TOKEN * max(1, facts.examples))
     if facts.examples < 5_000:
-        return _preset(vocabulary=2000, dim=96, heads=3, hidden=192, layers=(2, 2), dropout=0.3, tokens=1024)
-    if facts.examples < 100_000:
-        return _preset(vocabulary=4000, dim=128, heads=4, hidden=256, layers=(4, 2), dropout=0.1, tokens=2048)
-    return _preset(vocabulary=8000, dim=256, heads=8, hidden=768, layers=(6, 3), dropout=0.1, tokens=4096)
+        tokens, reason = 1024, f"for {facts.examples:,} examples"
+    elif short:
+        tokens, reason = 2048, f"a run below {SHORT:g} minutes needs many updates more than large ones"
+    else:
+        tokens, reason = 4096, f"for {facts.examples:,} examples"
+    return (tokens, reason) if tokens >= several else (several, f"room for {SOME} examples")
+
+
+def _sizes(examples: int) -> dict[str, float]:
+    """Model and vocabulary that fit so many examples."""
+    if examples < 5_000:
+        return _preset(vocabulary=2000, dim=96, heads=3, hidden=192, layers=(2, 2), dropout=0.3)
+    if examples < 100_000:
+        return _preset(vocabulary=4000, dim=128, heads=4, hidden=256, layers=(4, 2), dropout=0.1)
+    return _preset(vocabulary=8000, dim=256, heads=8, hidden=768, layers=(6, 3), dropout=0.1)
 
 
 def _preset(
-    *,
-    vocabulary: int,
-    dim: int,
-    heads: int,
-    hidden: int,
-    layers: tuple[int, int],
-    dropout: float,
-    tokens: int,
+    *, vocabulary: int, dim: int, heads: int, hidden: int, layers: tuple[int, int], dropout: float
 ) -> dict[str, float]:
     encoder, decoder = layers
-    sizes = {
-        "vocabulary": vocabulary,
-        "dim": dim,
-        "heads": heads,
-        "hidden": hidden,
-        "encoder_layers": encoder,
-    }
-    return {**sizes, "decoder_layers": decoder, "dropout": dropout, "tokens": tokens}
+    sizes = {"vocabulary": vocabulary, "dim": dim, "heads": heads, "hidden": hidden}
+    return {**sizes, "encoder_layers": encoder, "decoder_layers": decoder, "dropout": dropout}

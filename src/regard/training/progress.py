@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,10 +34,9 @@ class Reporter:
         self.metrics, self.display = metrics, display
         self.metric = ""
         self.minutes: float | None = None
-        self._losses: list[float] = []
-        self._tokens = 0.0
-        self._since = time.monotonic()
-        self._started = self._since
+        self._losses: list[float] = []  # since the last line of metrics.jsonl
+        self._recent: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)  # loss, tokens, time of a step
+        self._started = self._since = time.monotonic()
         self._dev = ""
 
     def start(self, recipe: Recipe, seconds: float) -> None:
@@ -49,24 +49,19 @@ class Reporter:
         self, *, step: int, loss: float, tokens: float, share: float, progress: float, epoch: int
     ) -> None:
         """One update is done."""
-        self._losses.append(loss)
-        self._tokens += tokens
-        if len(self._losses) < WINDOW:
-            return
         now = time.monotonic()
-        mean, speed = sum(self._losses) / len(self._losses), self._tokens / (now - self._since)
-        self._losses, self._tokens, self._since = [], 0.0, now
-        facts = {
-            "step": step,
-            "loss": mean,
-            "tokens_per_second": speed,
-            "learning_rate_share": share,
-            "epoch": epoch,
-        }
-        self._write("step", facts)
-        left = (now - self._started) * (1 - progress) / max(progress, 1e-9) if self.minutes is None else None
-        left = 60 * self.minutes * (1 - progress) if self.minutes is not None else left
-        text = f"step {step}  loss {mean:.3f}  {speed:,.0f} tokens/s  {self._dev}{_clock(left or 0)} left"
+        self._losses.append(loss)
+        self._recent.append((loss, tokens, now))
+        losses, counts, times = zip(*self._recent, strict=True)
+        begin = self._since if len(times) < WINDOW else times[0]
+        speed = sum(counts[len(times) == WINDOW :]) / max(now - begin, 1e-9)
+        if len(self._losses) == WINDOW:
+            facts = {"step": step, "loss": sum(self._losses) / WINDOW, "tokens_per_second": speed}
+            self._write("step", {**facts, "learning_rate_share": share, "epoch": epoch})
+            self._losses = []
+        whole = 60 * self.minutes if self.minutes else (now - self._started) / max(progress, 1e-9)
+        mean = sum(losses) / len(losses)
+        text = f"step {step}  loss {mean:.3f}  {speed:,.0f} tokens/s  {self._dev}{_clock(whole * (1 - progress))} left"
         self.display.update(progress, text)
 
     def dev(self, step: int, loss: float, scores: dict[str, float], better: bool) -> None:
@@ -78,7 +73,8 @@ class Reporter:
         self.display.line(
             f"step {step:>6}   dev loss {loss:.3f}   {shown}{'   best so far' if better else ''}"
         )
-        self._since, self._losses, self._tokens = time.monotonic(), [], 0.0
+        self._recent.clear()
+        self._since = time.monotonic()
 
     def note(self, text: str) -> None:
         """A message for people."""
@@ -103,7 +99,7 @@ class Reporter:
         self._losses = list(state["losses"])
         if self.metrics is not None and self.metrics.exists():
             with self.metrics.open("r+b") as file:
-                file.truncate(state["written"])
+                file.truncate(min(state["written"], self.metrics.stat().st_size))
 
     def _write(self, event: str, facts: dict[str, Any]) -> None:
         if self.metrics is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from regard._errors import CheckpointError, ConfigError, nearest
+from regard.data.records import MAX_CHARACTERS
 
 ABOVE_ZERO = (
     *(
@@ -43,7 +45,7 @@ class Recipe:
     """The options of a training run; None means "chosen from the data", see `regard.training.presets`."""
 
     minutes: float | None = None
-    """Budget of the run in minutes of wall clock; the schedule ends with it. Default: 20, unless `steps` is given."""
+    """Budget of the training in minutes of wall clock, scoring included; the schedule ends with it. Default: 20, unless `steps` is given."""
     steps: int | None = None
     """Budget of the run in updates, instead of minutes."""
     vocabulary: int | None = None
@@ -82,7 +84,7 @@ class Recipe:
     """The weights that are used are an average over about this share of the run; 0 uses the last ones."""
     evaluations: int = 10
     """How often the run is scored on the dev set."""
-    dev_examples: int = 500
+    dev_examples: int = 1000
     """How many dev examples are translated for the dev score; all of them count for the dev loss."""
     patience: int = 5
     """The run ends when so many evaluations in a row bring no better dev score."""
@@ -90,7 +92,7 @@ class Recipe:
     """How often the state is saved, beside every evaluation."""
     save_steps: int | None = None
     """Save the state every so many updates, instead of by the clock."""
-    max_characters: int = 20000
+    max_characters: int = MAX_CHARACTERS
     """Longest text accepted in a field; longer ones are refused with their file and line."""
     precision: str = "auto"
     """"fp32", "bf16" (matrix products in bfloat16, weights in float32), or "auto": bf16 where the machine computes it fast."""
@@ -105,7 +107,7 @@ class Recipe:
                 "a run has one budget. Expected minutes or steps. Received both; leave one out."
             )
         for name in ABOVE_ZERO:
-            _check(self, name, lambda value: value > 0, "a number above 0")
+            _check(self, name, lambda value: 0 < value < math.inf, "a number above 0")
         for name in SHARES:
             _check(self, name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
         _check(self, "weight_decay", lambda value: value >= 0, "0 or more")

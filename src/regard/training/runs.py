@@ -23,14 +23,15 @@ from regard.training.progress import Reporter
 from regard.training.recipe import Recipe, read_toml, recipe_from, write_toml
 from regard.training.task import Task
 
-LEARN_FROM = 1_000_000  # records that the vocabulary is learnt from
+LEARN_FROM = 1_000_000  # records that the vocabulary is learned from
 HELD_OUT = 500  # records, or a twentieth of the data where that is less
-TOKENS, DEV = "tokens", "dev.jsonl"
+TOKENS, DEV, BEGUN = "tokens", "dev.jsonl", "begun"  # in the folder of the state
+OURS = (checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, "tokenizer.json", checkpoints.STATE)
 TABLES = ("run", "data", "recipe", "end")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Prepared:
     """A run that is checked and ready to begin: nothing is left open, nothing is written."""
 
     train: Source
@@ -61,10 +62,11 @@ def begin(
             f"{folder} holds a run already; nothing was changed. Go on with it by --resume, replace it by --overwrite, "
             "or name another folder with --out."
         )
+    _refuse_foreign(folder, train, dev)
     return create(task, prepare(task, recipe, train, dev), folder, reporter)
 
 
-def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Plan:
+def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Prepared:
     """Read all data once, checking every record, and fill the recipe from its size."""
     examples = characters = 0
     for record in _records(task, recipe, train):
@@ -74,31 +76,31 @@ def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Pl
     recipe, choices = fill(recipe, Facts(examples, characters))
     kept = _records(task, recipe, train) if dev is None else _records(task, recipe, dev)
     dev_records = list(kept if dev is not None else itertools.islice(kept, None, None, every))
-    return Plan(train, dev, recipe, choices, dev_records, every)
+    return Prepared(train, dev, recipe, choices, dev_records, every)
 
 
-def create(task: Task, plan: Plan, folder: Path, reporter: Reporter) -> Trainer:
+def create(task: Task, prepared: Prepared, folder: Path, reporter: Reporter) -> Trainer:
     """Write a run folder and give its trainer; what stood there of another run goes, when nothing can fail any more.
 
     config.toml is written last: a folder without it holds no run.
     """
-    set_up(plan.recipe)
+    set_up(prepared.recipe)
     tokens = folder / checkpoints.STATE / TOKENS
     if workers.rank() == 0:
-        task.learn(itertools.islice(_training_records(task, plan), LEARN_FROM), plan.recipe)
-        task.model(plan.recipe)  # refuses sizes that do not go together
+        task.learn(itertools.islice(_training_records(task, prepared), LEARN_FROM), prepared.recipe)
+        task.model(prepared.recipe)  # refuses sizes that do not go together
         _clear(folder)
-        TokenStore.write(tokens, task.encode(_training_records(task, plan)), task.streams)
+        TokenStore.write(tokens, task.encode(_training_records(task, prepared)), task.streams)
         task.save(folder)
     workers.wait()
     task.load(folder)
-    trainer = Trainer(task, plan.recipe, folder, TokenStore.open(tokens), plan.dev_records, reporter)
+    trainer = Trainer(task, prepared.recipe, folder, TokenStore.open(tokens), prepared.dev_records, reporter)
     if workers.rank() == 0:
         checkpoints.save_weights(folder, trainer.model)
         trainer.save()
-        _write_dev(plan, folder)
-        _write_config(task, plan, folder)
-    reporter.note(describe(trainer, plan))
+        _write_dev(prepared, folder)
+        _write_config(task, prepared, folder)
+    reporter.note(describe(trainer, prepared))
     return trainer
 
 
@@ -108,7 +110,7 @@ def resume(task: Task, folder: Path, reporter: Reporter) -> Trainer:
     recipe = recipe_of(config, folder)
     set_up(recipe)
     task.load(folder)
-    named = config["data"].get("dev", str(folder / DEV))
+    named = config["data"].get("dev", str(folder / checkpoints.STATE / DEV))
     source = named if isinstance(named, str) else tuple(named)
     dev = list(read_records(source, task.fields, max_characters=recipe.max_characters))
     trainer = Trainer(
@@ -156,16 +158,16 @@ def set_up(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.threads)
 
 
-def describe(trainer: Trainer, plan: Plan) -> str:
+def describe(trainer: Trainer, prepared: Prepared) -> str:
     """What is about to be trained, for people."""
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     lengths = trainer.store.lengths
     lines = [f"{len(lengths):,} examples, {int(lengths.sum()):,} tokens, {parameters:,} parameters"]
-    if plan.dev is None:
+    if prepared.dev is None:
         lines.append(
-            f"{len(plan.dev_records):,} more are held out for the dev score, in {trainer.folder / DEV}"
+            f"{len(prepared.dev_records):,} more are held out for the dev score, in {trainer.folder / checkpoints.STATE / DEV}"
         )
-    reasons = [f"  {choice.option} = {choice.value:g}  ({choice.reason})" for choice in plan.choices]
+    reasons = [f"  {choice.option} = {choice.value:g}  ({choice.reason})" for choice in prepared.choices]
     return "\n".join(lines + reasons)
 
 
@@ -173,9 +175,9 @@ def _records(task: Task, recipe: Recipe, source: Source) -> Iterator[Record]:
     return read_records(source, task.fields, max_characters=recipe.max_characters)
 
 
-def _training_records(task: Task, plan: Plan) -> Iterator[Record]:
-    records = _records(task, plan.recipe, plan.train)
-    return (record for number, record in enumerate(records) if not plan.every or number % plan.every)
+def _training_records(task: Task, prepared: Prepared) -> Iterator[Record]:
+    records = _records(task, prepared.recipe, prepared.train)
+    return (record for number, record in enumerate(records) if not prepared.every or number % prepared.every)
 
 
 def _every(examples: int, train: Source) -> int:
@@ -190,24 +192,52 @@ def _every(examples: int, train: Source) -> int:
 def _clear(folder: Path) -> None:
     """Take away what a run wrote, and nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, DEV):
+    for name in (checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / checkpoints.STATE, ignore_errors=True)
+    (folder / checkpoints.STATE).mkdir()
+    checkpoints.write_text(folder / checkpoints.STATE / BEGUN, "A run of regard began here.\n")
 
 
-def _write_dev(plan: Plan, folder: Path) -> None:
-    if plan.dev is None:
-        lines = [json.dumps(record.fields, ensure_ascii=False) + "\n" for record in plan.dev_records]
-        checkpoints.write_text(folder / DEV, "".join(lines))
+def _refuse_foreign(folder: Path, *sources: Source | None) -> None:
+    """ConfigError where a run would overwrite files that no run wrote, or its own data."""
+    if not holds_run(folder) and not (folder / checkpoints.STATE / BEGUN).exists():
+        for name in OURS:
+            if (folder / name).exists():
+                raise ConfigError(
+                    f"{folder / name} was not written by a run, and a run there would replace it; nothing was changed. "
+                    "Name another folder with --out."
+                )
+    for source in sources:
+        for path in [] if source is None else _paths(source):
+            if any(
+                path == ours or ours in path.parents for ours in ((folder / name).resolve() for name in OURS)
+            ):
+                raise ConfigError(
+                    f"{path} is data and would be replaced by the run; nothing was changed. "
+                    "Copy it elsewhere, or name another folder with --out."
+                )
 
 
-def _write_config(task: Task, plan: Plan, folder: Path) -> None:
-    data = {"train": _named(plan.train), "dev": None if plan.dev is None else _named(plan.dev)}
-    tables = {"run": {"task": task.name}, "data": data, "recipe": plan.recipe.given(), "end": {}}
+def _write_dev(prepared: Prepared, folder: Path) -> None:
+    if prepared.dev is None:
+        lines = [json.dumps(record.fields, ensure_ascii=False) + "\n" for record in prepared.dev_records]
+        checkpoints.write_text(folder / checkpoints.STATE / DEV, "".join(lines))
+
+
+def _write_config(task: Task, prepared: Prepared, folder: Path) -> None:
+    data = {"train": _named(prepared.train), "dev": None if prepared.dev is None else _named(prepared.dev)}
+    tables = {"run": {"task": task.name}, "data": data, "recipe": prepared.recipe.given(), "end": {}}
     checkpoints.write_text(folder / checkpoints.CONFIG, write_toml(tables))
 
 
 def _named(source: Source) -> Any:
-    if isinstance(source, str | Path):
-        return ",".join(str(Path(part).resolve()) for part in str(source).split(","))
-    return [str(Path(part).resolve()) for part in source]
+    paths = [str(path) for path in _paths(source)]
+    return paths[0] if len(paths) == 1 else paths
+
+
+def _paths(source: Source) -> list[Path]:
+    """The files that a source names: one path, "a.en,a.de", or a tuple of paths."""
+    if isinstance(source, Path) or (isinstance(source, str) and Path(source).exists()):
+        return [Path(source).resolve()]
+    return [Path(part).resolve() for part in (source.split(",") if isinstance(source, str) else source)]

@@ -42,7 +42,7 @@ class Task(Protocol):
         """The scores of predictions against the records; the first is the one that decides."""
 
     def save(self, folder: Path) -> None:
-        """Write what `learn` learnt."""
+        """Write what `learn` learned."""
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""

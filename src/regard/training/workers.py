@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,11 +33,11 @@ def wait() -> None:
         dist.barrier()
 
 
-def total(number: float, device: torch.device | None = None) -> float:
+def total(number: float) -> float:
     """The sum of a number over all processes."""
     if world() == 1:
         return number
-    shared = torch.tensor(number, dtype=torch.float64, device=device)
+    shared = torch.tensor(number, dtype=torch.float64)
     dist.all_reduce(shared)
     return float(shared)
 
@@ -48,6 +49,18 @@ def first(number: float) -> float:
     shared = torch.tensor(number, dtype=torch.float64)
     dist.broadcast(shared, 0)
     return float(shared)
+
+
+def gathered(items: Sequence[Any]) -> list[Any]:
+    """All processes' items, in all of them: process r gave those numbered r, r + world, ..., and so they are merged."""
+    if world() == 1:
+        return list(items)
+    parts: list[list[Any]] = [[] for _ in range(world())]
+    dist.all_gather_object(parts, list(items))
+    merged: list[Any] = [None] * sum(len(part) for part in parts)
+    for number, part in enumerate(parts):
+        merged[number :: len(parts)] = part
+    return merged
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
