@@ -48,9 +48,10 @@ def main(minutes: float = MINUTES, folder: Path = FOLDER) -> None:
     for name in after:
         print(f"  {name:<21} {before[name]:7.1f} {after[name]:6.1f}")
 
-    print("\nEight of them, with what a person wrote:\n")
-    translations = translator([record.fields["source"] for record in test[:SHOWN]])
-    for record, translation in zip(test, translations, strict=False):
+    print("\nThe eight shortest of them, with what a person wrote:\n")
+    shortest = sorted(test, key=lambda record: len(record.fields["source"]))[:SHOWN]
+    translations = translator([record.fields["source"] for record in shortest])
+    for record, translation in zip(shortest, translations, strict=True):
         print(f"  {record.fields['source']}")
         print(f"    model   {translation}")
         print(f"    person  {record.fields['target']}\n")

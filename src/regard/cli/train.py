@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,35 +96,30 @@ def _dry_run(task: str, recipe: Recipe, data: Data) -> None:
 def _train(task: str, recipe: Recipe, data: Data, folder: Path, overwrite: bool, quiet: bool) -> None:
     from regard.training import runs
 
-    reporter = _reporter(folder, quiet)
-    try:
-        trainer = runs.begin(make_task(task), recipe, *data, folder, reporter, overwrite)
-        trainer.run()
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(_stopped(folder)) from stop
-    finally:
-        reporter.display.close()
-    if not quiet:
-        _tell_how_to_use(folder)
+    with _told(folder, quiet) as reporter:
+        runs.begin(make_task(task), recipe, *data, folder, reporter, overwrite).run()
 
 
 def _resume(folder: Path, quiet: bool) -> None:
     from regard.training import runs
 
     task = runs.read_config(folder)["run"].get("task", "")
+    with _told(folder, quiet) as reporter:
+        runs.resume(make_task(task), folder, reporter).run()
+
+
+@contextmanager
+def _told(folder: Path, quiet: bool) -> Iterator[Reporter]:
+    """What a person is told of a run: its progress, how to go on where it was interrupted, and how to use it."""
     reporter = _reporter(folder, quiet)
     try:
-        runs.resume(make_task(task), folder, reporter).run()
+        yield reporter
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(_stopped(folder)) from stop
     finally:
         reporter.display.close()
     if not quiet:
-        _tell_how_to_use(folder)
-
-
-def _tell_how_to_use(folder: Path) -> None:
-    tell(f'use it: regard predict {folder} "..."   score it: regard evaluate {folder} --data FILE')
+        tell(f'use it: regard predict {folder} "..."   score it: regard evaluate {folder} --data FILE')
 
 
 def _default_folder(task: str | None) -> Path:
