@@ -15,7 +15,7 @@ from regard._biases import Bias, DenseBias
 from regard._errors import BackendError, RegardError, ShapeError
 from regard._masks import Dense, Mask
 from regard._packed import Packed
-from regard._plan import Plan, is_small, make_plan, packed_spans, padded_spans, remembered_plan
+from regard._plan import Plan, is_small, leading_shape, make_plan, packed_spans, padded_spans, remembered_plan
 
 BACKENDS = {"numpy": ("reference",), "torch": ("tiled",)}
 
@@ -163,7 +163,7 @@ def lower(
         _check_packed(query, key, mask, bias)
     else:
         _refuse_packed_arguments(cu_seqlens_k, key_sequence)
-        leading = padded_spans(tuple(query.shape), tuple(key.shape))[1]
+        leading = leading_shape(tuple(query.shape), tuple(key.shape))
         mask, bias = _dense(mask, bias, leading)
     parameters = {"query_start": query_start, "scale": scale, "softcap": softcap, "dropout_p": dropout_p}
     plan = _plan(query, key, mask, bias, (cu_seqlens_q, cu_seqlens_k, key_sequence), parameters)

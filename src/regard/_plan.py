@@ -149,17 +149,22 @@ def packed_spans(
     return _unstarted(offsets_q[:-1], np.diff(offsets_q), offsets_k[:-1][reads], np.diff(offsets_k)[reads])
 
 
+def leading_shape(q_shape: Shape, k_shape: Shape) -> Shape:
+    """The leading shape that padded queries and keys broadcast to."""
+    try:
+        return np.broadcast_shapes(q_shape[:-3], k_shape[:-3])
+    except ValueError as error:
+        raise ShapeError(
+            f"the leading dimensions of query and key must broadcast. Received {q_shape} and {k_shape}."
+        ) from error
+
+
 def padded_spans(q_shape: tuple[int, ...], k_shape: tuple[int, ...]) -> tuple[Spans, tuple[int, ...]]:
     """Spans of arrays (..., T, H, D) and (..., S, Hk, D), and the leading shape they broadcast to.
 
     Keys broadcast without a copy; the caller expands the queries to the leading shape that is returned.
     """
-    try:
-        leading = np.broadcast_shapes(q_shape[:-3], k_shape[:-3])
-    except ValueError as error:
-        raise ShapeError(
-            f"the leading dimensions of query and key must broadcast. Received {q_shape} and {k_shape}."
-        ) from error
+    leading = leading_shape(q_shape, k_shape)
     count, count_k = math.prod(leading), math.prod(k_shape[:-3])
     reads = np.broadcast_to(np.arange(count_k).reshape(k_shape[:-3]), leading).reshape(-1)
     length_q, length_k = np.full(count, q_shape[-3]), np.full(count, k_shape[-3])

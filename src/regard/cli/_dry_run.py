@@ -62,11 +62,6 @@ def _budget(trainer: Trainer, seconds: float) -> list[str]:
 
 
 def _memory() -> list[str]:
-    import torch
-
-    if torch.cuda.is_available():
-        most = torch.cuda.max_memory_allocated()
-        return [f"memory      {most / 2**20:,.0f} MiB on the GPU, the most in these updates"]
     if sys.platform == "win32":
         return []
     import resource

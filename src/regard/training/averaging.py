@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +25,15 @@ class WeightAverage:
         follow = 1 - (1 - 1 / step) ** (1 / self.share)
         current: list[Tensor] = [parameter.detach() for parameter in model.parameters()]
         torch._foreach_lerp_(list(self.weights.values()), current, follow)
+
+    @contextmanager
+    def in_place_of(self, model: nn.Module) -> Iterator[None]:
+        """While it lasts, the model has the averaged weights."""
+        self.swap(model)
+        try:
+            yield
+        finally:
+            self.swap(model)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:

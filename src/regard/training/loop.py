@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,8 @@ class Trainer:
     def evaluate(self) -> list[Score]:
         """Score the averaged weights on the dev set, and keep them as the ones to use when they are the best so far."""
         self.model.eval()
-        with self._averaged(), torch.no_grad():
+        averaged = nullcontext() if self.average is None else self.average.in_place_of(self.model)
+        with averaged, torch.no_grad():
             loss = self.dev_loss()
             records = self.dev[: self.recipe.dev_examples]
             inputs = [record.fields[self.task.fields[0]] for record in records]
@@ -249,22 +251,6 @@ class Trainer:
         if self.recipe.save_steps is not None:
             return self.position.step % self.recipe.save_steps == 0
         return self.position.seconds - self.position.saved_at >= 60 * self.recipe.save_minutes
-
-    def _averaged(self) -> _Swapped:
-        return _Swapped(self.average, self.model)
-
-
-class _Swapped:
-    """While it lasts, the model has the averaged weights."""
-
-    def __init__(self, average: WeightAverage | None, model: nn.Module) -> None:
-        self.swap: Callable[[], None] = (lambda: None) if average is None else (lambda: average.swap(model))
-
-    def __enter__(self) -> None:
-        self.swap()
-
-    def __exit__(self, *_: object) -> None:
-        self.swap()
 
 
 def steps_of(trainer: Trainer, count: int) -> Iterator[float]:

@@ -32,7 +32,6 @@ class Reporter:
 
     def __init__(self, metrics: Path | None, display: Display) -> None:
         self.metrics, self.display = metrics, display
-        self.metric = ""
         self.minutes: float | None = None
         self._losses: list[float] = []  # since the last line of metrics.jsonl
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)  # loss, tokens, time of a step

@@ -14,27 +14,26 @@ from regard._errors import CheckpointError, ConfigError, nearest
 from regard.data.records import MAX_CHARACTERS
 
 ABOVE_ZERO = (
-    *(
-        "minutes",
-        "steps",
-        "vocabulary",
-        "dim",
-        "heads",
-        "hidden",
-        "encoder_layers",
-        "decoder_layers",
-        "tokens",
-    ),
-    *(
-        "accumulate",
-        "learning_rate",
-        "matrix_learning_rate",
-        "clip",
-        "evaluations",
-        "dev_examples",
-        "patience",
-    ),
-    *("save_minutes", "save_steps", "max_characters", "threads"),
+    "minutes",
+    "steps",
+    "vocabulary",
+    "dim",
+    "heads",
+    "hidden",
+    "encoder_layers",
+    "decoder_layers",
+    "tokens",
+    "accumulate",
+    "learning_rate",
+    "matrix_learning_rate",
+    "clip",
+    "evaluations",
+    "dev_examples",
+    "patience",
+    "save_minutes",
+    "save_steps",
+    "max_characters",
+    "threads",
 )
 SHARES = ("dropout", "label_smoothing", "warmup", "average")
 PRECISIONS = ("auto", "fp32", "bf16")
