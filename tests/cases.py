@@ -10,11 +10,25 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from regard import Aux, Causal, Dense, DenseBias, Documents, Global, Lengths, Prefix, Window, attention
+from regard import (
+    Alibi,
+    Aux,
+    Causal,
+    Dense,
+    DenseBias,
+    Documents,
+    Global,
+    Lengths,
+    Prefix,
+    RelativeBias,
+    Window,
+    attention,
+)
 from regard._attention import lower
 from regard.backends import reference
 
 RNG = np.random.default_rng(0)
+BIASES = ("bias", "slopes", "table")  # a dense bias, those of `Alibi`, that of `RelativeBias`
 BRING = {"numpy": np.asarray, "torch": torch.as_tensor}
 
 
@@ -57,10 +71,11 @@ class Case:
     q_lengths: np.ndarray
     k_lengths: np.ndarray  # of the key sequences
     reads: np.ndarray  # (N,) which key sequence each query sequence reads
-    arrays: dict[str, np.ndarray]  # query, key, value, grad_out, grad_lse, and perhaps sinks and bias
+    arrays: dict[str, np.ndarray]  # query, key, value, grad_out, grad_lse, perhaps sinks and one of BIASES
     mask: Any  # a tree of tuples: see `built`
     query_start: Any
     options: dict[str, Any]
+    buckets: dict[str, Any]  # how a table's buckets are drawn
 
     @property
     def cu_q(self):
@@ -131,13 +146,36 @@ def single_form(case, n):
     return Form(np.array([n]), q, k)
 
 
+def bias_of(case, arrays, form):
+    """The bias of the call in one form, from arrays of either framework, or None."""
+    if "bias" in arrays:
+        return DenseBias(_chosen(arrays["bias"], form))
+    if "slopes" in arrays:
+        return Alibi(arrays["slopes"])
+    return RelativeBias(arrays["table"], **case.buckets) if "table" in arrays else None
+
+
+def bias_gradient(case, call, grad):
+    """The name of the case's bias and its gradient, from the gradient of the array that the backend received."""
+    name = next(name for name in BIASES if name in case.arrays)
+    array = case.arrays[name]
+    if name == "bias":
+        return name, grad.reshape(array.shape)
+    # The values are linear in the parameters: one parameter of every head at a time.
+    found, distances = np.zeros_like(array), np.arange(call.plan.distances.start, call.plan.distances.stop)
+    for row in range(len(array)) if name == "table" else [...]:
+        unit = np.zeros_like(array)
+        unit[row] = 1
+        found[row] = (grad * bias_of(case, {name: unit}, None).values(distances)).sum(-1)
+    return name, found
+
+
 def options_of(case, form):
     """Mask, bias, positions and numbers of the call in one form, as NumPy."""
     options = dict(case.options)
     if case.mask is not None:
         options["mask"] = built(case.mask, form)
-    if "bias" in case.arrays:
-        options["bias"] = _chosen(case.arrays["bias"], form)
+    options["bias"] = bias_of(case, case.arrays, form)
     if "sinks" in case.arrays:
         options["sinks"] = case.arrays["sinks"]
     start = case.query_start
@@ -158,15 +196,15 @@ def packed_options(case):
 
 def expected(case):
     """Output, lse and gradients of the packed call by the reference, in the arrays' own precision."""
-    options = packed_options(case)
-    if "bias" in options:
-        options["bias"] = DenseBias(options["bias"])
-    call = call_of(*(case.arrays[name] for name in ("query", "key", "value")), **options)
-    arrays = call.plan, call.query, call.key, call.value, call.bias, call.sinks, call.seed
+    call = call_of(*(case.arrays[name] for name in ("query", "key", "value")), **packed_options(case))
+    arrays = call.plan, call.query, call.key, call.value, call.bias_array, call.sinks, call.seed
     out, lse = reference.forward(*arrays)
     grads = reference.backward(*arrays, out, lse, case.arrays["grad_out"], case.arrays["grad_lse"])
-    found = {"out": out, "lse": lse}
-    return found | dict(zip(("query", "key", "value", "bias", "sinks"), grads, strict=True))
+    found = {"out": out, "lse": lse} | dict(zip(("query", "key", "value"), grads, strict=False))
+    if call.bias is not None:
+        name, grad = bias_gradient(case, call, grads[3])
+        found[name] = grad
+    return found | {"sinks": grads[4]}
 
 
 class Tensors:
@@ -174,7 +212,7 @@ class Tensors:
 
     def __init__(self, case, dtype=torch.float64):
         self.case = case
-        wanted = ("query", "key", "value", "bias", "sinks")
+        wanted = ("query", "key", "value", *BIASES, "sinks")
         self.leaves = {
             name: torch.tensor(case.arrays[name], dtype=dtype, requires_grad=True)
             for name in wanted
@@ -186,8 +224,7 @@ class Tensors:
 
     def options(self, form):
         options = options_of(self.case, form)
-        if "bias" in options:
-            options["bias"] = _chosen(self.leaves["bias"], form)
+        options["bias"] = bias_of(self.case, self.leaves, form)
         if "sinks" in options:
             options["sinks"] = self.leaves["sinks"]
         return options
@@ -196,8 +233,6 @@ class Tensors:
         case = self.case
         layout = {"cu_seqlens_q": case.cu_q, "cu_seqlens_k": case.cu_k, "key_sequence": case.reads}
         options = self.options(packed_form(case)) | layout
-        if "bias" in options:
-            options["bias"] = DenseBias(options["bias"])
         arrays = [self.leaves[name] for name in ("query", "key", "value")]
         out, aux = attention(*arrays, **options, return_aux=Aux(lse=True))
         return self.finish(out, aux.lse, self.up_out, self.up_lse)
@@ -207,8 +242,6 @@ class Tensors:
         case, form = self.case, padded_form(self.case)
         options = self.options(form)
         options["mask"] = padded_mask(case, options.get("mask"))
-        if "bias" in options:
-            options["bias"] = DenseBias(options["bias"])
         query = _scattered(self.leaves["query"], form.q_tokens, poison)
         key, value = (_scattered(self.leaves[name], form.k_tokens, poison) for name in ("key", "value"))
         out, aux = attention(query, key, value, **options, return_aux=Aux(lse=True))
@@ -225,8 +258,6 @@ class Tensors:
         for n in range(len(case.reads)):
             form = single_form(case, n)
             options = self.options(form)
-            if "bias" in options:
-                options["bias"] = DenseBias(options["bias"])
             query, key, value = (
                 self.leaves[name][torch.from_numpy(tokens)]
                 for name, tokens in (
@@ -267,8 +298,6 @@ def numpy_padded(case, poison=math.nan):
     form = padded_form(case)
     options = options_of(case, form)
     options["mask"] = padded_mask(case, options.get("mask"))
-    if "bias" in options:
-        options["bias"] = DenseBias(options["bias"])
     arrays = [
         _scattered(torch.from_numpy(case.arrays[name]), tokens, poison).numpy()
         for name, tokens in (("query", form.q_tokens), ("key", form.k_tokens), ("value", form.k_tokens))
@@ -283,8 +312,6 @@ def numpy_singly(case):
     for n in range(len(case.reads)):
         form = single_form(case, n)
         options = options_of(case, form)
-        if "bias" in options:
-            options["bias"] = DenseBias(options["bias"])
         arrays = (
             case.arrays["query"][form.q_tokens],
             case.arrays["key"][form.k_tokens],
@@ -321,14 +348,20 @@ def cases(draw, longest=6, masks=True, dropout=True):
     if draw(st.booleans()):
         shapes["sinks"] = (heads,)
     limits = count, heads, int(q_lengths.max(initial=1)) or 1, int(k_lengths[reads].max(initial=1)) or 1
-    if draw(st.booleans()):
+    bias = draw(st.sampled_from([None, "bias", "slopes", "table"]))
+    buckets = {"bidirectional": draw(st.booleans()), "max_distance": draw(st.sampled_from([4, 8]))}
+    if bias == "slopes":
+        shapes["slopes"] = (heads,)
+    elif bias == "table":
+        shapes["table"] = (draw(st.sampled_from([4, 6])), heads)
+    elif bias == "bias":
         # Where a dimension is neither 1 nor the whole, pairs outside the array are masked.
         whole = tuple(draw(st.sampled_from([1, limit])) for limit in limits[:2])
         inner = tuple(draw(st.sampled_from([1, limit, limit + 1, max(1, limit - 1)])) for limit in limits[2:])
         shapes["bias"] = (whole + inner)[4 - draw(st.integers(2, 4)) :]
     arrays = {name: rng.normal(size=shape) for name, shape in shapes.items()}
-    if "bias" in arrays and draw(st.booleans()):
-        arrays["bias"][rng.random(arrays["bias"].shape) < 0.3] = -math.inf
+    if bias in ("bias", "table") and draw(st.booleans()):
+        arrays[bias][rng.random(arrays[bias].shape) < 0.3] = -math.inf
     if "sinks" in arrays and draw(st.booleans()):
         arrays["sinks"][0] = -math.inf
     starts = st.one_of(st.none(), st.integers(-3, 3), st.just("each"))
@@ -342,7 +375,7 @@ def cases(draw, longest=6, masks=True, dropout=True):
         "seed": draw(st.integers(-(2**63), 2**63 - 1)),
     }
     tree = draw(_trees(rng, q_lengths, k_lengths[reads], (q_total, k_total), limits)) if masks else None
-    return Case(q_lengths, k_lengths, reads, arrays, tree, query_start, options)
+    return Case(q_lengths, k_lengths, reads, arrays, tree, query_start, options, buckets)
 
 
 def _trees(rng, q_lengths, k_lengths, totals, limits):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from regard import Dense, DenseBias, Documents, Lengths, Packed, attention
+from regard import Alibi, Dense, DenseBias, Documents, Lengths, Packed, attention
 from regard._errors import BackendError, RegardError, ShapeError
 
 Q, K, V = np.ones((5, 2, 3)), np.ones((6, 2, 3)), np.ones((6, 2, 4))
@@ -31,6 +31,7 @@ WRONG = {
     "sequences of a mask": ({"mask": np.ones((2, 1, 5, 6), bool)}, ShapeError, r"broadcast to \(\) sequences"),
     "sequences of a bias": ({"bias": DenseBias(np.ones((2, 1, 5, 6)))}, ShapeError, "DenseBias needs 1 or 1 sequences, got 2"),
     "heads of a bias": ({"bias": np.ones((3, 5, 6))}, ShapeError, "DenseBias needs 1 or 2 heads, got 3"),
+    "heads of slopes": ({"bias": Alibi(np.ones(3))}, ShapeError, "Alibi needs numbers for each of the 2 query heads, got 3"),
     "heads of a mask": ({"mask": Dense(np.ones((3, 5, 6), bool))}, ShapeError, "Dense needs 1 or 2 heads, got 3"),
     "keys' offsets alone": ({"cu_seqlens_k": np.array([0, 6])}, RegardError, "cu_seqlens_k was given without cu_seqlens_q"),
     "key_sequence alone": ({"key_sequence": [0]}, RegardError, "key_sequence was given without cu_seqlens_q"),

@@ -52,7 +52,7 @@ def test_numpy_keeps_the_dtype(dtype):
     out = attention(*low, mask=Causal())
     assert out.dtype == dtype
     truth = attention(*(array.astype(np.float64) for array in low), mask=Causal())
-    assert abs(out - truth).max() <= 2 * np.finfo(dtype).eps * abs(truth).max()
+    assert abs(out - truth).max() <= 8 * np.finfo(dtype).eps * abs(truth).max()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cases import RNG
-from regard import Causal, Global, Window, attention
+from regard import Alibi, Aux, Causal, Global, RelativeBias, Window, attention
 from regard._plan import remembered_plan
 from regard.backends.torch import tiling
 
@@ -32,24 +32,33 @@ def _resident(field):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
 @pytest.mark.parametrize(
-    "mask", [Causal(), Causal() & Window(100), Causal() | Global([0, 5])], ids=["causal", "window", "global"]
+    ("mask", "bias"),
+    [
+        (Causal(), None),
+        (Causal() & Window(100), None),
+        (Causal() | Global([0, 5]), None),
+        (Causal() & Window(2000), RelativeBias(torch.ones(32, 1, requires_grad=True))),
+    ],
+    ids=["causal", "window", "global", "bias"],
 )
-def test_memory_of_torch_grows_with_the_length_and_not_its_square(mask, monkeypatch):
+def test_memory_of_torch_grows_with_the_length_and_not_its_square(mask, bias, monkeypatch):
     """One head's scores alone would take 256 MiB, their gradients as much again; the budget of a tile bounds them."""
     monkeypatch.setattr(tiling, "SCORES_PER_GROUP", 1 << 19)
     query, key, value = (torch.randn(8192, 1, 8, requires_grad=True) for _ in range(3))
-    attention(query[:600], key[:600], value[:600], mask=mask).sum().backward()  # what is loaded once
+    looked_at = Aux() if bias is None else Aux(topk=4, key_sums=True)
+    options = {"mask": mask, "bias": bias, "return_aux": looked_at}
+    attention(query[:600], key[:600], value[:600], **options)[0].sum().backward()  # what is loaded once
     Path("/proc/self/clear_refs").write_text("5", encoding="utf8")
     before = _resident("VmRSS")
-    attention(query, key, value, mask=mask).sum().backward()
+    attention(query, key, value, **options)[0].sum().backward()
     assert _resident("VmHWM") - before < 64
 
 
 def test_memory_of_numpy_grows_with_the_length_and_not_its_square():
-    arrays = [RNG.normal(size=(8192, 1, 4)).astype(np.float32) for _ in range(3)]
+    arrays = [RNG.normal(size=(4096, 1, 4)).astype(np.float32) for _ in range(3)]
     tracemalloc.start()
     try:
-        attention(*arrays, mask=Causal())
+        attention(*arrays, mask=Causal(), bias=Alibi.for_heads(1), return_aux=Aux(topk=4, key_sums=True))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -29,6 +29,7 @@ HEAVY = (
 )
 
 PUBLIC = [
+    "Alibi",
     "Aux",
     "AuxOutput",
     "BackendError",
@@ -46,6 +47,7 @@ PUBLIC = [
     "Packed",
     "Prefix",
     "RegardError",
+    "RelativeBias",
     "ShapeError",
     "Window",
     "attention",

@@ -6,7 +6,7 @@ from typing import Any
 
 from regard._attention import attention
 from regard._aux import Aux, AuxOutput
-from regard._biases import DenseBias
+from regard._biases import Alibi, DenseBias, RelativeBias
 from regard._errors import (
     BackendError,
     CheckpointError,
@@ -34,6 +34,8 @@ __all__ = [
     "Documents",
     "Lengths",
     "Dense",
+    "Alibi",
+    "RelativeBias",
     "DenseBias",
     "Aux",
     "AuxOutput",

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from regard._arrays import framework_of, host_integers
-from regard._aux import Aux, AuxOutput
+from regard._aux import Aux, AuxOutput, TopK
 from regard._biases import Bias, DenseBias
+from regard._checks import check_arrays, check_packed, check_same_sequences, refuse_packed_arguments
 from regard._errors import BackendError, RegardError, ShapeError
-from regard._masks import Dense, Mask
+from regard._lowering import kernel, missing
+from regard._masks import Dense, Mask, host_array
 from regard._packed import Packed
 from regard._plan import Plan, is_small, leading_shape, make_plan, packed_spans, padded_spans, remembered_plan
 
-BACKENDS = {"numpy": ("reference",), "torch": ("tiled",)}
+# The first of a framework's backends that can compute a call does.
+BACKENDS = {"numpy": ("native", "reference"), "torch": ("native", "tiled")}
 
 
 def attention(
@@ -55,8 +58,8 @@ def attention(
         key: (..., S, Hk, D) with H a multiple of Hk, or packed, or `Packed`. Leading dimensions broadcast.
         value: (..., S, Hk, Dv), or packed, or `Packed`.
         mask: a `Mask`, or for padded arrays a boolean array broadcastable to (..., H, T, S). True = may attend.
-        bias: a `Bias`, or for padded arrays a float array broadcastable to (..., H, T, S), added to the scaled and
-            capped scores; -inf masks. Differentiable.
+        bias: `Alibi`, `RelativeBias` or `DenseBias`, or for padded arrays a float array broadcastable to (..., H, T, S),
+            added to the scaled and capped scores; -inf masks. Differentiable.
         cu_seqlens_q: (N + 1,) integer offsets of the packed query sequences.
         cu_seqlens_k: the same for the keys; by default as `cu_seqlens_q`.
         key_sequence: (N,) integers: which key sequence each packed query sequence reads; by default its own number.
@@ -67,7 +70,7 @@ def attention(
         sinks: (H,) logits that take part in the denominator only, or None. Differentiable.
         dropout_p: share of weights set to zero; the others are divided by `1 - dropout_p`.
         seed: an integer; required with dropout.
-        return_aux: `Aux(lse=..., rows=...)` asks for more than the output.
+        return_aux: `Aux(lse=..., rows=..., topk=..., key_sums=...)` asks for more than the output.
         backend: a name or an ordered list of names; a named backend that cannot compute the call raises.
 
     Returns:
@@ -88,13 +91,9 @@ def attention(
         key_sequence=key_sequence, query_start=query_start, scale=scale, softcap=softcap, sinks=sinks,
         dropout_p=dropout_p, seed=seed,
     )  # fmt: skip
-    name = choose(call, backend)
-    run = _run_reference if name == "reference" else _run_torch
-    out, lse, rows = run(call, None if return_aux is None else return_aux.rows)
-    if return_aux is None:
-        return call.shape_output(out)
-    lse = call.shape_rows(lse) if return_aux.lse else None
-    return call.shape_output(out), AuxOutput(lse=lse, rows=rows)
+    run = _run_numpy if call.framework == "numpy" else _run_torch
+    out, aux = run(call, choose(call, backend), return_aux)
+    return call.shape_output(out) if aux is None else (call.shape_output(out), call.shape_aux(aux))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +105,18 @@ class Call:
     query: Any
     key: Any
     value: Any
-    bias: Any
+    bias: Bias | None
     sinks: Any
     seed: int | None
     leading: tuple[int, ...] | None  # None: packed
     offsets: np.ndarray | None  # of a `Packed` query
     length: int  # T of a padded query
+    key_places: tuple[int, ...]  # the key's shape without heads and size: (..., S), or packed (total,)
+
+    @property
+    def bias_array(self) -> Any:
+        """The bias as the array that backends read: (N, H, T, S), or (H, L) by distance; see `Plan.bias_places`."""
+        return None if self.bias is None else self.bias.lowered(self.plan.distances)
 
     def shape_output(self, out: Any) -> Any:
         """Give a flat output the form of the query."""
@@ -124,6 +129,16 @@ class Call:
         if self.leading is None:
             return flat
         return flat.reshape(*self.leading, self.length, *flat.shape[1:])
+
+    def shape_aux(self, aux: AuxOutput) -> AuxOutput:
+        """Give what was asked for beside the output, which comes flat, the forms of query and key."""
+        lse, top, sums = aux.lse, aux.topk, aux.key_sums
+        return replace(
+            aux,
+            lse=None if lse is None else self.shape_rows(lse),
+            topk=None if top is None else TopK(*map(self.shape_rows, top)),
+            key_sums=None if sums is None else sums.reshape(*self.key_places, sums.shape[-1]),
+        )
 
 
 def lower(
@@ -150,40 +165,43 @@ def lower(
     if isinstance(key, Packed):
         cu_seqlens_k, key = key.offsets, key.values
     if isinstance(value, Packed):
-        _check_same_sequences(cu_seqlens_k, value.offsets)
+        check_same_sequences(cu_seqlens_k, value.offsets)
         value = value.values
     framework = framework_of(query, key, value)
-    _check_arrays(query, key, value, sinks)
+    check_arrays(query, key, value, sinks)
     if dropout_p and seed is None:
         raise RegardError(
             f"dropout needs a seed. Received dropout_p={dropout_p} and seed=None; pass seed=<an integer>."
         )
     leading: tuple[int, ...] | None = None
     if cu_seqlens_q is not None:
-        _check_packed(query, key, mask, bias)
+        check_packed(query, key, mask, bias)
     else:
-        _refuse_packed_arguments(cu_seqlens_k, key_sequence)
+        refuse_packed_arguments(cu_seqlens_k, key_sequence)
         leading = leading_shape(tuple(query.shape), tuple(key.shape))
         mask, bias = _dense(mask, bias, leading)
     parameters = {"query_start": query_start, "scale": scale, "softcap": softcap, "dropout_p": dropout_p}
-    plan = _plan(query, key, mask, bias, (cu_seqlens_q, cu_seqlens_k, key_sequence), parameters)
+    parameters["bias"] = None if bias is None else bias.kind
+    plan = _plan(query, key, mask, (cu_seqlens_q, cu_seqlens_k, key_sequence), parameters)
+    if bias is not None:
+        bias.check(plan.spans, plan.heads)
     if leading is not None:
         query = _expanded(query, leading)
     seed = None if seed is None else int(seed)
     arrays = _flat(query), _flat(key), _flat(value)
-    return Call(plan, framework, *arrays, bias, sinks, seed, leading, offsets, query.shape[-3])
+    places = query.shape[-3], tuple(key.shape[:-2])
+    return Call(plan, framework, *arrays, bias, sinks, seed, leading, offsets, *places)
 
 
 def _plan(
     query: Any,
     key: Any,
     mask: Mask | None,
-    bias: Bias | None,
     layout: tuple[Any, Any, Any],
     parameters: dict[str, Any],
 ) -> Plan:
     shapes = tuple(query.shape), tuple(key.shape)
-    if bias is None and is_small(mask) and isinstance(parameters["query_start"], int | None):
+    if is_small(mask) and isinstance(parameters["query_start"], int | None):
         names = ("cu_seqlens_q", "cu_seqlens_k", "key_sequence")
         stored = [_bytes(array, name) for array, name in zip(layout, names, strict=True)]
         return remembered_plan(*stored, *shapes, mask=mask, **parameters)
@@ -192,7 +210,7 @@ def _plan(
     else:
         spans, leading = padded_spans(*shapes)
         shapes = (*leading, *shapes[0][-3:]), shapes[1]
-    return make_plan(spans, *shapes, mask=mask, bias=bias, **parameters)
+    return make_plan(spans, *shapes, mask=mask, **parameters)
 
 
 def _bytes(array: Any, name: str) -> bytes | None:
@@ -205,99 +223,55 @@ def _bytes(array: Any, name: str) -> bytes | None:
 
 
 def choose(call: Call, backend: str | Sequence[str] | None) -> str:
-    """The first of the wanted backends that serves the call's framework."""
+    """The first of the wanted backends that can compute the call."""
     served = BACKENDS[call.framework]
     wanted = served if backend is None else ((backend,) if isinstance(backend, str) else tuple(backend))
+    reasons = []
     for name in wanted:
-        if name in served:
+        reason = refusal(call, name)
+        if reason is None:
             return name
+        reasons.append(f"{name!r} {reason}")
     known = sorted({name for names in BACKENDS.values() for name in names})
     raise BackendError(
-        f"no backend among {', '.join(map(repr, wanted))} computes {call.framework} arrays; expected one of "
+        f"no wanted backend can compute this call: {'; '.join(reasons) or 'none was named'}. Expected one of "
         f"{', '.join(map(repr, served))} (all there are: {', '.join(known)}). Leave backend=None to let regard choose."
     )
 
 
-def _run_reference(call: Call, rows: Any) -> tuple[Any, Any, Any]:
-    from regard.backends import reference
-
-    arrays = (call.query, call.key, call.value)
-    out, lse = reference.forward(call.plan, *arrays, call.bias, call.sinks, call.seed)
-    weights = None
-    if rows is not None:
-        weights = reference.weights(call.plan, *arrays, call.bias, call.sinks, rows)
-    return out, lse, weights
-
-
-def _run_torch(call: Call, rows: Any) -> tuple[Any, Any, Any]:
-    from regard.backends.torch import function
-
-    arrays = (call.query, call.key, call.value)
-    bias = None if call.bias is None else function.dense_bias(call.bias, call.query)
-    out, lse = function.attend(call.plan, *arrays, bias, call.sinks, call.seed)
-    weights = None if rows is None else function.row_weights(call.plan, *arrays, bias, call.sinks, lse, rows)
-    return out, lse, weights
+def refusal(call: Call, name: str) -> str | None:
+    """Why a backend cannot compute a call, or None where it can."""
+    frameworks = [framework for framework, names in BACKENDS.items() if name in names]
+    if not frameworks:
+        return "is no backend"
+    if call.framework not in frameworks:
+        return f"computes {' and '.join(frameworks)} arrays, these are {call.framework}"
+    if name != "native":
+        return None
+    device = getattr(getattr(call.query, "device", None), "type", "cpu")
+    if device != "cpu":
+        return f"computes on a CPU, these arrays are on {device}"
+    return None if kernel() is not None else missing
 
 
-def _check_arrays(query: Any, key: Any, value: Any, sinks: Any) -> None:
-    for name, array in (("query", query), ("key", key), ("value", value)):
-        if array.ndim < 3:
-            raise ShapeError(
-                f"{name} must have shape (..., length, heads, size), or packed (total, heads, size). "
-                f"Received shape {tuple(array.shape)}."
-            )
-        if not str(array.dtype).replace("torch.", "").startswith(("float", "bfloat")):
-            raise RegardError(
-                f"{name} must hold floating-point numbers. Received {array.dtype}; convert it first."
-            )
-    if not query.dtype == key.dtype == value.dtype:
-        raise RegardError(
-            "query, key and value must share one dtype. "
-            f"Received {query.dtype}, {key.dtype} and {value.dtype}; convert two of them."
-        )
-    if query.shape[-1] != key.shape[-1]:
-        raise ShapeError(
-            f"query and key must agree in head size. Received {query.shape[-1]} (query {tuple(query.shape)}) and "
-            f"{key.shape[-1]} (key {tuple(key.shape)})."
-        )
-    if tuple(key.shape[:-1]) != tuple(value.shape[:-1]):
-        raise ShapeError(
-            "key and value must agree in all but their last dimension. "
-            f"Received {tuple(key.shape)} and {tuple(value.shape)}."
-        )
-    if sinks is not None and tuple(sinks.shape) != (query.shape[-2],):
-        raise ShapeError(f"sinks must have shape (H,) = ({query.shape[-2]},). Received {tuple(sinks.shape)}.")
+def _run_numpy(call: Call, name: str, aux: Aux | None) -> tuple[Any, AuxOutput | None]:
+    from regard.backends import native, reference
+
+    room = native if name == "native" else reference
+    bias = None if call.bias is None else host_array(call.bias_array)
+    arrays = (call.plan, call.query, call.key, call.value, bias, call.sinks)
+    out, lse = room.forward(*arrays, call.seed)
+    return out, None if aux is None else room.look(*arrays, lse, aux)
 
 
-def _check_same_sequences(offsets_k: Any, offsets_v: np.ndarray) -> None:
-    if offsets_k is not None and not np.array_equal(host_integers(offsets_k, "cu_seqlens_k"), offsets_v):
-        raise ShapeError(
-            "key and value must be packed alike. Received different offsets; pack both from the same sequences."
-        )
+def _run_torch(call: Call, name: str, aux: Aux | None) -> tuple[Any, AuxOutput | None]:
+    from regard.backends.torch import function, native
 
-
-def _check_packed(query: Any, key: Any, mask: Any, bias: Any) -> None:
-    for name, array in (("query", query), ("key", key)):
-        if array.ndim != 3:
-            raise ShapeError(
-                f"with offsets, {name} must be packed: (total, heads, size). Received shape {tuple(array.shape)}."
-            )
-    if mask is not None and not isinstance(mask, Mask):
-        raise RegardError(
-            "packed arrays take a Mask; wrap a boolean array as regard.Dense(array) of shape (N, H, T, S)."
-        )
-    if bias is not None and not isinstance(bias, Bias):
-        raise RegardError(
-            "packed arrays take a Bias; wrap a float array as regard.DenseBias(array) of shape (N, H, T, S)."
-        )
-
-
-def _refuse_packed_arguments(cu_seqlens_k: Any, key_sequence: Any) -> None:
-    for name, argument in (("cu_seqlens_k", cu_seqlens_k), ("key_sequence", key_sequence)):
-        if argument is not None:
-            raise RegardError(
-                f"{name} was given without cu_seqlens_q; pass the query's offsets too, or a Packed query."
-            )
+    room = native if name == "native" else function
+    bias = function.brought(call.bias_array, call.query)
+    arrays = (call.plan, call.query, call.key, call.value, bias, call.sinks)
+    out, lse = room.attend(*arrays, call.seed)
+    return out, None if aux is None else room.look(*arrays, lse, aux)
 
 
 def _dense(mask: Any, bias: Any, leading: tuple[int, ...]) -> tuple[Mask | None, Bias | None]:

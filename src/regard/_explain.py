@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from regard._attention import BACKENDS, Call, choose, lower
+from regard._attention import BACKENDS, Call, choose, lower, refusal
 from regard._errors import BackendError
 from regard._masks import count_pairs
 
@@ -17,7 +17,8 @@ class Explanation:
 
     `backend` is None when none of the wanted backends serves the call. `refusals` says why the others do not. `pairs`
     counts (query, key) pairs that are kept, over all heads; `all_pairs` those without a mask. `flops` is the forward
-    pass's arithmetic, two operations a multiply-add. `bytes_beyond_arrays` is the output and the lse.
+    pass's arithmetic, two operations a multiply-add. `bytes_beyond_arrays` is the output, the lse, and what a bias by
+    distance comes to.
     """
 
     backend: str | None
@@ -59,7 +60,8 @@ def explain(
 
     >>> x = np.zeros((2, 100, 4, 16), np.float32)
     >>> print(regard.explain(x, x, x, mask=regard.Causal() & regard.Window(9)))
-    backend: reference
+    backend: native
+      not reference: comes after native
       not tiled: computes torch arrays, these are numpy
     2 sequences, 200 queries, 200 keys
     4 heads over 4 key heads
@@ -75,9 +77,11 @@ def explain(
     plan, spans = call.plan, call.plan.spans
     pairs = count_pairs(plan.mask, spans, plan.heads)
     width, value_width = call.query.shape[-1], call.value.shape[-1]
+    distances = len(plan.distances) if plan.bias == "distance" else 0
+    rows = plan.total_queries * (value_width * _size(call.query) + 4)
     return Explanation(
         backend=chosen,
-        refusals=_refusals(call, backend),
+        refusals=_refusals(call, backend, chosen),
         sequences=len(spans),
         queries=int(spans.q_length.sum()),
         keys=int(spans.k_length.sum()),
@@ -86,7 +90,7 @@ def explain(
         pairs=pairs,
         all_pairs=count_pairs(None, spans, plan.heads),
         flops=2 * pairs * (width + value_width),
-        bytes_beyond_arrays=plan.total_queries * plan.heads * (value_width * _size(call.query) + 4),
+        bytes_beyond_arrays=plan.heads * (rows + 4 * distances),
     )
 
 
@@ -97,17 +101,18 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def _refusals(call: Call, wanted: str | Sequence[str] | None) -> dict[str, str]:
+def _refusals(call: Call, wanted: str | Sequence[str] | None, chosen: str | None) -> dict[str, str]:
     names = [wanted] if isinstance(wanted, str) else list(wanted or ())
-    refusals = dict.fromkeys(names, "there is no such backend")
-    for framework, backends in BACKENDS.items():
-        for name in backends:
-            if framework != call.framework:
-                refusals[name] = f"computes {framework} arrays, these are {call.framework}"
-            elif names and name not in names:
-                refusals[name] = "was not asked for"
-            else:
-                refusals.pop(name, None)
+    every = [name for backends in BACKENDS.values() for name in backends]
+    refusals = {}
+    for name in dict.fromkeys([*names, *every]):
+        reason = refusal(call, name)
+        if reason is None and names and name not in names:
+            reason = "was not asked for"
+        if reason is None and name != chosen:
+            reason = f"comes after {chosen}"
+        if reason is not None:
+            refusals[name] = reason
     return refusals
 
 

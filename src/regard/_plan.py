@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from regard._arrays import host_integers
-from regard._biases import Bias
+from regard._biases import BiasKind
 from regard._errors import RegardError, ShapeError
-from regard._masks import And, Causal, Lengths, Mask, Window, split_lengths
+from regard._masks import And, Causal, Coordinates, Lengths, Mask, Window, dense_index, split_lengths
 from regard._packed import checked_offsets
 
 Shape = tuple[int, ...]
+
+# Distances that a bias may span even where the call has fewer tokens: some tens of MiB for all heads.
+_DISTANCES = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,7 @@ class Plan:
     heads: int
     kv_heads: int
     mask: Mask | None
-    bias: Bias | None
+    bias: BiasKind | None
     scale: float
     softcap: float | None
     dropout_p: float
@@ -94,6 +97,29 @@ class Plan:
     def depends_on_place(self) -> bool:
         """Whether a result depends on which sequence or position a query has, beyond the keys it reads."""
         return self.mask is not None or self.bias is not None or self.dropout_p > 0
+
+    @cached_property
+    def distances(self) -> range:
+        """All distances `position - key` from the least to the greatest that a pair can have."""
+        spans = self.spans
+        some = (spans.q_length > 0) & (spans.k_length > 0)
+        if not some.any():
+            return range(0)
+        least = spans.query_start[some] - (spans.k_length[some] - 1)
+        most = spans.query_start[some] + (spans.q_length[some] - 1)
+        return range(int(least.min()), int(most.max()) + 1)
+
+    def bias_places(self, shape: Shape, at: Coordinates) -> tuple[tuple[Any, ...], Any]:
+        """Where pairs find their numbers in the bias array that a backend received, and which of them do.
+
+        The array is (N, H, T, S), dimensions of 1 for all, or (H, L) over `distances`. The index, and where it counts,
+        broadcast to (G, H, Q, K); a pair that finds none is masked, and its index is any valid one.
+        """
+        if self.bias == "dense":
+            return dense_index(shape, at)
+        place = at.position - at.key - self.distances.start
+        found = (place >= 0) & (place < len(self.distances))
+        return (at.head, place * found), found
 
 
 # A model makes a few different calls for a batch, again and again in its layers.
@@ -117,7 +143,7 @@ def remembered_plan(
         spans = packed_spans(
             q_shape[0], k_shape[0], *(_from_bytes(array) for array in (offsets_q, offsets_k, reads))
         )
-    return make_plan(spans, q_shape, k_shape, bias=None, **parameters)
+    return make_plan(spans, q_shape, k_shape, **parameters)
 
 
 def is_small(mask: Mask | None) -> bool:
@@ -177,11 +203,11 @@ def make_plan(
     k_shape: Shape,
     *,
     mask: Mask | None,
-    bias: Bias | None,
     query_start: Any,
     scale: float | None,
     softcap: float | None,
     dropout_p: float,
+    bias: BiasKind | None = None,
 ) -> Plan:
     """Check the parameters against the spans and put them together; shapes are (..., T, H, D) and (..., S, Hk, D)."""
     total_queries, total_keys = math.prod(q_shape[:-2]), math.prod(k_shape[:-2])
@@ -200,19 +226,33 @@ def make_plan(
         mask, lengths = split_lengths(mask)
         if lengths is not None:
             spans = spans.shortened(lengths)
-    if bias is not None:
-        bias.check(spans, total_queries, total_keys, heads)
     spans = spans.started(query_start)
     scale = head_dim**-0.5 if scale is None and head_dim else (1.0 if scale is None else float(scale))
     plan = Plan(
         spans, total_queries, total_keys, heads, kv_heads, mask, bias, scale, softcap, float(dropout_p)
     )
+    if bias == "distance":
+        _check_distances(plan)
     if plan.depends_on_place:
         return plan
     return Plan(spans.merged(), *(getattr(plan, name) for name in _REST))
 
 
 _REST = ("total_queries", "total_keys", "heads", "kv_heads", "mask", "bias", "scale", "softcap", "dropout_p")
+
+
+def _check_distances(plan: Plan) -> None:
+    count, most = (
+        plan.distances.stop - plan.distances.start,
+        max(_DISTANCES, plan.total_queries + plan.total_keys),
+    )
+    if count > most:
+        start = plan.spans.query_start
+        raise ShapeError(
+            f"the sequences stand too far apart for a bias by distance: the call meets {count} distances, expected at most "
+            f"{most}. Received query_start from {start.min()} to {start.max()}; attend to sequences that "
+            "are far apart in calls of their own."
+        )
 
 
 def _unstarted(q_begin: np.ndarray, q_length: np.ndarray, k_begin: np.ndarray, k_length: np.ndarray) -> Spans:

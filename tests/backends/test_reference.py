@@ -21,6 +21,7 @@ from regard import (
     attention,
 )
 from regard._attention import lower
+from regard._biases import DistanceBias
 from regard._dropout import keep
 from regard.backends import reference
 
@@ -46,11 +47,13 @@ def call_of(query, key, value, **options):
 
 
 def run(call):
-    return reference.forward(call.plan, call.query, call.key, call.value, call.bias, call.sinks, call.seed)
+    return reference.forward(
+        call.plan, call.query, call.key, call.value, call.bias_array, call.sinks, call.seed
+    )
 
 
 def gradients(call, grad_out, grad_lse=None):
-    arrays = call.plan, call.query, call.key, call.value, call.bias, call.sinks, call.seed
+    arrays = call.plan, call.query, call.key, call.value, call.bias_array, call.sinks, call.seed
     return reference.backward(*arrays, *run(call), grad_out, grad_lse)
 
 
@@ -182,12 +185,28 @@ GRADIENT_CASES = {
     "bias (T, S)": {"bias": RNG.normal(size=(3, 4))},
     "bias (H, 1, S)": {"bias": RNG.normal(size=(4, 1, 4)), "softcap": 2.0},
     "bias that masks": {"bias": np.where(RNG.random((4, 3, 4)) < 0.5, -np.inf, 0.3)},
+    "bias by distance": {"bias": RNG.normal(size=(4, 6)), "mask": Window(2), "query_start": -1},
     "dropout": {"dropout_p": 0.5, "seed": 3},
     "everything": {
         "mask": Window(2), "softcap": 1.5, "sinks": RNG.normal(size=4), "bias": RNG.normal(size=(4, 3, 4)),
         "dropout_p": 0.3, "seed": 1, "scale": 0.8,
     },
 }  # fmt: skip
+
+
+class Numbers(DistanceBias):
+    """A bias by distance that is nothing but its numbers (H, L)."""
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    @property
+    def heads(self):
+        return len(self.numbers)
+
+    def values(self, distances):
+        assert distances.shape == self.numbers.shape[1:]
+        return self.numbers
 
 
 @pytest.mark.parametrize("name", GRADIENT_CASES)
@@ -198,11 +217,15 @@ def test_gradients_are_the_finite_differences(name):
     arrays |= {part: options[part] for part in ("bias", "sinks") if part in options}
     up_out, up_lse = RNG.normal(size=(3, 4, 5)), RNG.normal(size=(3, 4))
 
+    def made(**changed):
+        found = options | arrays | changed
+        return call_of(**(found | {"bias": Numbers(found["bias"])} if "distance" in name else found))
+
     def loss(**changed):
-        out, lse = run(call_of(**(arrays | changed | {k: v for k, v in options.items() if k not in arrays})))
+        out, lse = run(made(**changed))
         return (out * up_out).sum() + (np.where(np.isfinite(lse), lse, 0) * up_lse).sum()
 
-    received = gradients(call_of(query, key, value, **options), up_out, up_lse)
+    received = gradients(made(), up_out, up_lse)
     for part, grad in zip(("query", "key", "value", "bias", "sinks"), received, strict=True):
         if part not in arrays:
             assert grad is None

@@ -13,7 +13,19 @@ from hypothesis import given, settings
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import cases
-from regard import Aux, Causal, Dense, DenseBias, Global, Lengths, Prefix, Window, attention
+from regard import (
+    Alibi,
+    Aux,
+    Causal,
+    Dense,
+    DenseBias,
+    Global,
+    Lengths,
+    Prefix,
+    RelativeBias,
+    Window,
+    attention,
+)
 from regard._plan import remembered_plan
 from regard.backends import reference
 from regard.backends.torch import tiles, tiling
@@ -150,6 +162,9 @@ DERIVATIVES = {
     "bias (H, 1, S)": {"bias": random(2, 1, 4), "softcap": 1.5},
     "bias (N, 1, T, 1)": {"bias": random(3, 1, 3, 1)},
     "bias smaller than the call": {"bias": random(2, 3)},
+    "alibi": {"slopes": random(2), "mask": Causal(), "query_start": -1},
+    "relative": {"table": random(4, 2), "softcap": 1.1, "query_start": [3, 0, -2]},
+    "relative, one way": {"table": random(3, 2), "sinks": random(2), "dropout_p": 0.3, "seed": 5},
     "dropout": {"dropout_p": 0.4, "seed": 3},
     "shared keys": {"key_sequence": [2, 0, 0]},
     "everything": {
@@ -159,16 +174,24 @@ DERIVATIVES = {
 }  # fmt: skip
 
 
+MADE = {
+    "bias": DenseBias,
+    "slopes": Alibi,
+    "table": lambda table: RelativeBias(table, bidirectional=len(table) % 2 == 0, max_distance=4),
+}
+
+
 def function_of(options):
     """The call as a function of its differentiable arrays, and those."""
     options = dict(options)
     arrays = {"query": random(5, 2, 2), "key": random(7, 1, 2), "value": random(7, 1, 3)}
-    arrays |= {name: options.pop(name) for name in ("bias", "sinks") if name in options}
+    arrays |= {name: options.pop(name) for name in (*MADE, "sinks") if name in options}
 
     def function(*given):
         found = dict(zip(arrays, given, strict=True))
-        if "bias" in found:
-            found["bias"] = DenseBias(found["bias"])
+        for name, make in MADE.items():
+            if name in found:
+                found["bias"] = make(found.pop(name))
         out, aux = attention(**found, **options, **OFFSETS, return_aux=Aux(lse=True))
         return out, aux.lse.masked_fill(aux.lse == -math.inf, 0)
 
@@ -181,7 +204,7 @@ def test_first_derivatives_backward_and_forward(name):
     assert gradcheck(function, arrays, check_forward_ad=True, fast_mode=True)
 
 
-@pytest.mark.parametrize("name", ["bias (T, S)", "sinks"])
+@pytest.mark.parametrize("name", ["bias (T, S)", "alibi", "relative", "sinks"])
 def test_first_derivatives_entry_by_entry(name):
     function, arrays = function_of(DERIVATIVES[name])
     assert gradcheck(function, arrays, check_forward_ad=True)
@@ -193,8 +216,9 @@ def test_second_derivatives(name):
     assert gradgradcheck(function, arrays, fast_mode=True)
 
 
-def test_derivatives_over_many_tiles():
-    function, arrays = function_of(DERIVATIVES["everything"])
+@pytest.mark.parametrize("name", ["everything", "relative"])
+def test_derivatives_over_many_tiles(name):
+    function, arrays = function_of(DERIVATIVES[name])
     with small_tiles(2, 4, 8):
         assert gradcheck(function, arrays, check_forward_ad=True, fast_mode=True)
         assert gradgradcheck(function, arrays, fast_mode=True)
@@ -237,13 +261,25 @@ def test_the_gradient_of_a_bias_is_summed_over_what_it_broadcasts(shape, small):
     if small:
         remembered_plan.cache_clear()
     call = cases.call_of(query.numpy(), key.numpy(), value.numpy(), bias=DenseBias(bias.numpy()), **OFFSETS)
-    arrays = call.plan, call.query, call.key, call.value, call.bias, None, None
+    arrays = call.plan, call.query, call.key, call.value, call.bias_array, None, None
     expected = reference.backward(*arrays, *reference.forward(*arrays), up.numpy())[3]
     leaf = bias.requires_grad_()
     with small_tiles(2, 4, 8) if small else small_tiles(256, 512, 1 << 20):
         attention(query, key, value, bias=DenseBias(leaf), **OFFSETS).backward(up)
     assert leaf.grad.shape == shape
-    np.testing.assert_allclose(leaf.grad.numpy(), expected, atol=1e-13)
+    np.testing.assert_allclose(leaf.grad.numpy(), expected.reshape(shape), atol=1e-13)
+
+
+def test_a_bias_that_wants_no_gradient_gets_none():
+    """The sum of its gradient, which costs as much as the rest, is left out, and the others are the same."""
+    query, key, value = (random(9, 2, 2).requires_grad_() for _ in range(3))
+    found = []
+    for wanted in (False, True):
+        slopes = torch.ones(2, dtype=torch.float64, requires_grad=wanted)
+        out = attention(query, key, value, bias=Alibi(slopes))
+        found.append(torch.autograd.grad(out.square().sum(), (query, key, value, *([slopes] * wanted))))
+    for without, with_bias in zip(*(grads[:3] for grads in found), strict=True):
+        torch.testing.assert_close(without, with_bias, rtol=0, atol=0)
 
 
 def test_padded_bias_arrays_get_gradients():

@@ -2,7 +2,17 @@
 
 from regard._masks._arrays import check_dense, dense_index, dense_lookup, host_array
 from regard._masks._base import And, Coordinates, Mask, Not, Or, count_pairs
-from regard._masks._vocabulary import Causal, Dense, Documents, Global, Lengths, Prefix, Window, split_lengths
+from regard._masks._vocabulary import (
+    Causal,
+    Dense,
+    Documents,
+    Global,
+    Lengths,
+    Prefix,
+    Window,
+    conjuncts,
+    split_lengths,
+)
 
 __all__ = [
     "Causal",
@@ -17,6 +27,7 @@ __all__ = [
     "Or",
     "Not",
     "Coordinates",
+    "conjuncts",
     "split_lengths",
     "count_pairs",
     "dense_index",

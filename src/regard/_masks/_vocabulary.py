@@ -321,7 +321,7 @@ class Dense(Mask):
 def split_lengths(mask: Mask) -> tuple[Mask | None, Lengths | None]:
     """The mask without the `Lengths` that stand at the top of its `&`, and those as one: spans can be cut by them."""
     others, lengths = None, None
-    for part in _conjuncts(mask):
+    for part in conjuncts(mask):
         if isinstance(part, Lengths):
             lengths = (
                 part if lengths is None else Lengths(_fewer(lengths.q, part.q), _fewer(lengths.k, part.k))
@@ -331,10 +331,11 @@ def split_lengths(mask: Mask) -> tuple[Mask | None, Lengths | None]:
     return others, lengths
 
 
-def _conjuncts(mask: Mask) -> Iterator[Mask]:
+def conjuncts(mask: Mask) -> Iterator[Mask]:
+    """The masks that stand at the top of the mask's `&`."""
     if isinstance(mask, And):
-        yield from _conjuncts(mask.first)
-        yield from _conjuncts(mask.second)
+        yield from conjuncts(mask.first)
+        yield from conjuncts(mask.second)
     else:
         yield mask
 

@@ -1,7 +1,8 @@
 """The specification: attention in plain NumPy, one sequence after the other, from dense scores.
 
 Shapes: H query heads, J key heads; Q query rows of one sequence, K keys it reads; D, V head sizes of keys and values.
-Rows are taken in blocks, so that memory stays bounded; nothing else here is for speed.
+Rows are taken in blocks, so that memory stays bounded; nothing else here is for speed. A bias is the array that
+`Plan.bias_places` describes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regard._aux import checked_rows
-from regard._biases import DenseBias
+from regard._aux import Aux, AuxOutput, TopK, checked_rows
 from regard._dropout import keep_run
-from regard._masks import Coordinates, dense_index, host_array
+from regard._masks import Coordinates, host_array
 from regard._plan import Plan
 
 Array = NDArray[Any]
@@ -30,7 +30,7 @@ def forward(
     query: Array,
     key: Array,
     value: Array,
-    bias: DenseBias | None,
+    bias: Array | None,
     sinks: Array | None,
     seed: int | None,
 ) -> tuple[Array, Array]:
@@ -48,20 +48,25 @@ def forward(
         return out.astype(query.dtype), lse
 
 
-def weights(
-    plan: Plan, query: Array, key: Array, value: Array, bias: DenseBias | None, sinks: Array | None, rows: Any
-) -> Array:
-    """The weights, before dropout, of chosen flat query rows: (R, H, longest key length), zero where there is no key."""
-    rows = checked_rows(rows, plan.total_queries)
-    longest = int(np.max(plan.spans.k_length, initial=0))
-    chosen = np.zeros((len(rows), plan.heads, longest), accumulation(query.dtype))
+def look(
+    plan: Plan,
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None,
+    sinks: Array | None,
+    lse: Array,
+    aux: Aux,
+) -> AuxOutput:
+    """What `aux` asks for, flat: (R, H, S), (total_queries, H, k), (total_keys, H)."""
+    arrays = (plan, query, key, value, bias, sinks)
     with np.errstate(all="ignore"):
-        for place, row in enumerate(rows):
-            for block in _blocks(plan, int(row)):
-                q_HQD, k_HKD, _ = block.gather(plan, query, key, value)
-                row_weights = _softmax(plan, block, q_HQD, k_HKD, bias, sinks).weights
-                chosen[place, :, : row_weights.shape[-1]] = row_weights[:, 0]
-    return chosen
+        return AuxOutput(
+            lse if aux.lse else None,
+            None if aux.rows is None else _row_weights(*arrays, aux.rows),
+            None if aux.topk is None else _largest(*arrays, int(aux.topk)),
+            _key_sums(*arrays) if aux.key_sums else None,
+        )
 
 
 def backward(
@@ -69,7 +74,7 @@ def backward(
     query: Array,
     key: Array,
     value: Array,
-    bias: DenseBias | None,
+    bias: Array | None,
     sinks: Array | None,
     seed: int | None,
     out: Array,
@@ -84,7 +89,7 @@ def backward(
     del out, lse
     wide = accumulation(query.dtype)
     grad_query, grad_key, grad_value = (np.zeros(array.shape, wide) for array in (query, key, value))
-    grad_bias = None if bias is None else np.zeros(bias.array.shape, wide)
+    grad_bias = None if bias is None else np.zeros(bias.shape, wide)
     grad_sinks = None if sinks is None else np.zeros(sinks.shape, wide)
     with np.errstate(all="ignore"):
         for block in _blocks(plan):
@@ -110,9 +115,9 @@ def backward(
                 sees = allowed.any(-1, keepdims=True)
                 grad_sinks -= np.where(sees, softmax.sink_weights * mean, 0).sum((1, 2))
             if grad_bias is not None:
-                _add_bias(grad_bias, block.at, grad_logits)
+                _add_bias(grad_bias, plan, block.at, grad_logits)
         grads = grad_query.astype(query.dtype), grad_key.astype(key.dtype), grad_value.astype(value.dtype)
-        return *grads, _like(grad_bias, None if bias is None else bias.array), _like(grad_sinks, sinks)
+        return *grads, _like(grad_bias, bias), _like(grad_sinks, sinks)
 
 
 def accumulation(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -158,7 +163,7 @@ class _Softmax:
 
 
 def _softmax(
-    plan: Plan, block: _Block, q_HQD: Array, k_HKD: Array, bias: DenseBias | None, sinks: Array | None
+    plan: Plan, block: _Block, q_HQD: Array, k_HKD: Array, bias: Array | None, sinks: Array | None
 ) -> _Softmax:
     scores = q_HQD @ k_HKD.swapaxes(1, 2) * q_HQD.dtype.type(plan.scale)
     logits, slope = scores, scores.dtype.type(1)
@@ -169,8 +174,9 @@ def _softmax(
     if plan.mask is not None:
         allowed &= plan.mask.allows(block.at)[0]
     if bias is not None:
-        added, inside = bias.lookup(block.at)
-        allowed &= np.asarray(inside & (added != -np.inf))[0]
+        index, found = plan.bias_places(bias.shape, block.at)
+        added = bias[index]
+        allowed &= (found & (added != -np.inf))[0]
         logits = logits + added[0].astype(logits.dtype)
     logits = np.where(allowed, logits, -np.inf)
 
@@ -200,6 +206,59 @@ def _product(weights: Array, values: Array, allowed: Array) -> Array:
         some = allowed[head, row]
         product[head, row] = weights[head, row, some] @ values[head, some]
     return product
+
+
+def _row_weights(
+    plan: Plan, query: Array, key: Array, value: Array, bias: Array | None, sinks: Array | None, rows: Any
+) -> Array:
+    """(R, H, longest key length), zero where there is no key."""
+    rows = checked_rows(rows, plan.total_queries)
+    longest = int(np.max(plan.spans.k_length, initial=0))
+    chosen = np.zeros((len(rows), plan.heads, longest), accumulation(query.dtype))
+    for place, row in enumerate(rows):
+        for _, softmax in _softmaxes(plan, query, key, value, bias, sinks, int(row)):
+            chosen[place, :, : softmax.weights.shape[-1]] = softmax.weights[:, 0]
+    return chosen
+
+
+def _key_sums(
+    plan: Plan, query: Array, key: Array, value: Array, bias: Array | None, sinks: Array | None
+) -> Array:
+    """(total_keys, H)."""
+    sums = np.zeros((plan.total_keys, plan.heads), accumulation(query.dtype))
+    for block, softmax in _softmaxes(plan, query, key, value, bias, sinks):
+        sums[block.keys] += softmax.weights.sum(1).T
+    return sums
+
+
+def _largest(
+    plan: Plan, query: Array, key: Array, value: Array, bias: Array | None, sinks: Array | None, count: int
+) -> TopK:
+    """(total_queries, H, count); what is not allowed comes last."""
+    shape = (plan.total_queries, plan.heads, count)
+    top = TopK(np.full(shape, -1), np.zeros(shape, accumulation(query.dtype)))
+    for block, softmax in _softmaxes(plan, query, key, value, bias, sinks):
+        ranked = np.where(softmax.allowed, softmax.weights, -1)
+        # A stable sort leaves ties in the order of their keys.
+        keys = np.argsort(-ranked, axis=-1, kind="stable")[..., :count]
+        ranked, found = np.take_along_axis(ranked, keys, -1).swapaxes(0, 1), keys.shape[-1]
+        top.keys[block.queries, :, :found] = np.where(ranked < 0, -1, keys.swapaxes(0, 1))
+        top.weights[block.queries, :, :found] = np.maximum(ranked, 0)
+    return top
+
+
+def _softmaxes(
+    plan: Plan,
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None,
+    sinks: Array | None,
+    row: int | None = None,
+) -> Iterator[tuple[_Block, _Softmax]]:
+    for block in _blocks(plan, row):
+        q_HQD, k_HKD, _ = block.gather(plan, query, key, value)
+        yield block, _softmax(plan, block, q_HQD, k_HKD, bias, sinks)
 
 
 def _blocks(plan: Plan, row: int | None = None) -> Iterator[_Block]:
@@ -238,9 +297,9 @@ def _add_heads(total_KJD: Array, parts_HKD: Array) -> None:
     total_KJD += parts_HKD.reshape(kv_heads, heads // kv_heads, length, size).sum(1).swapaxes(0, 1)
 
 
-def _add_bias(total: Array, at: Coordinates, grad_HQK: Array) -> None:
-    index, _ = dense_index(total.shape, at)
-    # Places outside the array have no gradient: they add zero to some place inside.
+def _add_bias(total: Array, plan: Plan, at: Coordinates, grad_HQK: Array) -> None:
+    index, _ = plan.bias_places(total.shape, at)
+    # Pairs that find no number have no gradient: they add zero to some place inside.
     np.add.at(total, tuple(np.broadcast_to(i, (1, *grad_HQK.shape)) for i in index), grad_HQK[None])
 
 

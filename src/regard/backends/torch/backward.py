@@ -8,7 +8,7 @@ from torch import Tensor
 from regard.backends.torch.scores import (
     Inputs,
     Scores,
-    bias_index,
+    bias_places,
     denominator,
     finite_lse,
     heads_first,
@@ -19,16 +19,21 @@ from regard.backends.torch.tiles import Block, Tile, blocks
 
 
 def backward(
-    inputs: Inputs, out: Tensor, lse: Tensor, grad_out: Tensor | None, grad_lse: Tensor | None
+    inputs: Inputs,
+    out: Tensor,
+    lse: Tensor,
+    grad_out: Tensor | None,
+    grad_lse: Tensor | None,
+    with_bias: bool,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of query, key, value, bias and sinks, each in its own dtype."""
+    """Gradients of query, key, value, bias and sinks, each in its own dtype; that of the bias only where it is wanted."""
     if grad_out is None:
         grad_out = torch.zeros_like(out)
     precision = inputs.precision
     delta = (grad_out.to(precision) * out.to(precision)).sum(-1)
     delta = delta.masked_fill(lse == -torch.inf, 0)
     total = denominator(inputs, lse)
-    sums = _Sums(inputs)
+    sums = _Sums(inputs, with_bias)
     for block in blocks(inputs.plan, inputs.query.device):
         _block(inputs, block, _Rows(inputs, block, grad_out, delta, total, lse, grad_lse), sums)
     return (
@@ -43,12 +48,14 @@ def backward(
 class _Sums:
     """The gradients while they are summed."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, with_bias: bool) -> None:
         self.query, self.key, self.value = (
             array.new_zeros(array.shape, dtype=inputs.precision)
             for array in (inputs.query, inputs.key, inputs.value)
         )
-        self.bias = None if inputs.bias is None else torch.zeros_like(inputs.bias, dtype=inputs.precision)
+        self.bias: Tensor | None = None
+        if inputs.bias is not None and with_bias:
+            self.bias = torch.zeros_like(inputs.bias, dtype=inputs.precision)
 
 
 class _Rows:
@@ -89,7 +96,7 @@ def _block(inputs: Inputs, block: Block, rows: _Rows, sums: _Sums) -> None:
         )
         flow = _flow(rows, tile, scores, weights, kept, grad_out @ value.mT)
         if sums.bias is not None:
-            sums.bias.index_put_(bias_index(tile, sums.bias), flow, accumulate=True)
+            sums.bias.index_put_(bias_places(tile, sums.bias)[0], flow, accumulate=True)
         flow = flow * inputs.plan.scale
         if scores.slope is not None:
             flow = selected(flow * scores.slope, scores.allowed)

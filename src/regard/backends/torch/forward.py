@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from regard.backends.torch.scores import Inputs, denominator, heads_first, score
-from regard.backends.torch.tiles import Block, Tile, blocks, rows_block
+from regard.backends.torch.scores import Inputs, score
+from regard.backends.torch.tiles import Block, Tile, blocks
 
 
 def forward(inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -21,18 +19,6 @@ def forward(inputs: Inputs) -> tuple[Tensor, Tensor]:
         block.rows.put(out, inputs.join(block.rows, context).to(out.dtype))
         block.rows.put(lse, block_lse.squeeze(-1).transpose(1, 2))
     return out, lse
-
-
-def row_weights(inputs: Inputs, lse: Tensor, rows: Any) -> Tensor:
-    """Weights (R, H, longest key span) of the query tokens `rows` (R,), before dropout."""
-    width = int(inputs.plan.spans.k_length.max(initial=0))
-    if not len(rows):
-        return inputs.query.new_zeros(0, inputs.plan.heads, width, dtype=inputs.precision)
-    block = rows_block(inputs.plan, rows, inputs.query.device)
-    tile = block.tiles[0]
-    scores = score(inputs, tile, inputs.rows(block.rows, inputs.query), inputs.chunk(tile, inputs.key))
-    weights = scores.weights(heads_first(block.rows.gather(denominator(inputs, lse)))).squeeze(2)
-    return torch.nn.functional.pad(weights, (0, width - weights.shape[-1]))
 
 
 def _attend(inputs: Inputs, block: Block) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from regard._biases import Bias, DenseBias
-from regard._errors import BackendError
+from regard._aux import Aux, AuxOutput
 from regard._plan import Plan
 from regard.backends.torch import backward, forward, tangent
+from regard.backends.torch import look as looking
 from regard.backends.torch.scores import Inputs
 
 
@@ -45,7 +45,8 @@ class TiledAttention(torch.autograd.Function):
         *arrays, out, lse = ctx.saved_tensors
         with torch.autocast(out.device.type, enabled=False):
             inputs = Inputs.of(ctx.plan, *arrays, ctx.seed, grad_out)
-            return None, None, *backward.backward(inputs, out, lse, grad_out, grad_lse)
+            wants_bias = ctx.needs_input_grad[5]
+            return None, None, *backward.backward(inputs, out, lse, grad_out, grad_lse, wants_bias)
 
     @staticmethod
     def jvp(ctx: Any, _plan: None, _seed: None, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -66,27 +67,25 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """The output (T, H, Dv) and lse (T, H) of flat arrays (T, H, D), (S, J, D) and (S, J, Dv)."""
     arrays = (query, key, value, bias, sinks)
-    if _is_differentiated(*arrays):
+    if is_differentiated(*arrays):
         return TiledAttention.apply(plan, seed, *arrays)
     return TiledAttention.forward(plan, seed, *arrays)
 
 
-def _is_differentiated(*arrays: Tensor | None) -> bool:
+def is_differentiated(*arrays: Tensor | None) -> bool:
+    """Whether somebody may ask for a derivative of what is computed from these."""
     tensors = [array for array in arrays if array is not None]
     if torch.is_grad_enabled() and any(array.requires_grad for array in tensors):
         return True
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def dense_bias(bias: Bias, like: Tensor) -> Tensor:
-    """A bias as a tensor (N or 1, H or 1, T, S) on the device of `like`."""
-    if not isinstance(bias, DenseBias):
-        raise BackendError(f"the tiled backend cannot compute a {type(bias).__name__}; expected a DenseBias.")
-    array = torch.as_tensor(bias.array, device=like.device)
-    return array.reshape((1,) * (4 - array.ndim) + tuple(array.shape))
+def brought(bias: Any, like: Tensor) -> Tensor | None:
+    """The array of a bias, of any framework, as a tensor on the device of `like`."""
+    return None if bias is None else torch.as_tensor(bias, device=like.device)
 
 
-def row_weights(
+def look(
     plan: Plan,
     query: Tensor,
     key: Tensor,
@@ -94,8 +93,14 @@ def row_weights(
     bias: Tensor | None,
     sinks: Tensor | None,
     lse: Tensor,
-    rows: Any,
-) -> Tensor:
-    """Weights (R, H, longest key span) of the chosen query tokens, recomputed from the lse; no gradient is recorded."""
-    with torch.no_grad():
-        return forward.row_weights(Inputs.of(plan, query, key, value, bias, sinks, None), lse, rows)
+    aux: Aux,
+) -> AuxOutput:
+    """What `aux` asks for, flat: (R, H, S), (T, H, k), (S, H); recomputed from the lse, no gradient is recorded."""
+    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+        inputs = Inputs.of(plan, query, key, value, bias, sinks, None)
+        return AuxOutput(
+            lse if aux.lse else None,
+            None if aux.rows is None else looking.row_weights(inputs, lse, aux.rows),
+            None if aux.topk is None else looking.largest(inputs, lse, int(aux.topk)),
+            looking.key_sums(inputs, lse) if aux.key_sums else None,
+        )

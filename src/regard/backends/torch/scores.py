@@ -1,6 +1,6 @@
 """The arrays of a call, and the scores and weights of one tile: what forward, backward and forward-mode share.
 
-Flat arrays: query (T, H, D), key (S, J, D), value (S, J, Dv), bias (N, H, T, S) broadcastable, sinks (H,). Tiles: scores and
+Flat arrays: query (T, H, D), key (S, J, D), value (S, J, Dv), sinks (H,), bias as `Plan.bias_places` says. Tiles: scores and
 weights (G, H, Q, K); products run on (G * J, H / J * Q, ...), the query heads of one key head together. Sums run in
 float32, or float64 for float64.
 """
@@ -111,8 +111,9 @@ def score(inputs: Inputs, tile: Tile, query: Tensor, key: Tensor) -> Scores:
         bent = torch.tanh(values / plan.softcap)
         values, slope = plan.softcap * bent, 1 - bent * bent
     if inputs.bias is not None:
-        bias = inputs.bias.to(values.dtype)[bias_index(tile, inputs.bias)]
-        open_pairs = (bias != -torch.inf) & _inside(tile, inputs.bias)
+        index, found = bias_places(tile, inputs.bias)
+        bias = inputs.bias.to(values.dtype)[index]
+        open_pairs = (bias != -torch.inf) & found
         values, allowed = values + bias, open_pairs if allowed is None else allowed & open_pairs
     return Scores(values, allowed, slope)
 
@@ -122,24 +123,9 @@ def selected(values: Tensor, allowed: Tensor | None) -> Tensor:
     return values if allowed is None else values.masked_fill(~allowed, 0)
 
 
-def bias_index(tile: Tile, bias: Tensor) -> tuple[Tensor, ...]:
-    """Where the tile's pairs stand in a bias (N, H, T, S) whose dimensions may be 1; pairs outside it stand at its edge."""
-    return tuple(
-        place.clamp(max=size - 1) if size > 1 else torch.zeros_like(place)
-        for place, size in zip(_places(tile), bias.shape, strict=True)
-    )
-
-
-def _inside(tile: Tile, bias: Tensor) -> Tensor:
-    inside = torch.ones((), dtype=torch.bool, device=bias.device)
-    for place, size in zip(_places(tile), bias.shape, strict=True):
-        if size != 1:
-            inside = inside & (place < size)
-    return inside
-
-
-def _places(tile: Tile) -> tuple[Tensor, ...]:
-    return tile.at.sequence, tile.at.head, tile.at.row, tile.at.key
+def bias_places(tile: Tile, bias: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Where the tile's pairs stand in a bias, and which of them do."""
+    return tile.plan.bias_places(tuple(bias.shape), tile.at)
 
 
 def heads_first(rows: Tensor) -> Tensor:

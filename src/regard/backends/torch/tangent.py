@@ -8,7 +8,7 @@ from torch import Tensor
 from regard.backends.torch.scores import (
     Inputs,
     Scores,
-    bias_index,
+    bias_places,
     denominator,
     finite_lse,
     heads_first,
@@ -82,5 +82,5 @@ def _moving(
     if scores.slope is not None:
         moving = moving * scores.slope
     if along[3] is not None:
-        moving = moving + along[3].to(moving.dtype)[bias_index(tile, along[3])]
+        moving = moving + along[3].to(moving.dtype)[bias_places(tile, along[3])[0]]
     return moving

@@ -1,0 +1,449 @@
+// The backward pass: weights recomputed from the lse, one block of keys after the other.
+//
+// A unit owns a block of keys and sums their gradients; the gradients of queries that several blocks reach are added in the
+// order of the blocks: each panel of queries counts whose turn it is. Units are started in that order, so the one that is
+// waited for always runs.
+#pragma once
+
+#include "forward.h"
+
+namespace regard::REGARD_ISA {
+
+template <class T>
+struct BackwardRoom {
+    Panel<T>* panel;
+    T *queries, *out_grads;          // (D, width), (V, width)
+    T *query_rows, *out_grad_rows;   // (lanes, D padded), (lanes, V padded)
+    T *weights, *flow, *dropped, *kept, *slope, *tile;  // (keys, width)
+    T *keys, *values, *key_grads, *value_grads;         // (keys, D or V padded)
+    T *query_grads;                  // (lanes, D padded)
+    T *base, *delta;                 // (lanes): what scores are reduced by, what gradients are reduced by
+
+    BackwardRoom(const Call& call, Room& room) {
+        const Sizes& sizes = call.problem->sizes;
+        const long width = panel_lanes<T>, dim = round_up(sizes.dim, lanes<T>), value_dim = round_up(sizes.value_dim, lanes<T>);
+        panel = room.take<Panel<T>>(1);
+        queries = room.take<T>(sizes.dim * width);
+        out_grads = room.take<T>(sizes.value_dim * width);
+        query_rows = room.take<T>(width * dim);
+        out_grad_rows = room.take<T>(width * value_dim);
+        for (T** block : {&weights, &flow, &dropped, &kept, &slope, &tile}) *block = room.take<T>(key_block * width);
+        keys = room.take<T>(key_block * dim);
+        values = room.take<T>(key_block * value_dim);
+        key_grads = room.take<T>(key_block * dim);
+        value_grads = room.take<T>(key_block * value_dim);
+        query_grads = room.take<T>(width * dim);
+        base = room.take<T>(Panel<T>::most);
+        delta = room.take<T>(Panel<T>::most);
+    }
+};
+
+template <class T>
+T sum_of_products(const T* a, const T* b, long size) {
+    Vector<T> sums{};
+    long d = 0;
+    for (; d + lanes<T> <= size; d += lanes<T>) sums += load<T>(a + d) * load<T>(b + d);
+    T halves[lanes<T>];
+    store<T>(halves, sums);
+#pragma GCC unroll 4
+    for (int half = lanes<T> / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) halves[i] += halves[i + half];
+    for (; d < size; ++d) halves[0] += a[d] * b[d];
+    return halves[0];
+}
+
+REGARD_INLINE long lse_place(const Call& call, long row, long head) { return row * call.problem->sizes.heads + head; }
+
+// delta = the sum of out * gradient of out of a query, 0 where it sees nothing.
+template <class T>
+T delta_of(const Call& call, const Gradients& gradients, long row, long head) {
+    if (static_cast<const T*>(call.lse)[lse_place(call, row, head)] == -infinity<T>) return T(0);
+    return sum_of_products<T>(row_of<T>(call.out, row, head), row_of<T>(gradients.out, row, head), call.problem->sizes.value_dim);
+}
+
+template <class T>
+void delta_of_spans(const Call& call, const Gradients& gradients, long begin, long end) {
+    const Problem& problem = *call.problem;
+    for (long s = begin; s < end; ++s) {
+        const Span& span = problem.spans[s];
+        for (long i = 0; i < span.rows; ++i)
+            for (long head = 0; head < problem.sizes.heads; ++head) {
+                const long row = span.q_begin + span.row_first + i * problem.step;
+                static_cast<T*>(gradients.delta)[lse_place(call, row, head)] = delta_of<T>(call, gradients, row, head);
+            }
+    }
+}
+
+// The logarithm of what the weights of a query are divided by: its lse joined with the head's sink.
+template <class T>
+T whole_lse(const Call& call, T lse, long head) {
+    if (!call.sinks) return lse;
+    const T sink = static_cast<const T*>(call.sinks)[head], high = largest(lse, sink), low = smallest(lse, sink);
+    if (high == infinity<T>) return high;
+    const Vector<T> part = logarithm<T>(T(1) + exp2<T>(all<T>((low - high) * T(log2_e))));
+    return high + part[0];
+}
+
+// `base` and `delta` of each lane. The gradient of the lse enters with its own weights, which leave the sinks out.
+template <class T>
+void load_rows(const Call& call, const Gradients* gradients, const Panel<T>& panel, bool delta_known, T* base, T* delta) {
+    for (int i = 0; i < panel.width; ++i) {
+        base[i] = infinity<T>, delta[i] = T(0);
+        if (i >= panel.count) continue;
+        const long row = panel.span->q_begin + panel.row[i], place = lse_place(call, row, panel.head[i]);
+        const T lse = static_cast<const T*>(call.lse)[place];
+        if (gradients && !delta_known) static_cast<T*>(gradients->delta)[place] = delta_of<T>(call, *gradients, row, panel.head[i]);
+        if (lse == -infinity<T>) continue;
+        const T whole = whole_lse(call, lse, panel.head[i]);
+        base[i] = whole * T(log2_e);
+        if (!gradients) continue;
+        delta[i] = static_cast<const T*>(gradients->delta)[place];
+        if (gradients->lse) {
+            const T larger_share = call.sinks ? exp2<T>(all<T>((whole - lse) * T(log2_e)))[0] : T(1);
+            delta[i] -= static_cast<const T*>(gradients->lse)[place] * larger_share;
+        }
+    }
+}
+
+template <class T>
+void weigh_again(const Scores<T>& scores, const T* base) {
+    const long width = scores.panel.width;
+    for (int v = 0; v < scores.panel.vectors; ++v) {
+        const Vector<T> by = load<T>(base + v * lanes<T>);
+        T* values = scores.values + v * lanes<T>;
+        for (long key = scores.seen[v].begin; key < scores.seen[v].end; ++key)
+            store<T>(values + key * width, exp2<T>(load<T>(values + key * width) - by));
+    }
+    clear_unseen(scores, scores.values);
+}
+
+// flow = weight * (gradient of weight - delta) * factor; 0 where the weight is, whatever the gradient holds.
+template <class T>
+void turn_into_flow(const Scores<T>& scores, const T* kept, const T* delta, T factor, T* flow) {
+    const long width = scores.panel.width;
+    for (int v = 0; v < scores.panel.vectors; ++v) {
+        const Vector<T> less = load<T>(delta + v * lanes<T>);
+        for (long key = scores.seen[v].begin; key < scores.seen[v].end; ++key) {
+            const long at = key * width + v * lanes<T>;
+            Vector<T> gradient = load<T>(flow + at);
+            if (kept) gradient *= load<T>(kept + at);
+            const Vector<T> weight = load<T>(scores.values + at);
+            gradient = weight * (gradient - less) * factor;
+            store<T>(flow + at, weight == T(0) ? Vector<T>{} : gradient);
+        }
+    }
+    clear_unseen(scores, flow);
+}
+
+template <class T>
+void add_to_bias(const Call& call, const Gradients& gradients, const Scores<T>& scores, const T* flow) {
+    const Panel<T>& panel = scores.panel;
+    const Span& span = *panel.span;
+    const long step = call.problem->step;
+    const Range keys = scores.cut.keys;
+    if (gradients.bias.values) {
+        const Dense& bias = gradients.bias;
+        for (int lane = 0; lane < panel.count; ++lane) {
+            if (panel.row[lane] >= bias.rows) continue;
+            T* to = static_cast<T*>(const_cast<void*>(bias.values)) + span.sequence * bias.sequence_stride +
+                    panel.head[lane] * bias.head_stride + panel.row[lane] * bias.row_stride;
+            for (long key = keys.begin; key < keys.end; ++key) {
+                const long number = span.key_first + key * step;
+                if (number < bias.keys) to[number * bias.key_stride] += flow[(key - keys.begin) * panel.width + lane];
+            }
+        }
+    }
+    if (gradients.distances.values) {
+        const Distances& bias = gradients.distances;
+        T* values = static_cast<T*>(const_cast<void*>(bias.values));
+        for (int lane = 0; lane < panel.count;) {
+            T* to = values + panel.head[lane] * bias.head_stride + position_of(panel, lane) - bias.first;
+            const bool together = panel.one_head && step == 1 && lane + lanes<T> <= panel.count;
+            for (long key = keys.begin; key < keys.end; ++key) {
+                T* place = to - (span.key_first + key * step);
+                const T* from = flow + (key - keys.begin) * panel.width + lane;
+                if (together) store<T>(place, load<T>(place) + load<T>(from));
+                else *place += *from;
+            }
+            lane += together ? lanes<T> : 1;
+        }
+    }
+}
+
+template <class T>
+void bend(const Scores<T>& scores, const T* slope, T factor, T* flow) {
+    for (int v = 0; v < scores.panel.vectors; ++v)
+        for (long key = scores.seen[v].begin; key < scores.seen[v].end; ++key) {
+            const long at = key * scores.panel.width + v * lanes<T>;
+            Vector<T> bent = load<T>(flow + at) * factor;
+            if (slope) bent = bent == T(0) ? bent : bent * load<T>(slope + at);
+            store<T>(flow + at, bent);
+        }
+}
+
+// One block of keys, its arrays and the sums of its gradients.
+template <class T>
+struct OwnedKeys {
+    Range range;
+    Block<T> keys, values;
+    T *key_grads, *value_grads;
+    long dim, value_dim, padded_dim, padded_value;
+};
+
+// Products over allowed pairs alone: arrays hold NaN or infinities, and some pairs are masked.
+template <class T>
+void add_carefully(const Scores<T>& scores, const BackwardRoom<T>& room, const T* weights, const OwnedKeys<T>& own) {
+    const long first = scores.cut.keys.begin - own.range.begin;
+    for (int lane = 0; lane < scores.panel.count; ++lane) {
+        T* query_grads = room.query_grads + lane * own.padded_dim;
+        for (long d = 0; d < own.padded_dim; ++d) query_grads[d] = T(0);
+        for (long key = 0; key < scores.keys(); ++key) {
+            const T weight = weights[key * scores.panel.width + lane], flow = room.flow[key * scores.panel.width + lane];
+            const long own_key = first + key;
+            if (weight != T(0))
+                for (long d = 0; d < own.value_dim; ++d)
+                    own.value_grads[own_key * own.padded_value + d] += weight * room.out_grad_rows[lane * own.padded_value + d];
+            if (flow == T(0)) continue;
+            for (long d = 0; d < own.dim; ++d) {
+                own.key_grads[own_key * own.padded_dim + d] += flow * room.query_rows[lane * own.padded_dim + d];
+                query_grads[d] += flow * own.keys.rows[own_key * own.keys.stride + d];
+            }
+        }
+    }
+}
+
+template <class T>
+void add_products(const Scores<T>& scores, const BackwardRoom<T>& room, const T* weights, const OwnedKeys<T>& own) {
+    const Panel<T>& panel = scores.panel;
+    const long first = scores.cut.keys.begin - own.range.begin, width = panel.width;
+    const int dim_vectors = int(own.padded_dim / lanes<T>), value_vectors = int(own.padded_value / lanes<T>);
+    Segment segments[2 * most_vectors + 1];
+    const int count = segments_of(scores, segments);
+    for (int s = 0; s < count; ++s) {
+        const Segment& segment = segments[s];
+        const long lane = segment.first * lanes<T>, depth = smallest<long>(panel.count, segment.last * lanes<T>) - lane;
+        const long rows = segment.keys.end - segment.keys.begin, from = segment.keys.begin * width + lane, to = first + segment.keys.begin;
+        wide_product<T, Unit::column>(rows, value_vectors,
+                                      {weights + from, width, room.out_grad_rows + lane * own.padded_value, own.padded_value,
+                                       own.value_grads + to * own.padded_value, own.padded_value, depth, nullptr},
+                                      Old::added);
+        wide_product<T, Unit::column>(rows, dim_vectors,
+                                      {room.flow + from, width, room.query_rows + lane * own.padded_dim, own.padded_dim,
+                                       own.key_grads + to * own.padded_dim, own.padded_dim, depth, nullptr},
+                                      Old::added);
+    }
+    const int height = scores.cut.intervals ? 6 : panel.count;
+    for (int lane = 0; lane < panel.count; lane += height) {
+        const int last = smallest(lane + height, panel.count);
+        const Range seen = seen_by_lanes(scores, lane, last);
+        wide_product<T, Unit::row>(last - lane, dim_vectors,
+                                   {room.flow + seen.begin * width + lane, width, own.keys.rows + (first + seen.begin) * own.keys.stride,
+                                    own.keys.stride, room.query_grads + lane * own.padded_dim, own.padded_dim, seen.end - seen.begin,
+                                    nullptr},
+                                   Old::none);
+    }
+}
+
+// Reads the panel's queries and gradients; returns whether all of them are finite.
+template <class T>
+bool load_panel(const Call& call, const Gradients& gradients, const BackwardRoom<T>& room, const OwnedKeys<T>& own) {
+    const Panel<T>& panel = *room.panel;
+    const T *rows[Panel<T>::most], *out_rows[Panel<T>::most];
+    for (int i = 0; i < panel.count; ++i) {
+        const long row = panel.span->q_begin + panel.row[i];
+        rows[i] = row_of<T>(call.query, row, panel.head[i]);
+        out_rows[i] = row_of<T>(gradients.out, row, panel.head[i]);
+    }
+    const T factor = T(score_factor(*call.problem));
+    const bool finite = transpose_rows<T>(rows, panel.count, own.dim, factor, room.queries, panel.width, room.query_rows, own.padded_dim);
+    return transpose_rows<T>(out_rows, panel.count, own.value_dim, T(1), room.out_grads, panel.width, room.out_grad_rows,
+                             own.padded_value) &&
+           finite;
+}
+
+// Writes or adds the panel's rows of the gradient of the queries; zeros where `found` is false.
+template <class T>
+void put_query_grads(const Gradients& gradients, const BackwardRoom<T>& room, const OwnedKeys<T>& own, bool first, bool found) {
+    const Panel<T>& panel = *room.panel;
+    if (!first && !found) return;
+    for (int i = 0; i < panel.count; ++i) {
+        T* to = row_to<T>(gradients.query, panel.span->q_begin + panel.row[i], panel.head[i]);
+        const T* from = room.query_grads + i * own.padded_dim;
+        long d = 0;
+        for (; d + lanes<T> <= own.dim; d += lanes<T>) {
+            const Vector<T> part = found ? load<T>(from + d) : Vector<T>{};
+            store<T>(to + d, first ? part : load<T>(to + d) + part);
+        }
+        for (; d < own.dim; ++d) to[d] = (first ? T(0) : to[d]) + (found ? from[d] : T(0));
+    }
+}
+
+inline void wait_for(const int32_t* turn, int32_t number) {
+    while (__atomic_load_n(turn, __ATOMIC_ACQUIRE) != number) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+}
+
+template <class T>
+bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<T>& room, const OwnedKeys<T>& own, bool keys_finite,
+               bool delta_known) {
+    const Problem& problem = *call.problem;
+    Panel<T>& panel = *room.panel;
+    const Range keys{own.range.begin, smallest(own.range.end, panel.span->keys)};
+    Scores<T> scores{call, problem, panel, cut_and_fill(call, panel, keys, room.tile), room.weights, room.tile, {}};
+    if (scores.cut.keys.empty()) {
+        if (!delta_known) load_rows(call, &gradients, panel, false, room.base, room.delta);
+        return false;
+    }
+    const long first = scores.cut.keys.begin - own.range.begin;
+    const bool finite = load_panel(call, gradients, room, own) && keys_finite;
+    load_rows(call, &gradients, panel, delta_known, room.base, room.delta);
+    find_seen(scores);
+    fill(scores, own.keys.rows + first * own.keys.stride, own.keys.stride, room.queries, own.dim, room.weights);
+    const bool capped = problem.softcap > 0, dropping = problem.dropout > 0;
+    apply<T>(scores, capped ? room.slope : nullptr);
+    weigh_again(scores, room.base);
+    fill(scores, own.values.rows + first * own.values.stride, own.values.stride, room.out_grads, own.value_dim, room.flow);
+    const T* weights = room.weights;
+    if (dropping) {
+        fill_kept(scores, room.kept);
+        for (long i = 0; i < scores.keys() * panel.width; i += lanes<T>)
+            store<T>(room.dropped + i, load<T>(room.weights + i) * load<T>(room.kept + i));
+        weights = room.dropped;
+    }
+    const bool bias = gradients.bias.values || gradients.distances.values;
+    const T factor = T(problem.scale);
+    turn_into_flow(scores, dropping ? room.kept : nullptr, room.delta, bias || capped ? T(1) : factor, room.flow);
+    if (bias) add_to_bias(call, gradients, scores, room.flow);
+    if (bias || capped) bend(scores, capped ? room.slope : nullptr, factor, room.flow);
+    bool blind = false;  // a lane that sees nothing must not hand on what its row holds
+    for (int i = 0; i < panel.count; ++i) blind |= room.base[i] == infinity<T>;
+    if (!finite && (scores.partial() || blind)) add_carefully(scores, room, weights, own);
+    else add_products(scores, room, weights, own);
+    return true;
+}
+
+template <class T>
+void backward_span(const Call& call, const Gradients& gradients, const Problem::Backward& work, const BackwardUnit& unit, long number,
+                   const BackwardRoom<T>& room, const OwnedKeys<T>& own, bool keys_finite) {
+    const Problem& problem = *call.problem;
+    const Span& span = problem.spans[number];
+    const long all = problem.lanes_of(span), vectors = (all + lanes<T> - 1) / lanes<T>, panels = (vectors + most_vectors - 1) / most_vectors;
+    const bool shared = work.turn_begin[number] >= 0;
+    long lane = 0;
+    for (long p = 0; p < panels; ++p) {
+        const long width = (vectors / panels + (p < vectors % panels)) * lanes<T>, last = smallest(lane + width, all);
+        Panel<T>& panel = *room.panel;
+        set_up(problem, panel, span, unit.kv_head, lane, last);
+        lane = last;
+        const Range hull{panel.hull.begin, smallest(panel.hull.end, span.keys)};
+        const long first = hull.empty() ? 0 : hull.begin / key_block, final = hull.empty() ? 0 : (hull.end - 1) / key_block;
+        if (unit.block < first || unit.block > final) continue;
+        const bool found = add_panel(call, gradients, room, own, keys_finite, shared);
+        int32_t* turn = shared ? gradients.turns + work.turn_begin[number] + unit.kv_head * panels + p : nullptr;
+        if (turn) wait_for(turn, int32_t(unit.block - first));
+        put_query_grads(gradients, room, own, unit.block == first, found);
+        if (turn) __atomic_store_n(turn, int32_t(unit.block - first + 1), __ATOMIC_RELEASE);
+    }
+}
+
+template <class T>
+void put_key_grads(const Problem& problem, const Rows& to, const Span& span, long kv_head, Range keys, const T* from, long size) {
+    const long padded = round_up(size, lanes<T>);
+    for (long key = keys.begin; key < keys.end; ++key, from += padded) {
+        T* row = row_to<T>(to, span.k_begin + span.key_first + key * problem.step, kv_head);
+        long d = 0;
+        for (; d + lanes<T> <= size; d += lanes<T>) store<T>(row + d, load<T>(from + d));
+        for (; d < size; ++d) row[d] = from[d];
+    }
+}
+
+template <class T>
+OwnedKeys<T> own_keys(const Call& call, const BackwardUnit& unit, const BackwardRoom<T>& room, bool* finite) {
+    const Problem& problem = *call.problem;
+    const Group& group = problem.groups[unit.group];
+    const Sizes& sizes = problem.sizes;
+    const long begin = unit.block * key_block, end = smallest(begin + key_block, group.keys), count = end - begin;
+    const Span& span = problem.spans[problem.span_order[group.begin]];
+    OwnedKeys<T> own{{begin, end},
+                     block_of<T>(call, call.key, span, unit.kv_head, begin),
+                     block_of<T>(call, call.value, span, unit.kv_head, begin),
+                     room.key_grads,
+                     room.value_grads,
+                     sizes.dim,
+                     sizes.value_dim,
+                     round_up(sizes.dim, lanes<T>),
+                     round_up(sizes.value_dim, lanes<T>)};
+    *finite = copy_rows<T>(own.keys.rows, own.keys.stride, count, sizes.dim, room.keys, own.padded_dim);
+    *finite &= copy_rows<T>(own.values.rows, own.values.stride, count, sizes.value_dim, room.values, own.padded_value);
+    own.keys = {room.keys, own.padded_dim};
+    own.values = {room.values, own.padded_value};
+    return own;
+}
+
+template <class T>
+void backward_unit(const Call& call, const Gradients& gradients, const Problem::Backward& work, const BackwardUnit& unit, void* scratch) {
+    const Problem& problem = *call.problem;
+    const Group& group = problem.groups[unit.group];
+    Room pieces(scratch);
+    const BackwardRoom<T> room(call, pieces);
+    bool finite;
+    const OwnedKeys<T> own = own_keys(call, unit, room, &finite);
+    const long count = own.range.end - own.range.begin;
+    for (long i = 0; i < count * own.padded_dim; i += lanes<T>) store<T>(own.key_grads + i, Vector<T>{});
+    for (long i = 0; i < count * own.padded_value; i += lanes<T>) store<T>(own.value_grads + i, Vector<T>{});
+    for (long i = group.begin; i < group.end; ++i) {
+        const long number = problem.span_order[i];
+        // A span without keys still has queries, whose gradients are 0.
+        if (problem.spans[number].keys > own.range.begin || unit.block == 0)
+            backward_span(call, gradients, work, unit, number, room, own, finite);
+    }
+    const Span& span = problem.spans[problem.span_order[group.begin]];
+    put_key_grads(problem, gradients.key, span, unit.kv_head, own.range, own.key_grads, own.dim);
+    put_key_grads(problem, gradients.value, span, unit.kv_head, own.range, own.value_grads, own.value_dim);
+}
+
+template <class T>
+void clear_rows(const Rows& rows, long count, long heads, long size) {
+    for (long row = 0; row < count; ++row)
+        for (long head = 0; head < heads; ++head)
+            for (long d = 0; d < size; ++d) row_to<T>(rows, row, head)[d] = T(0);
+}
+
+// Queries and keys outside all spans get no gradient.
+template <class T>
+void no_gradients(const Call& call, const Gradients& gradients) {
+    const Sizes& sizes = call.problem->sizes;
+    if (!call.problem->covers_queries) {
+        clear_rows<T>(gradients.query, sizes.total_queries, sizes.heads, sizes.dim);
+        for (long i = 0; i < sizes.total_queries * sizes.heads; ++i) static_cast<T*>(gradients.delta)[i] = T(0);
+    }
+    if (call.problem->covers_keys) return;
+    clear_rows<T>(gradients.key, sizes.total_keys, sizes.kv_heads, sizes.dim);
+    clear_rows<T>(gradients.value, sizes.total_keys, sizes.kv_heads, sizes.value_dim);
+}
+
+template <class T>
+void sink_gradient(const Call& call, const Gradients& gradients, long head) {
+    const T sink = static_cast<const T*>(call.sinks)[head];
+    T sum = 0;
+    for (long row = 0; row < call.problem->sizes.total_queries; ++row) {
+        const long place = lse_place(call, row, head);
+        const T lse = static_cast<const T*>(call.lse)[place];
+        if (lse == -infinity<T>) continue;
+        const T share = sink == infinity<T> ? T(1) : exp2<T>(all<T>((sink - whole_lse(call, lse, head)) * T(log2_e)))[0];
+        sum -= share * static_cast<const T*>(gradients.delta)[place];
+    }
+    static_cast<T*>(gradients.sinks)[head] = sum;
+}
+
+template <class T>
+size_t backward_room(const Call& call) {
+    Room room(nullptr);
+    BackwardRoom<T> counted(call, room);
+    return room.used();
+}
+
+}  // namespace regard::REGARD_ISA

@@ -1,0 +1,354 @@
+// The forward pass: a running softmax over blocks of keys (Dao et al. 2022), transposed.
+//
+// Scores are held as (keys, lanes): queries stand in lanes, so that maxima, sums, positions and random numbers of a row need
+// no work across lanes, and keys and values are read where they lie.
+#pragma once
+
+#include "multiply.h"
+#include "scores.h"
+
+namespace regard::REGARD_ISA {
+
+// Hands out aligned pieces of a thread's room; with no room it only counts.
+class Room {
+   public:
+    explicit Room(void* start) : start_(static_cast<char*>(start)) {}
+    template <class T>
+    T* take(long count) {
+        char* piece = start_ + used_;
+        used_ += size_t(round_up(count * long(sizeof(T)), 64));
+        return reinterpret_cast<T*>(piece);
+    }
+    size_t used() const { return used_; }
+
+   private:
+    char* start_;
+    size_t used_ = 0;
+};
+
+constexpr int most_panels = 4;  // of one unit
+
+template <class T>
+struct ForwardState {  // of one panel
+    Panel<T>* panel;
+    T* queries;  // (D, width)
+    T* sums;     // (lanes, V padded): of weight * value
+    T* top;      // (lanes): largest score
+    T* mass;     // (lanes): sum of weights
+    bool begun;
+};
+
+template <class T>
+struct ForwardRoom {
+    ForwardState<T> states[most_panels];
+    T *scores, *tile, *kept, *keys, *values, *fade;
+
+    ForwardRoom(const Call& call, Room& room) {
+        const Sizes& sizes = call.problem->sizes;
+        const long panel = panel_lanes<T>, padded = round_up(sizes.value_dim, lanes<T>);
+        for (auto& state : states) {
+            state.panel = room.take<Panel<T>>(1);
+            state.queries = room.take<T>(sizes.dim * panel);
+            state.sums = room.take<T>(panel * padded);
+            state.top = room.take<T>(panel);
+            state.mass = room.take<T>(panel);
+        }
+        scores = room.take<T>(key_block * panel);
+        tile = room.take<T>(key_block * panel);
+        kept = room.take<T>(key_block * panel);
+        keys = room.take<T>(key_block * round_up(sizes.dim, lanes<T>));
+        values = room.take<T>(key_block * padded);
+        fade = room.take<T>(panel);
+    }
+};
+
+template <class T>
+REGARD_INLINE const T* row_of(const Rows& rows, long row, long head) {
+    return static_cast<const T*>(rows.values) + row * rows.row + head * rows.head;
+}
+template <class T>
+REGARD_INLINE T* row_to(const Rows& rows, long row, long head) {
+    return static_cast<T*>(rows.values) + row * rows.row + head * rows.head;
+}
+
+// A block of keys or values: where it lies, or copied where that pays.
+template <class T>
+struct Block {
+    const T* rows;
+    long stride;
+};
+
+template <class T>
+REGARD_INLINE Block<T> block_of(const Call& call, const Rows& from, const Span& span, long kv_head, long key) {
+    const long step = call.problem->step;
+    return {row_of<T>(from, span.k_begin + span.key_first + key * step, kv_head), from.row * step};
+}
+
+template <class T>
+void begin_panel(const Call& call, ForwardState<T>& state, const Span& span, long kv_head, long lane, long lane_end) {
+    Panel<T>& panel = *state.panel;
+    set_up(*call.problem, panel, span, kv_head, lane, lane_end);
+    const T* rows[Panel<T>::most];
+    for (int i = 0; i < panel.count; ++i) rows[i] = row_of<T>(call.query, span.q_begin + panel.row[i], panel.head[i]);
+    transpose_rows<T>(rows, panel.count, call.problem->sizes.dim, T(score_factor(*call.problem)), state.queries, panel.width, nullptr, 0);
+    state.begun = false;
+    for (long i = 0; i < panel.width; ++i) state.top[i] = -infinity<T>, state.mass[i] = T(0);
+}
+
+// Scores become weights exp2(score - top); `fade` is what earlier weights are multiplied by.
+template <class T>
+void weigh(const Scores<T>& scores, ForwardState<T>& state, T* fade) {
+    const Panel<T>& panel = scores.panel;
+    for (int v = 0; v < panel.vectors; ++v) {
+        const long shift = v * lanes<T>, width = panel.width;
+        T* values = scores.values + shift;
+        const Range seen = scores.seen[v];
+        const Vector<T> old = load<T>(state.top + shift);
+        Vector<T> tops[4] = {old, old, old, old};
+        long key = seen.begin;
+        for (; key + 4 <= seen.end; key += 4)
+            for (int i = 0; i < 4; ++i) tops[i] = larger<T>(load<T>(values + (key + i) * width), tops[i]);
+        for (; key < seen.end; ++key) tops[0] = larger<T>(load<T>(values + key * width), tops[0]);
+        const Vector<T> top = larger<T>(larger<T>(tops[0], tops[1]), larger<T>(tops[2], tops[3]));
+        // A lane that has seen nothing has no largest score; any finite number stands in for it.
+        const Vector<T> base = top == -infinity<T> ? Vector<T>{} : top;
+        const Vector<T> faded = exp2<T>(old - base);
+        Vector<T> sums[2] = {load<T>(state.mass + shift) * faded, Vector<T>{}};
+        for (key = seen.begin; key + 2 <= seen.end; key += 2)
+            for (int i = 0; i < 2; ++i) {
+                const Vector<T> weight = exp2<T>(load<T>(values + (key + i) * width) - base);
+                sums[i] += weight;
+                store<T>(values + (key + i) * width, weight);
+            }
+        for (; key < seen.end; ++key) {
+            const Vector<T> weight = exp2<T>(load<T>(values + key * width) - base);
+            sums[0] += weight;
+            store<T>(values + key * width, weight);
+        }
+        store<T>(state.mass + shift, sums[0] + sums[1]);
+        store<T>(state.top + shift, top);
+        store<T>(fade + shift, faded);
+    }
+    clear_unseen(scores, scores.values);
+}
+
+template <class T>
+void drop(const Scores<T>& scores, T* values, const T* kept) {
+    for (long i = 0; i < scores.keys() * scores.panel.width; i += lanes<T>)
+        store<T>(values + i, load<T>(values + i) * load<T>(kept + i));
+}
+
+// sums = fade * sums + weights^T values. `broken`: the values hold NaN or infinities, which masked pairs must not meet.
+template <class T>
+void collect(const Scores<T>& scores, ForwardState<T>& state, const T* fade, Block<T> values, long size, bool broken) {
+    const Panel<T>& panel = scores.panel;
+    const int vectors = int((size + lanes<T> - 1) / lanes<T>);
+    const long padded = vectors * lanes<T>;
+    const Old old = state.begun ? Old::scaled : Old::none;
+    if (broken && scores.partial()) {
+        for (int lane = 0; lane < panel.count; ++lane) {
+            T* sums = state.sums + lane * padded;
+            for (long d = 0; d < padded; ++d) sums[d] = state.begun ? sums[d] * fade[lane] : T(0);
+            for (long key = 0; key < scores.keys(); ++key) {
+                const T weight = scores.values[key * panel.width + lane];
+                if (weight == T(0)) continue;
+                for (long d = 0; d < size; ++d) sums[d] += weight * values.rows[key * values.stride + d];
+            }
+        }
+    } else if (!scores.cut.intervals) {
+        wide_product<T, Unit::row>(panel.count, vectors,
+                                   {scores.values, panel.width, values.rows, values.stride, state.sums, padded, scores.keys(), fade}, old);
+    } else {
+        for (int lane = 0; lane < panel.count; lane += 6) {
+            const int last = smallest(lane + 6, panel.count);
+            const Range seen = seen_by_lanes(scores, lane, last);
+            wide_product<T, Unit::row>(last - lane, vectors,
+                                       {scores.values + seen.begin * panel.width + lane, panel.width,
+                                        values.rows + seen.begin * values.stride, values.stride, state.sums + lane * padded, padded,
+                                        seen.end - seen.begin, fade + lane},
+                                       old);
+        }
+    }
+    state.begun = true;
+}
+
+template <class T>
+void attend(const Call& call, ForwardState<T>& state, ForwardRoom<T>& room, Range keys, Block<T> key_rows, Block<T> value_rows,
+            bool finite) {
+    const Problem& problem = *call.problem;
+    Scores<T> scores{call, problem, *state.panel, cut_and_fill(call, *state.panel, keys, room.tile), room.scores, room.tile, {}};
+    if (scores.cut.keys.empty()) return;
+    const long skipped = scores.cut.keys.begin - keys.begin;
+    key_rows.rows += skipped * key_rows.stride;
+    value_rows.rows += skipped * value_rows.stride;
+    find_seen(scores);
+    fill(scores, key_rows.rows, key_rows.stride, state.queries, problem.sizes.dim, scores.values);
+    apply<T>(scores, nullptr);
+    weigh(scores, state, room.fade);
+    if (problem.dropout > 0) {
+        fill_kept(scores, room.kept);
+        drop(scores, scores.values, room.kept);
+    }
+    const bool broken = scores.partial() && !(finite && all_finite<T>(value_rows.rows, value_rows.stride, scores.keys(), problem.sizes.value_dim));
+    collect(scores, state, room.fade, value_rows, problem.sizes.value_dim, broken);
+}
+
+// 1 / mass, with the sinks in the mass and 0 where there is none, and the lse in natural units.
+template <class T>
+void settle(const Call& call, const Panel<T>& panel, const T* top, const T* mass, T* share, T* lse) {
+    for (int v = 0; v < panel.vectors; ++v) {
+        const long shift = v * lanes<T>;
+        const Vector<T> m = load<T>(mass + shift), t = load<T>(top + shift);
+        store<T>(share + shift, m == T(0) ? Vector<T>{} : T(1) / m);
+        store<T>(lse + shift, t * T(ln_2) + logarithm<T>(m));
+    }
+    if (!call.sinks) return;
+    for (int i = 0; i < panel.count; ++i) {
+        if (mass[i] == T(0)) continue;
+        const T sink = static_cast<const T*>(call.sinks)[panel.head[i]] * T(log2_e), high = largest(sink, top[i]);
+        const Vector<T> part = exp2<T>(Vector<T>{top[i] - high, sink - high});
+        share[i] = sink == infinity<T> ? T(0) : part[0] / (mass[i] * part[0] + part[1]);
+    }
+}
+
+template <class T>
+void write(const Call& call, const Panel<T>& panel, const T* sums, const T* share, const T* lse, bool begun) {
+    const Sizes& sizes = call.problem->sizes;
+    const long padded = round_up(sizes.value_dim, lanes<T>);
+    for (int i = 0; i < panel.count; ++i) {
+        const long row = panel.span->q_begin + panel.row[i];
+        T* out = row_to<T>(call.out, row, panel.head[i]);
+        static_cast<T*>(call.lse)[row * sizes.heads + panel.head[i]] = lse[i];
+        const T* from = sums + i * padded;
+        // A weight of 0 for all keys must not meet an infinite value.
+        const bool nothing = !begun || lse[i] == -infinity<T>;
+        long d = 0;
+        for (; d + lanes<T> <= sizes.value_dim; d += lanes<T>) store<T>(out + d, nothing ? Vector<T>{} : load<T>(from + d) * share[i]);
+        for (; d < sizes.value_dim; ++d) out[d] = nothing ? T(0) : from[d] * share[i];
+    }
+}
+
+// Few queries leave the memory waiting between rows that lie far apart: what comes next is asked for early.
+template <class T>
+REGARD_INLINE void ask_for(Block<T> rows, long count, long size) {
+    for (long row = 0; row < count; ++row)
+        for (long d = 0; d < size; d += 64 / long(sizeof(T))) __builtin_prefetch(rows.rows + row * rows.stride + d);
+}
+
+// Room for one panel's unfinished result: sums, largest scores, masses.
+template <class T>
+long partial_numbers(const Call& call) {
+    return panel_lanes<T> * (round_up(call.problem->sizes.value_dim, lanes<T>) + 2) + lanes<T>;
+}
+
+template <class T>
+void keep_partial(const Call& call, const ForwardState<T>& state, T* partial) {
+    const long padded = round_up(call.problem->sizes.value_dim, lanes<T>);
+    for (int i = 0; i < state.panel->count; ++i) {
+        partial[i] = state.top[i];
+        partial[panel_lanes<T> + i] = state.mass[i];
+        T* sums = partial + 2 * panel_lanes<T> + i * padded;
+        for (long d = 0; d < padded; ++d) sums[d] = state.begun ? state.sums[i * padded + d] : T(0);
+    }
+}
+
+template <class T>
+void forward_unit(const Call& call, const ForwardUnit& unit, void* partials, void* scratch) {
+    const Problem& problem = *call.problem;
+    const Sizes& sizes = problem.sizes;
+    const Span& span = problem.spans[unit.span];
+    Room pieces(scratch);
+    ForwardRoom<T> room(call, pieces);
+
+    const int vectors = int((unit.lane_end - unit.lane + lanes<T> - 1) / lanes<T>);
+    const int panels = (vectors + most_vectors - 1) / most_vectors;
+    long lane = unit.lane;
+    Range hull{unit.key_end, unit.key};
+    for (int p = 0; p < panels; ++p) {
+        const long width = (vectors / panels + (p < vectors % panels)) * lanes<T>;
+        const long last = smallest(lane + width, unit.lane_end);
+        begin_panel(call, room.states[p], span, unit.kv_head, lane, last);
+        const Range seen = room.states[p].panel->hull;
+        if (!seen.empty()) hull = {smallest(hull.begin, seen.begin), largest(hull.end, seen.end)};
+        lane = last;
+    }
+    hull = {largest(hull.begin, unit.key), smallest(hull.end, unit.key_end)};
+    const long padded_key = round_up(sizes.dim, lanes<T>), padded_value = round_up(sizes.value_dim, lanes<T>);
+    const bool copied = panels > 1, whole_vectors = padded_value == sizes.value_dim;
+    const bool streaming = panels == 1 && hull.end - hull.begin > key_block;
+    for (long key = hull.begin; key < hull.end; key += key_block) {
+        const Range keys{key, smallest(key + key_block, hull.end)};
+        const long count = keys.end - keys.begin;
+        Block<T> key_rows = block_of<T>(call, call.key, span, unit.kv_head, key);
+        Block<T> value_rows = block_of<T>(call, call.value, span, unit.kv_head, key);
+        bool finite = false;
+        if (streaming) ask_for(value_rows, count, sizes.value_dim);
+        if (copied) {
+            copy_rows<T>(key_rows.rows, key_rows.stride, count, sizes.dim, room.keys, padded_key);
+            key_rows = {room.keys, padded_key};
+        }
+        if (copied || !whole_vectors) {
+            finite = copy_rows<T>(value_rows.rows, value_rows.stride, count, sizes.value_dim, room.values, padded_value);
+            value_rows = {room.values, padded_value};
+        }
+        for (int p = 0; p < panels; ++p) attend(call, room.states[p], room, keys, key_rows, value_rows, finite);
+    }
+    for (int p = 0; p < panels; ++p) {
+        ForwardState<T>& state = room.states[p];
+        if (unit.partial >= 0) {
+            keep_partial(call, state, static_cast<T*>(partials) + unit.partial * partial_numbers<T>(call));
+            continue;
+        }
+        settle(call, *state.panel, state.top, state.mass, room.fade, room.scores);
+        write(call, *state.panel, state.sums, room.fade, room.scores, state.begun);
+    }
+}
+
+template <class T>
+void join_partials(const Call& call, const Join& join, void* partials, void* scratch) {
+    Room pieces(scratch);
+    ForwardRoom<T> room(call, pieces);
+    ForwardState<T>& state = room.states[0];
+    Panel<T>& panel = *state.panel;
+    set_up(*call.problem, panel, call.problem->spans[join.span], join.kv_head, 0, join.lanes);
+    const long padded = round_up(call.problem->sizes.value_dim, lanes<T>), size = partial_numbers<T>(call);
+    const T* first = static_cast<const T*>(partials) + join.first * size;
+    for (int i = 0; i < panel.width; ++i) {
+        state.top[i] = -infinity<T>, state.mass[i] = T(0);
+        if (i >= panel.count) continue;
+        for (long part = 0; part < join.count; ++part) state.top[i] = largest(state.top[i], first[part * size + i]);
+        const T base = state.top[i] == -infinity<T> ? T(0) : state.top[i];
+        T* sums = state.sums + i * padded;
+        for (long d = 0; d < padded; ++d) sums[d] = T(0);
+        for (long part = 0; part < join.count; ++part) {
+            const T* from = first + part * size;
+            const T share = exp2<T>(all<T>(from[i] - base))[0];
+            if (share == T(0)) continue;
+            state.mass[i] += share * from[panel_lanes<T> + i];
+            for (long d = 0; d < padded; ++d) sums[d] += share * from[2 * panel_lanes<T> + i * padded + d];
+        }
+    }
+    settle(call, panel, state.top, state.mass, room.fade, room.scores);
+    write(call, panel, state.sums, room.fade, room.scores, true);
+}
+
+// Queries outside all spans give 0 and see nothing.
+template <class T>
+void no_queries(const Call& call) {
+    const Sizes& sizes = call.problem->sizes;
+    for (long row = 0; row < sizes.total_queries; ++row)
+        for (long head = 0; head < sizes.heads; ++head) {
+            T* out = row_to<T>(call.out, row, head);
+            for (long d = 0; d < sizes.value_dim; ++d) out[d] = T(0);
+            static_cast<T*>(call.lse)[row * sizes.heads + head] = -infinity<T>;
+        }
+}
+
+template <class T>
+size_t forward_room(const Call& call) {
+    Room room(nullptr);
+    ForwardRoom<T> counted(call, room);
+    return room.used();
+}
+
+}  // namespace regard::REGARD_ISA

@@ -1,0 +1,235 @@
+// The Python module `regard._kernel`: plans, and calls over raw addresses.
+//
+// The glue in regard.backends hands over addresses and strides of arrays that it has checked and keeps alive: converting arrays
+// of a framework here would cost more than small calls do. Everything else is checked in this module.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <map>
+#include <mutex>
+#include <optional>
+
+#include "pool.h"
+#include "run.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace regard {
+
+namespace {
+
+using Integers = nb::ndarray<const int64_t, nb::c_contig, nb::device::cpu>;
+using SmallIntegers = nb::ndarray<const int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Address = uintptr_t;
+
+[[noreturn]] void refuse(const char* what) { throw std::invalid_argument(what); }
+
+// (address, row stride, head stride)
+Rows rows_of(nb::handle given) {
+    const auto tuple = nb::cast<nb::tuple>(given);
+    return {reinterpret_cast<void*>(nb::cast<Address>(tuple[0])), nb::cast<long>(tuple[1]), nb::cast<long>(tuple[2])};
+}
+
+// (address, four strides, rows, keys)
+Dense dense_of(nb::handle given) {
+    if (given.is_none()) return {};
+    const auto t = nb::cast<nb::tuple>(given);
+    return {reinterpret_cast<const void*>(nb::cast<Address>(t[0])), nb::cast<long>(t[1]), nb::cast<long>(t[2]), nb::cast<long>(t[3]),
+            nb::cast<long>(t[4]), nb::cast<long>(t[5]), nb::cast<long>(t[6])};
+}
+
+// (address, head stride, first distance, count)
+Distances distances_of(nb::handle given) {
+    if (given.is_none()) return {};
+    const auto t = nb::cast<nb::tuple>(given);
+    return {reinterpret_cast<const void*>(nb::cast<Address>(t[0])), nb::cast<long>(t[1]), nb::cast<long>(t[2]), nb::cast<long>(t[3])};
+}
+
+class Plan {
+   public:
+    Plan(const Integers& spans, std::tuple<long, long, long, long, long, long> sizes, double scale, double softcap, double dropout,
+         long step, std::optional<Integers> boxes, std::optional<SmallIntegers> starts, std::optional<SmallIntegers> ends)
+        : problem(pointer(spans), count_of(spans),
+                  std::apply([](auto... size) { return Sizes{size...}; }, sizes), scale, softcap, dropout, step,
+                  boxes ? boxes->data() : nullptr, boxes_of_each(boxes, count_of(spans))),
+          starts_(starts),
+          ends_(ends) {
+        if (starts.has_value() != ends.has_value()) refuse("intervals need both their starts and their ends");
+        if (!starts) return;
+        if (boxes) refuse("a plan has boxes or intervals, not both");
+        long rows = 0;
+        for (long n = 0; n < count_of(spans); ++n) rows += spans.data()[count_of(spans) + n];
+        for (size_t axis = 0; axis < 3; ++axis)
+            if (starts->shape(axis) != ends->shape(axis)) refuse("starts and ends of intervals must have one shape");
+        const long heads = long(starts->shape(0));
+        if ((heads != 1 && heads != problem.sizes.heads) || long(starts->shape(1)) != rows)
+            refuse("intervals must have shape (1 or heads, queries of all sequences, intervals)");
+        problem.intervals = {starts->data(), ends->data(), rows, long(starts->shape(2)), heads != 1};
+        if (problem.intervals.count == 0) problem.intervals.starts = problem.intervals.ends = &nothing;
+    }
+
+    const Problem::Forward& forward_work(long panel) {
+        std::lock_guard<std::mutex> lock(mutex_);
+        auto found = forward_.find(panel);
+        if (found == forward_.end()) found = forward_.emplace(panel, problem.forward_work(panel)).first;
+        return found->second;
+    }
+
+    const Problem::Backward& backward_work(long panel, Problem::Chains chains) {
+        const long key = panel * 16 + chains.any * 8 + chains.blocks * 4 + chains.heads * 2 + chains.sequences;
+        std::lock_guard<std::mutex> lock(mutex_);
+        auto found = backward_.find(key);
+        if (found == backward_.end()) found = backward_.emplace(key, problem.backward_work(panel, chains)).first;
+        return found->second;
+    }
+
+    Problem problem;
+
+   private:
+    static long count_of(const Integers& spans) {
+        if (spans.ndim() != 2 || spans.shape(0) != 5) refuse("spans must have shape (5, sequences)");
+        return long(spans.shape(1));
+    }
+    static const int64_t* pointer(const Integers& spans) { return spans.data(); }
+    static long boxes_of_each(const std::optional<Integers>& boxes, long count) {
+        if (!boxes) return 0;
+        if (boxes->ndim() != 3 || long(boxes->shape(0)) != count || boxes->shape(2) != 6) refuse("boxes must have shape (sequences, boxes, 6)");
+        return long(boxes->shape(1));
+    }
+    static constexpr int32_t nothing = 0;
+
+    std::optional<SmallIntegers> starts_, ends_;
+    std::mutex mutex_;
+    std::map<long, Problem::Forward> forward_;
+    std::map<long, Problem::Backward> backward_;
+};
+
+Element element_of(int itemsize) {
+    if (itemsize != 4 && itemsize != 8) refuse("elements must be float32 or float64");
+    return itemsize == 4 ? Element::float32 : Element::float64;
+}
+
+Call call_of(const Problem& problem, nb::handle query, nb::handle key, nb::handle value, nb::handle bias, nb::handle distances,
+             Address sinks, uint64_t seed) {
+    Call call{};
+    call.problem = &problem;
+    call.query = rows_of(query);
+    call.key = rows_of(key);
+    call.value = rows_of(value);
+    call.bias = dense_of(bias);
+    call.distances = distances_of(distances);
+    call.sinks = reinterpret_cast<const void*>(sinks);
+    call.seed = seed;
+    const Distances& found = call.distances;
+    if (found.values && problem.least_distance <= problem.most_distance &&
+        (problem.least_distance < found.first || problem.most_distance >= found.first + found.count))
+        refuse("a bias by distance must have a number for every distance of the call");
+    return call;
+}
+
+void check_threads(int threads) {
+    if (threads < 1 || threads > 4096) refuse("threads must be between 1 and 4,096");
+}
+
+// The mask's bits belong to the call, not to the plan that calls share.
+Problem::Chains chains_of(const Call& call, const Gradients& gradients) {
+    Problem::Chains chains;
+    chains.any = gradients.bias.values || gradients.distances.values;
+    if (gradients.bias.values) {
+        chains.sequences = call.bias.sequence_stride == 0;
+        chains.heads = call.bias.head_stride == 0;
+        chains.blocks = call.bias.key_stride == 0;
+    }
+    if (gradients.distances.values) chains.sequences = chains.blocks = true;
+    return chains;
+}
+
+}  // namespace
+
+NB_MODULE(_kernel, module) {
+    module.doc() = "The CPU kernel of regard. Private: regard.backends.native checks what it is given.";
+
+    nb::class_<Plan>(module, "Plan")
+        .def(nb::init<const Integers&, std::tuple<long, long, long, long, long, long>, double, double, double, long,
+                      std::optional<Integers>, std::optional<SmallIntegers>, std::optional<SmallIntegers>>(),
+             "spans"_a, "sizes"_a, "scale"_a, "softcap"_a, "dropout"_a, "step"_a, "boxes"_a.none(), "starts"_a.none(), "ends"_a.none())
+        .def("set_mask", [](Plan& plan, nb::handle mask) { plan.problem.mask = dense_of(mask); }, "mask"_a.none())
+        .def(
+            "forward",
+            [](Plan& plan, int itemsize, nb::handle query, nb::handle key, nb::handle value, nb::handle bias, nb::handle distances,
+               Address sinks, uint64_t seed, nb::handle out, Address lse, int threads) {
+                check_threads(threads);
+                Call call = call_of(plan.problem, query, key, value, bias, distances, sinks, seed);
+                call.out = rows_of(out);
+                call.lse = reinterpret_cast<void*>(lse);
+                const Element element = element_of(itemsize);
+                nb::gil_scoped_release release;
+                forward(call, plan.forward_work(panel_of(element)), element, threads);
+            },
+            "itemsize"_a, "query"_a, "key"_a, "value"_a, "bias"_a.none(), "distances"_a.none(), "sinks"_a, "seed"_a, "out"_a, "lse"_a,
+            "threads"_a)
+        .def(
+            "backward",
+            [](Plan& plan, int itemsize, nb::handle query, nb::handle key, nb::handle value, nb::handle bias, nb::handle distances,
+               Address sinks, uint64_t seed, nb::handle out, Address lse, nb::handle grad_out, Address grad_lse, nb::handle grad_query,
+               nb::handle grad_key, nb::handle grad_value, Address grad_bias, Address grad_sinks, int threads) {
+                check_threads(threads);
+                Call call = call_of(plan.problem, query, key, value, bias, distances, sinks, seed);
+                call.out = rows_of(out);
+                call.lse = reinterpret_cast<void*>(lse);
+                Gradients gradients{};
+                gradients.out = rows_of(grad_out);
+                gradients.lse = reinterpret_cast<const void*>(grad_lse);
+                gradients.query = rows_of(grad_query);
+                gradients.key = rows_of(grad_key);
+                gradients.value = rows_of(grad_value);
+                gradients.sinks = reinterpret_cast<void*>(grad_sinks);
+                // A bias's gradient lies as the bias does.
+                if (grad_bias && call.bias.values) {
+                    gradients.bias = call.bias;
+                    gradients.bias.values = reinterpret_cast<void*>(grad_bias);
+                }
+                if (grad_bias && call.distances.values) {
+                    gradients.distances = call.distances;
+                    gradients.distances.values = reinterpret_cast<void*>(grad_bias);
+                }
+                const Element element = element_of(itemsize);
+                const Problem::Chains chains = chains_of(call, gradients);
+                nb::gil_scoped_release release;
+                backward(call, gradients, plan.backward_work(panel_of(element), chains), element, threads);
+            },
+            "itemsize"_a, "query"_a, "key"_a, "value"_a, "bias"_a.none(), "distances"_a.none(), "sinks"_a, "seed"_a, "out"_a, "lse"_a,
+            "grad_out"_a, "grad_lse"_a, "grad_query"_a, "grad_key"_a, "grad_value"_a, "grad_bias"_a, "grad_sinks"_a, "threads"_a)
+        .def(
+            "inspect",
+            [](Plan& plan, int itemsize, nb::handle query, nb::handle key, nb::handle value, nb::handle bias, nb::handle distances,
+               Address sinks, Address lse, const Integers& rows, Address weights, long width, Address key_sums, long top,
+               Address top_keys, Address top_weights, int threads) {
+                check_threads(threads);
+                Call call = call_of(plan.problem, query, key, value, bias, distances, sinks, 0);
+                call.lse = reinterpret_cast<void*>(lse);
+                Inspection wanted{rows.data(), long(rows.size()), reinterpret_cast<void*>(weights), width,
+                                  reinterpret_cast<void*>(key_sums), top, reinterpret_cast<int64_t*>(top_keys),
+                                  reinterpret_cast<void*>(top_weights)};
+                const Element element = element_of(itemsize);
+                nb::gil_scoped_release release;
+                inspect(call, wanted, plan.backward_work(panel_of(element), {}), element, threads);
+            },
+            "itemsize"_a, "query"_a, "key"_a, "value"_a, "bias"_a.none(), "distances"_a.none(), "sinks"_a, "lse"_a, "rows"_a,
+            "weights"_a, "width"_a, "key_sums"_a, "top"_a, "top_keys"_a, "top_weights"_a, "threads"_a);
+
+    module.def("instruction_sets", &instruction_sets, "The instruction sets that this machine has, the best first.");
+    module.def("instruction_set", &instruction_set, "The one in use; REGARD_ISA names another before the first call.");
+    module.def("use_instruction_set", &use_instruction_set, "name"_a, "Use one of `instruction_sets()` from now on.");
+    module.def("fma_peak", &fma_peak, "seconds"_a, nb::call_guard<nb::gil_scoped_release>(),
+               "Operations a second of one thread that only multiplies and adds float32 registers.");
+    module.def("share_openmp", &share_openmp, "Use the threads of the OpenMP runtime that this process has loaded, if any.");
+    module.def("pool", &pool_name, "Whose threads work: 'openmp' or 'own'.");
+}
+
+}  // namespace regard

@@ -1,0 +1,191 @@
+#include "run.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+
+#include "pool.h"
+
+namespace regard {
+
+namespace {
+
+struct InstructionSet {
+    const char* name;
+    const Kernels *of_float, *of_double;
+    double (*peak)(double);
+    bool (*present)();
+};
+
+const InstructionSet sets[] = {
+#if defined(__x86_64__)
+    {"avx512", &avx512::of_float, &avx512::of_double, avx512::peak,
+     [] {
+         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+     }},
+    {"avx2", &avx2::of_float, &avx2::of_double, avx2::peak,
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+    {"generic", &generic::of_float, &generic::of_double, generic::peak, [] { return true; }},
+};
+
+const InstructionSet* find(const std::string& name) {
+    std::string known;
+    for (const auto& set : sets) {
+        if (!set.present()) continue;
+        if (name == set.name) return &set;
+        known += known.empty() ? set.name : std::string(", ") + set.name;
+    }
+    throw std::invalid_argument("this machine has no instruction set called '" + name + "'; it has " + known);
+}
+
+const InstructionSet* first_present() {
+    for (const auto& set : sets)
+        if (set.present()) return &set;
+    return nullptr;
+}
+
+std::atomic<const InstructionSet*> chosen{nullptr};
+
+const InstructionSet& current() {
+    const InstructionSet* set = chosen.load();
+    if (!set) {
+        const char* wanted = std::getenv("REGARD_ISA");
+        set = wanted && *wanted ? find(wanted) : first_present();
+        chosen.store(set);
+    }
+    return *set;
+}
+
+const Kernels& kernels_of(Element element) { return element == Element::float32 ? *current().of_float : *current().of_double; }
+
+// Threads' rooms are kept between calls: fresh memory costs a page fault for every 4 KiB.
+class Scratch {
+   public:
+    Scratch(size_t bytes, int threads) : stride_((bytes + 4095) / 4096 * 4096) {
+        std::lock_guard<std::mutex> lock(mutex());
+        auto& kept = store();
+        for (size_t i = 0; i < kept.size(); ++i)
+            if (kept[i].bytes >= stride_ * size_t(threads)) {
+                block_ = kept[i];
+                kept.erase(kept.begin() + long(i));
+                return;
+            }
+        block_ = {stride_ * size_t(threads), ::operator new(stride_ * size_t(threads), std::align_val_t(4096))};
+    }
+    ~Scratch() {
+        std::lock_guard<std::mutex> lock(mutex());
+        auto& kept = store();
+        if (kept.size() < most_kept) {
+            kept.push_back(block_);
+            return;
+        }
+        // The smallest goes.
+        for (auto& other : kept)
+            if (other.bytes < block_.bytes) std::swap(other, block_);
+        ::operator delete(block_.start, std::align_val_t(4096));
+    }
+    Scratch(const Scratch&) = delete;
+    void operator=(const Scratch&) = delete;
+
+    void* of(int worker) const { return static_cast<char*>(block_.start) + stride_ * size_t(worker); }
+
+   private:
+    struct Block {
+        size_t bytes = 0;
+        void* start = nullptr;
+    };
+    static constexpr size_t most_kept = 4;
+    static std::mutex& mutex() {
+        static auto* mutex = new std::mutex;
+        return *mutex;
+    }
+    static std::vector<Block>& store() {
+        static auto* blocks = new std::vector<Block>;
+        return *blocks;
+    }
+    size_t stride_;
+    Block block_;
+};
+
+// A lambda over tasks, as the pool's plain function.
+template <class Body>
+void run(long count, int threads, const Body& body) {
+    run_tasks(
+        count, threads, [](void* context, long index, int worker) { (*static_cast<const Body*>(context))(index, worker); },
+        const_cast<Body*>(&body));
+}
+
+// Below some microseconds of work a second thread costs more than it brings.
+int useful_threads(const Problem& problem, int threads) {
+    const double work = double(problem.work()) * double(problem.sizes.heads) * double(problem.sizes.dim + problem.sizes.value_dim);
+    return work < 1e6 ? 1 : threads;
+}
+
+}  // namespace
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const auto& set : sets)
+        if (set.present()) names.emplace_back(set.name);
+    return names;
+}
+
+std::string instruction_set() { return current().name; }
+void use_instruction_set(const std::string& name) { chosen.store(find(name)); }
+double fma_peak(double seconds) { return current().peak(seconds); }
+long panel_of(Element element) { return kernels_of(element).panel; }
+
+void forward(const Call& call, const Problem::Forward& work, Element element, int threads) {
+    const Kernels& kernels = kernels_of(element);
+    threads = useful_threads(*call.problem, threads);
+    const Scratch scratch(kernels.forward_scratch(call), threads);
+    const std::unique_ptr<char[]> partials(new char[size_t(work.partials) * kernels.partial_size(call)]);
+    if (!call.problem->covers_queries) kernels.no_queries(call);
+    run(long(work.tasks.size()) - 1, threads, [&](long task, int worker) {
+        for (long u = work.tasks[task]; u < work.tasks[task + 1]; ++u)
+            kernels.forward(call, work.units[u], partials.get(), scratch.of(worker));
+    });
+    if (work.joins.empty()) return;
+    run(long(work.joins.size()), threads,
+        [&](long number, int worker) { kernels.join(call, work.joins[number], partials.get(), scratch.of(worker)); });
+}
+
+void backward(const Call& call, Gradients gradients, const Problem::Backward& work, Element element, int threads) {
+    const Kernels& kernels = kernels_of(element);
+    const Problem& problem = *call.problem;
+    threads = useful_threads(problem, threads);
+    const Scratch scratch(kernels.backward_scratch(call), threads);
+    const size_t size = element == Element::float32 ? 4 : 8;
+    const std::unique_ptr<char[]> delta(new char[size_t(problem.sizes.total_queries * problem.sizes.heads) * size]);
+    std::vector<int32_t> turns(size_t(work.turns), 0);
+    gradients.delta = delta.get();
+    gradients.turns = turns.data();
+    kernels.no_gradients(call, gradients);
+    std::vector<long> shared;  // spans whose queries several blocks of keys reach
+    for (long s = 0; s < long(problem.spans.size()); ++s)
+        if (work.turn_begin[s] >= 0) shared.push_back(s);
+    run(long(shared.size()), threads, [&](long i, int) { kernels.delta(call, gradients, shared[i], shared[i] + 1); });
+    run(long(work.tasks.size()) - 1, threads, [&](long task, int worker) {
+        for (long u = work.tasks[task]; u < work.tasks[task + 1]; ++u)
+            kernels.backward(call, gradients, work, work.units[u], scratch.of(worker));
+    });
+    if (gradients.sinks) run(problem.sizes.heads, threads, [&](long head, int) { kernels.sinks(call, gradients, head); });
+}
+
+void inspect(const Call& call, const Inspection& wanted, const Problem::Backward& work, Element element, int threads) {
+    const Kernels& kernels = kernels_of(element);
+    threads = useful_threads(*call.problem, threads);
+    const Scratch scratch(kernels.backward_scratch(call), threads);
+    // A head's lists and sums have one owner.
+    run(call.problem->sizes.kv_heads, threads, [&](long head, int worker) {
+        for (const BackwardUnit& unit : work.units)
+            if (unit.kv_head == head) kernels.inspect(call, wanted, unit, scratch.of(worker));
+    });
+}
+
+}  // namespace regard

@@ -1,0 +1,152 @@
+"""A plan in the kernel's terms: spans and boxes or intervals as arrays, and whether the kernel is there at all."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from regard._intervals import Boxes
+from regard._masks import Dense, Mask, conjuncts
+from regard._plan import Plan, Spans
+
+# A list longer than this is quicker as intervals of rows, whose number of tests is bounded by what a row sees.
+_MANY_BOXES = 64
+
+
+@functools.cache
+def kernel() -> Any:
+    """The compiled module, or None where the package was installed without a compiler."""
+    try:
+        return importlib.import_module("regard._kernel")
+    except ImportError:
+        return None
+
+
+# Why there may be no kernel, and how to get it.
+missing = "was not built when the package was installed; install it where there is a C++ compiler"
+
+
+def threads() -> int:
+    """How many threads a call may use: REGARD_NUM_THREADS, else PyTorch's number where PyTorch is loaded, else every core."""
+    wanted = os.environ.get("REGARD_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted):
+        return int(wanted)
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_num_threads"):
+        _share_openmp()
+        return torch.get_num_threads()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _share_openmp() -> None:
+    kernel().share_openmp()
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """The kernel's plan, and the mask's array where it has one, which the kernel reads as it lies."""
+
+    plan: Any
+    dense: Dense | None
+
+
+def lowered(plan: Plan, dim: int, value_dim: int) -> Lowered:
+    """The kernel's form of a plan for two head sizes, kept with the plan.
+
+    Raises ValueError for spans that the kernel refuses.
+    """
+    name = f"kernel {dim} {value_dim}"
+    if name not in plan.notes:
+        plan.notes[name] = _lowered(plan, dim, value_dim)
+    return plan.notes[name]
+
+
+def _lowered(plan: Plan, dim: int, value_dim: int) -> Lowered:
+    spans = plan.spans
+    rows = (spans.q_begin, spans.q_length, spans.k_begin, spans.k_length, spans.query_start)
+    sizes = (plan.total_queries, plan.total_keys, plan.heads, plan.kv_heads, dim, value_dim)
+    mask, dense = _split_dense(plan.mask)
+    boxes = starts = ends = None
+    step = 1
+    if mask is not None:
+        found = mask.boxes(spans)
+        if found is not None and len(found.boxes) <= _MANY_BOXES:
+            boxes, step = _box_array(found, len(spans)), found.step
+        else:
+            starts, ends, step = _interval_arrays(mask, spans, plan.heads)
+    made = kernel().Plan(
+        np.ascontiguousarray(np.stack([np.asarray(row, np.int64) for row in rows])),
+        sizes, plan.scale, plan.softcap or 0.0, plan.dropout_p, step, boxes, starts, ends,
+    )  # fmt: skip
+    return Lowered(made, dense)
+
+
+def _split_dense(mask: Mask | None) -> tuple[Mask | None, Dense | None]:
+    """The mask without one array that stands at the top of its `&`, and that array: the kernel reads its bits."""
+    others, dense = None, None
+    for part in conjuncts(mask) if mask is not None else ():
+        if dense is None and isinstance(part, Dense):
+            dense = part
+        else:
+            others = part if others is None else others & part
+    return others, dense
+
+
+def _box_array(found: Boxes, count: int) -> np.ndarray:
+    """(N, boxes, 6); a mask that is nowhere true is one empty box."""
+    array = np.zeros((count, max(1, len(found.boxes)), 6), np.int64)
+    for number, box in enumerate(found.boxes):
+        bounds = (
+            box.position_low, box.position_high, box.key_low, box.key_high, box.low_shift, box.high_shift
+        )  # fmt: skip
+        for place, bound in enumerate(bounds):
+            array[:, number, place] = bound
+    return array
+
+
+def _interval_arrays(mask: Mask, spans: Spans, heads: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Starts and ends (H or 1, rows, K) of every query row's key intervals, and their step."""
+    sequence = np.repeat(np.arange(len(spans)), spans.q_length)
+    first = np.cumsum(spans.q_length) - spans.q_length
+    row = np.arange(len(sequence)) - first[sequence]
+    found = [
+        mask.intervals(spans, sequence, row, head) for head in range(heads if mask.depends_on_head() else 1)
+    ]
+    width = max(starts.shape[1] for starts, _, _ in found)
+    starts, ends = np.zeros((2, len(found), len(row), width), np.int32)
+    for number, (some_starts, some_ends, _) in enumerate(found):
+        starts[number, :, : some_starts.shape[1]], ends[number, :, : some_ends.shape[1]] = (
+            some_starts,
+            some_ends,
+        )
+    return starts, ends, found[0][2]
+
+
+def dense_layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
+    """How the kernel reads an array that broadcasts to (N, H, T, S): four strides, in elements, and its rows and keys."""
+    shape, strides = (1,) * (4 - len(shape)) + tuple(shape), (0,) * (4 - len(strides)) + tuple(strides)
+    steps = tuple(0 if size == 1 else stride for size, stride in zip(shape, strides, strict=True))
+    # An axis of one broadcasts: no row or key stands outside it.
+    limits = tuple(sys.maxsize if size == 1 else size for size in shape[2:])
+    return steps + limits
+
+
+def bias_arguments(
+    plan: Plan, shape: tuple[int, ...], strides: tuple[int, ...], address: int
+) -> tuple[Any, Any]:
+    """A bias array as the kernel's pair (dense, by distance), one of which is None; strides in elements."""
+    if plan.bias == "dense":
+        return (address, *dense_layout(shape, strides)), None
+    return None, (address, strides[0], plan.distances.start, shape[1])
+
+
+def seed_word(seed: int | None) -> int:
+    """The seed as the 64 bits that the random numbers are made from."""
+    return 0 if seed is None else seed & 0xFFFFFFFFFFFFFFFF

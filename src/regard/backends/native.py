@@ -1,0 +1,145 @@
+"""The C++ kernel on NumPy arrays; the functions of the reference, in the arrays' own precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regard._aux import Aux, AuxOutput, TopK, checked_rows
+from regard._lowering import Lowered, bias_arguments, dense_layout, lowered, seed_word, threads
+from regard._masks import host_array
+from regard._plan import Plan
+
+Array = NDArray[Any]
+
+
+def forward(
+    plan: Plan,
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None,
+    sinks: Array | None,
+    seed: int | None,
+) -> tuple[Array, Array]:
+    """The output (total_queries, H, V) in the query's dtype, and the lse (total_queries, H)."""
+    call = _Call(plan, query, key, value, bias, sinks)
+    out, lse = np.empty((*query.shape[:2], value.shape[2]), call.dtype), np.empty(query.shape[:2], call.dtype)
+    call.lowered.plan.forward(*call.arguments, seed_word(seed), _view(out), _address(lse), threads())
+    return out.astype(query.dtype, copy=False), lse
+
+
+def backward(
+    plan: Plan,
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None,
+    sinks: Array | None,
+    seed: int | None,
+    out: Array,
+    lse: Array,
+    grad_out: Array,
+    grad_lse: Array | None = None,
+) -> tuple[Array, Array, Array, Array | None, Array | None]:
+    """The gradients of query, key, value, the bias array and the sinks, given those of `out` and perhaps of `lse`."""
+    call = _Call(plan, query, key, value, bias, sinks)
+    given = [call.ready(array) for array in (out, grad_out)]
+    flat = [None if array is None else np.ascontiguousarray(array, call.dtype) for array in (lse, grad_lse)]
+    grads = [np.empty(array.shape, call.dtype) for array in call.arrays]
+    rest = [None if array is None else np.zeros(array.shape, call.dtype) for array in (call.bias, call.sinks)]
+    call.lowered.plan.backward(
+        *call.arguments, seed_word(seed), _view(given[0]), _address(flat[0]), _view(given[1]), _address(flat[1]),
+        *map(_view, grads), *map(_address, rest), threads(),
+    )  # fmt: skip
+    sources = (query, key, value, bias, sinks)
+    found = [
+        None if grad is None or source is None else grad.astype(source.dtype, copy=False)
+        for grad, source in zip((*grads, *rest), sources, strict=True)
+    ]
+    return tuple(found)  # type: ignore[return-value]
+
+
+def look(
+    plan: Plan,
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None,
+    sinks: Array | None,
+    lse: Array,
+    aux: Aux,
+) -> AuxOutput:
+    """What `aux` asks for."""
+    if aux.rows is None and aux.topk is None and not aux.key_sums:
+        return AuxOutput(lse=lse if aux.lse else None)
+    call = _Call(plan, query, key, value, bias, sinks)
+    wanted = np.zeros(0, np.int64) if aux.rows is None else checked_rows(aux.rows, plan.total_queries)
+    width = int(np.max(plan.spans.k_length, initial=0))
+    rows = np.zeros((len(wanted), plan.heads, width), call.dtype)
+    sums = np.zeros((plan.total_keys, plan.heads), call.dtype) if aux.key_sums else None
+    shape = (plan.total_queries, plan.heads, aux.topk or 0)
+    top = TopK(np.full(shape, -1, np.int64), np.zeros(shape, call.dtype))
+    call.lowered.plan.inspect(
+        *call.arguments, _address(lse), wanted, _address(rows), width, _address(sums), aux.topk or 0,
+        _address(top.keys), _address(top.weights), threads(),
+    )  # fmt: skip
+    return AuxOutput(
+        lse=lse if aux.lse else None,
+        rows=None if aux.rows is None else rows,
+        topk=None if aux.topk is None else top,
+        key_sums=sums,
+    )
+
+
+class _Call:
+    """The arrays of a call as the kernel reads them, kept alive, and their addresses."""
+
+    def __init__(
+        self, plan: Plan, query: Array, key: Array, value: Array, bias: Array | None, sinks: Array | None
+    ) -> None:
+        self.dtype = np.dtype(np.float64 if query.dtype == np.float64 else np.float32)
+        self.arrays = [self.ready(array) for array in (query, key, value)]
+        self.bias = None if bias is None else np.ascontiguousarray(bias, self.dtype)
+        self.sinks = None if sinks is None else np.ascontiguousarray(sinks, self.dtype)
+        self.lowered = lowered(plan, query.shape[-1], value.shape[-1])
+        self.dense = _set_mask(self.lowered)
+        dense = distances = None
+        if self.bias is not None:
+            dense, distances = bias_arguments(plan, self.bias.shape, _strides(self.bias), _address(self.bias))
+        self.arguments = (
+            self.dtype.itemsize, *map(_view, self.arrays), dense, distances, _address(self.sinks)
+        )  # fmt: skip
+
+    def ready(self, array: Array) -> Array:
+        """The array itself where the kernel can read it as it lies, else a copy."""
+        array = array.astype(self.dtype, copy=False)
+        size = array.itemsize
+        whole = array.shape[-1] <= 1 or array.strides[-1] == size
+        if whole and array.flags.aligned and not any(stride % size for stride in array.strides):
+            return array
+        return np.ascontiguousarray(array)
+
+
+def _set_mask(found: Lowered) -> Array | None:
+    """Tell the kernel where the mask's bits lie; the array is kept by the caller."""
+    if found.dense is None:
+        return None
+    array = host_array(found.dense.array)
+    found.plan.set_mask((_address(array), *dense_layout(array.shape, _strides(array))))
+    return array
+
+
+def _address(array: Array | None) -> int:
+    return 0 if array is None else array.__array_interface__["data"][0]
+
+
+def _strides(array: Array) -> tuple[int, ...]:
+    return tuple(stride // array.itemsize for stride in array.strides)
+
+
+def _view(array: Array) -> tuple[int, int, int]:
+    """Address, row stride and head stride, in elements."""
+    return _address(array), array.strides[0] // array.itemsize, array.strides[1] // array.itemsize

@@ -1,0 +1,167 @@
+"""The C++ kernel on PyTorch's CPU tensors, as a differentiable function; higher derivatives come from the tiled formulation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard._aux import Aux, AuxOutput, TopK, checked_rows
+from regard._lowering import Lowered, bias_arguments, dense_layout, lowered, seed_word, threads
+from regard._plan import Plan
+from regard.backends.torch.function import TiledAttention, is_differentiated
+
+
+class NativeAttention(TiledAttention):
+    """(out, lse) of one call; only inputs, output and lse are kept for the backward pass."""
+
+    @staticmethod
+    def forward(
+        plan: Plan,
+        seed: int | None,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None,
+        sinks: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        call = _Call(plan, query, key, value, bias, sinks)
+        out = torch.empty((*query.shape[:2], value.shape[2]), dtype=call.dtype)
+        lse = torch.empty(query.shape[:2], dtype=call.dtype)
+        call.lowered.plan.forward(*call.arguments, seed_word(seed), _view(out), lse.data_ptr(), threads())
+        return out.to(query.dtype), lse
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            return TiledAttention.backward(ctx, grad_out, grad_lse)
+        *arrays, out, lse = ctx.saved_tensors
+        call = _Call(ctx.plan, *arrays)
+        grads = call.backward(ctx.seed, out, lse, grad_out, grad_lse, wants_bias=ctx.needs_input_grad[5])
+        return None, None, *grads
+
+
+class _Call:
+    """The tensors of a call as the kernel reads them, kept alive, and their addresses."""
+
+    def __init__(
+        self, plan: Plan, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, sinks: Tensor | None
+    ) -> None:
+        self.dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+        self.given = (query, key, value, bias, sinks)
+        self.arrays = [self.ready(array) for array in (query, key, value)]
+        self.bias, self.sinks = (None if array is None else self.whole(array) for array in (bias, sinks))
+        self.lowered = lowered(plan, query.shape[-1], value.shape[-1])
+        self.dense = _set_mask(self.lowered)
+        dense = distances = None
+        if self.bias is not None:
+            layout = tuple(self.bias.shape), self.bias.stride()
+            dense, distances = bias_arguments(plan, *layout, self.bias.data_ptr())
+        size = 8 if self.dtype == torch.float64 else 4
+        self.arguments = (size, *map(_view, self.arrays), dense, distances, _address(self.sinks))
+
+    def backward(
+        self,
+        seed: int | None,
+        out: Tensor,
+        lse: Tensor,
+        grad_out: Tensor | None,
+        grad_lse: Tensor | None,
+        *,
+        wants_bias: bool,
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of query, key, value, bias and sinks, each in its own dtype."""
+        out = self.ready(out)
+        grad_out = torch.zeros_like(out) if grad_out is None else self.ready(grad_out)
+        grad_lse = None if grad_lse is None else self.whole(grad_lse)
+        grads = [torch.empty(array.shape, dtype=self.dtype) for array in self.arrays]
+        rest = [
+            torch.zeros_like(self.bias) if self.bias is not None and wants_bias else None,
+            None if self.sinks is None else torch.empty_like(self.sinks),
+        ]
+        self.lowered.plan.backward(
+            *self.arguments, seed_word(seed), _view(out), lse.data_ptr(), _view(grad_out), _address(grad_lse),
+            *map(_view, grads), *map(_address, rest), threads(),
+        )  # fmt: skip
+        return tuple(
+            None if grad is None or given is None else grad.to(given.dtype)
+            for grad, given in zip((*grads, *rest), self.given, strict=True)
+        )
+
+    def ready(self, array: Tensor) -> Tensor:
+        """The array itself where the kernel can read it as it lies, else a copy."""
+        array = array.detach().to(self.dtype)
+        return array if array.shape[-1] <= 1 or array.stride(-1) == 1 else array.contiguous()
+
+    def whole(self, array: Tensor) -> Tensor:
+        return array.detach().to(self.dtype).contiguous()
+
+
+def attend(
+    plan: Plan,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    sinks: Tensor | None,
+    seed: int | None,
+) -> tuple[Tensor, Tensor]:
+    """The output (T, H, Dv) and lse (T, H) of flat arrays (T, H, D), (S, J, D) and (S, J, Dv)."""
+    arrays = (query, key, value, bias, sinks)
+    if is_differentiated(*arrays):
+        return NativeAttention.apply(plan, seed, *arrays)
+    return NativeAttention.forward(plan, seed, *arrays)
+
+
+@torch.no_grad()
+def look(
+    plan: Plan,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    sinks: Tensor | None,
+    lse: Tensor,
+    aux: Aux,
+) -> AuxOutput:
+    """What `aux` asks for, flat: (R, H, S), (T, H, k), (S, H); recomputed from the lse, no gradient is recorded."""
+    if aux.rows is None and aux.topk is None and not aux.key_sums:
+        return AuxOutput(lse=lse if aux.lse else None)
+    call = _Call(plan, query, key, value, bias, sinks)
+    wanted = np.zeros(0, np.int64) if aux.rows is None else checked_rows(aux.rows, plan.total_queries)
+    width = int(np.max(plan.spans.k_length, initial=0))
+    rows = torch.zeros((len(wanted), plan.heads, width), dtype=call.dtype)
+    sums = torch.zeros((plan.total_keys, plan.heads), dtype=call.dtype) if aux.key_sums else None
+    shape = (plan.total_queries, plan.heads, aux.topk or 0)
+    top = TopK(torch.full(shape, -1), torch.zeros(shape, dtype=call.dtype))
+    call.lowered.plan.inspect(
+        *call.arguments, lse.data_ptr(), wanted, rows.data_ptr(), width, _address(sums), aux.topk or 0,
+        top.keys.data_ptr(), top.weights.data_ptr(), threads(),
+    )  # fmt: skip
+    return AuxOutput(
+        lse=lse if aux.lse else None,
+        rows=None if aux.rows is None else rows,
+        topk=None if aux.topk is None else top,
+        key_sums=sums,
+    )
+
+
+def _set_mask(found: Lowered) -> Tensor | None:
+    """Tell the kernel where the mask's bits lie; the tensor is kept by the caller."""
+    if found.dense is None:
+        return None
+    array = torch.as_tensor(found.dense.array, device="cpu")
+    found.plan.set_mask((array.data_ptr(), *dense_layout(tuple(array.shape), array.stride())))
+    return array
+
+
+def _address(array: Tensor | None) -> int:
+    return 0 if array is None else array.data_ptr()
+
+
+def _view(array: Tensor) -> tuple[int, int, int]:
+    """Address, row stride and head stride, in elements."""
+    row, head, _ = array.stride()
+    return array.data_ptr(), row, head
