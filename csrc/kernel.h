@@ -52,13 +52,15 @@ struct Inspection {
 struct Kernels {
     long panel;
     size_t (*forward_scratch)(const Call&);
-    void (*forward)(const Call&, const ForwardUnit&, void* partials, void* scratch);
+    // `next`: the unit that this thread takes afterwards, or null.
+    void (*forward)(const Call&, const ForwardUnit&, const ForwardUnit* next, void* partials, void* scratch);
     size_t (*partial_size)(const Call&);
     void (*join)(const Call&, const Join&, void* partials, void* scratch);
     void (*no_queries)(const Call&);  // writes what queries outside all spans get
     size_t (*backward_scratch)(const Call&);
     void (*delta)(const Call&, const Gradients&, long begin, long end);  // of spans [begin, end) that several blocks share
-    void (*backward)(const Call&, const Gradients&, const Problem::Backward&, const BackwardUnit&, void* scratch);
+    void (*backward)(const Call&, const Gradients&, const Problem::Backward&, const BackwardUnit&, const BackwardUnit* next,
+                     void* scratch);
     void (*no_gradients)(const Call&, const Gradients&);
     void (*sinks)(const Call&, const Gradients&, long head);
     void (*inspect)(const Call&, const Inspection&, const BackwardUnit&, void* scratch);

@@ -120,6 +120,11 @@ void run(long count, int threads, const Body& body) {
         const_cast<Body*>(&body));
 }
 
+template <class Unit>
+const Unit* following(const std::vector<Unit>& units, long number) {
+    return size_t(number) + 1 < units.size() ? &units[size_t(number) + 1] : nullptr;
+}
+
 // Below some microseconds of work a second thread costs more than it brings.
 int useful_threads(const Problem& problem, int threads) {
     const double work = double(problem.work()) * double(problem.sizes.heads) * double(problem.sizes.dim + problem.sizes.value_dim);
@@ -148,7 +153,7 @@ void forward(const Call& call, const Problem::Forward& work, Element element, in
     if (!call.problem->covers_queries) kernels.no_queries(call);
     run(long(work.tasks.size()) - 1, threads, [&](long task, int worker) {
         for (long u = work.tasks[task]; u < work.tasks[task + 1]; ++u)
-            kernels.forward(call, work.units[u], partials.get(), scratch.of(worker));
+            kernels.forward(call, work.units[u], following(work.units, u), partials.get(), scratch.of(worker));
     });
     if (work.joins.empty()) return;
     run(long(work.joins.size()), threads,
@@ -172,7 +177,7 @@ void backward(const Call& call, Gradients gradients, const Problem::Backward& wo
     run(long(shared.size()), threads, [&](long i, int) { kernels.delta(call, gradients, shared[i], shared[i] + 1); });
     run(long(work.tasks.size()) - 1, threads, [&](long task, int worker) {
         for (long u = work.tasks[task]; u < work.tasks[task + 1]; ++u)
-            kernels.backward(call, gradients, work, work.units[u], scratch.of(worker));
+            kernels.backward(call, gradients, work, work.units[u], following(work.units, u), scratch.of(worker));
     });
     if (gradients.sinks) run(problem.sizes.heads, threads, [&](long head, int) { kernels.sinks(call, gradients, head); });
 }

@@ -17,6 +17,7 @@ struct BackwardRoom {
     T *weights, *flow, *dropped, *kept, *slope, *tile;  // (keys, width)
     T *keys, *values, *key_grads, *value_grads;         // (keys, D or V padded)
     T *query_grads;                  // (lanes, D padded)
+    mutable Upcoming upcoming;
     T *base, *delta;                 // (lanes): what scores are reduced by, what gradients are reduced by
 
     BackwardRoom(const Call& call, Room& room) {
@@ -80,29 +81,56 @@ T whole_lse(const Call& call, T lse, long head) {
     if (!call.sinks) return lse;
     const T sink = static_cast<const T*>(call.sinks)[head], high = largest(lse, sink), low = smallest(lse, sink);
     if (high == infinity<T>) return high;
-    const Vector<T> part = logarithm<T>(T(1) + exp2<T>(all<T>((low - high) * T(log2_e))));
+    const Vector<T> part = logarithm<T>(T(1) + exponential<T>(all<T>(low - high)));
     return high + part[0];
 }
 
-// `base` and `delta` of each lane. The gradient of the lse enters with its own weights, which leave the sinks out.
+REGARD_INLINE long lane_place(const Call& call, const auto& panel, int lane) {
+    return lse_place(call, panel.span->q_begin + panel.row[lane], panel.head[lane]);
+}
+
+// What the scores of each lane are reduced by: infinity where it sees nothing.
 template <class T>
-void load_rows(const Call& call, const Gradients* gradients, const Panel<T>& panel, bool delta_known, T* base, T* delta) {
+void load_base(const Call& call, const Panel<T>& panel, T* base) {
     for (int i = 0; i < panel.width; ++i) {
-        base[i] = infinity<T>, delta[i] = T(0);
+        base[i] = infinity<T>;
         if (i >= panel.count) continue;
-        const long row = panel.span->q_begin + panel.row[i], place = lse_place(call, row, panel.head[i]);
-        const T lse = static_cast<const T*>(call.lse)[place];
-        if (gradients && !delta_known) static_cast<T*>(gradients->delta)[place] = delta_of<T>(call, *gradients, row, panel.head[i]);
-        if (lse == -infinity<T>) continue;
-        const T whole = whole_lse(call, lse, panel.head[i]);
-        base[i] = whole * T(log2_e);
-        if (!gradients) continue;
-        delta[i] = static_cast<const T*>(gradients->delta)[place];
-        if (gradients->lse) {
-            const T larger_share = call.sinks ? exp2<T>(all<T>((whole - lse) * T(log2_e)))[0] : T(1);
-            delta[i] -= static_cast<const T*>(gradients->lse)[place] * larger_share;
-        }
+        const T lse = static_cast<const T*>(call.lse)[lane_place(call, panel, i)];
+        if (lse != -infinity<T>) base[i] = whole_lse(call, lse, panel.head[i]);
     }
+}
+
+// What the gradients of each lane's weights are reduced by, from the sums in Gradients::delta. The gradient of the lse enters
+// with its own weights, which leave the sinks out.
+template <class T>
+void load_delta(const Call& call, const Gradients& gradients, const Panel<T>& panel, const T* base, T* delta) {
+    for (int i = 0; i < panel.width; ++i) {
+        delta[i] = T(0);
+        if (i >= panel.count || base[i] == infinity<T>) continue;
+        const long place = lane_place(call, panel, i);
+        delta[i] = static_cast<const T*>(gradients.delta)[place];
+        if (!gradients.lse) continue;
+        const T lse = static_cast<const T*>(call.lse)[place];
+        const T larger_share = call.sinks ? exponential<T>(all<T>(base[i] - lse))[0] : T(1);
+        delta[i] -= static_cast<const T*>(gradients.lse)[place] * larger_share;
+    }
+}
+
+// Where one block holds all keys, delta is the sum of weight * gradient of weight, and the output need not be read.
+template <class T>
+void find_delta(const Call& call, const Gradients& gradients, const Scores<T>& scores, const T* weights, const T* flow) {
+    const Panel<T>& panel = scores.panel;
+    T sums[Panel<T>::most];
+    for (int v = 0; v < panel.vectors; ++v) {
+        Vector<T> sum{};
+        for (long key = scores.seen[v].begin; key < scores.seen[v].end; ++key) {
+            const long at = key * panel.width + v * lanes<T>;
+            const Vector<T> weight = load<T>(weights + at), part = weight * load<T>(flow + at);
+            sum += weight == T(0) ? Vector<T>{} : part;
+        }
+        store<T>(sums + v * lanes<T>, sum);
+    }
+    for (int i = 0; i < panel.count; ++i) static_cast<T*>(gradients.delta)[lane_place(call, panel, i)] = sums[i];
 }
 
 template <class T>
@@ -112,7 +140,7 @@ void weigh_again(const Scores<T>& scores, const T* base) {
         const Vector<T> by = load<T>(base + v * lanes<T>);
         T* values = scores.values + v * lanes<T>;
         for (long key = scores.seen[v].begin; key < scores.seen[v].end; ++key)
-            store<T>(values + key * width, exp2<T>(load<T>(values + key * width) - by));
+            store<T>(values + key * width, exponential<T>(load<T>(values + key * width) - by));
     }
     clear_unseen(scores, scores.values);
 }
@@ -225,11 +253,11 @@ void add_products(const Scores<T>& scores, const BackwardRoom<T>& room, const T*
         const long rows = segment.keys.end - segment.keys.begin, from = segment.keys.begin * width + lane, to = first + segment.keys.begin;
         wide_product<T, Unit::column>(rows, value_vectors,
                                       {weights + from, width, room.out_grad_rows + lane * own.padded_value, own.padded_value,
-                                       own.value_grads + to * own.padded_value, own.padded_value, depth, nullptr},
+                                       own.value_grads + to * own.padded_value, own.padded_value, depth, nullptr, &room.upcoming},
                                       Old::added);
         wide_product<T, Unit::column>(rows, dim_vectors,
                                       {room.flow + from, width, room.query_rows + lane * own.padded_dim, own.padded_dim,
-                                       own.key_grads + to * own.padded_dim, own.padded_dim, depth, nullptr},
+                                       own.key_grads + to * own.padded_dim, own.padded_dim, depth, nullptr, &room.upcoming},
                                       Old::added);
     }
     const int height = scores.cut.intervals ? 6 : panel.count;
@@ -239,7 +267,7 @@ void add_products(const Scores<T>& scores, const BackwardRoom<T>& room, const T*
         wide_product<T, Unit::row>(last - lane, dim_vectors,
                                    {room.flow + seen.begin * width + lane, width, own.keys.rows + (first + seen.begin) * own.keys.stride,
                                     own.keys.stride, room.query_grads + lane * own.padded_dim, own.padded_dim, seen.end - seen.begin,
-                                    nullptr},
+                                    nullptr, &room.upcoming},
                                    Old::none);
     }
 }
@@ -292,14 +320,14 @@ bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<
     const Problem& problem = *call.problem;
     Panel<T>& panel = *room.panel;
     const Range keys{own.range.begin, smallest(own.range.end, panel.span->keys)};
-    Scores<T> scores{call, problem, panel, cut_and_fill(call, panel, keys, room.tile), room.weights, room.tile, {}};
+    Scores<T> scores{call, problem, panel, cut_and_fill(call, panel, keys, room.tile), room.weights, room.tile, room.upcoming, {}};
     if (scores.cut.keys.empty()) {
-        if (!delta_known) load_rows(call, &gradients, panel, false, room.base, room.delta);
+        for (int i = 0; !delta_known && i < panel.count; ++i) static_cast<T*>(gradients.delta)[lane_place(call, panel, i)] = T(0);
         return false;
     }
     const long first = scores.cut.keys.begin - own.range.begin;
     const bool finite = load_panel(call, gradients, room, own) && keys_finite;
-    load_rows(call, &gradients, panel, delta_known, room.base, room.delta);
+    load_base(call, panel, room.base);
     find_seen(scores);
     fill(scores, own.keys.rows + first * own.keys.stride, own.keys.stride, room.queries, own.dim, room.weights);
     const bool capped = problem.softcap > 0, dropping = problem.dropout > 0;
@@ -313,6 +341,8 @@ bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<
             store<T>(room.dropped + i, load<T>(room.weights + i) * load<T>(room.kept + i));
         weights = room.dropped;
     }
+    if (!delta_known) find_delta(call, gradients, scores, weights, room.flow);
+    load_delta(call, gradients, panel, room.base, room.delta);
     const bool bias = gradients.bias.values || gradients.distances.values;
     const T factor = T(problem.scale);
     turn_into_flow(scores, dropping ? room.kept : nullptr, room.delta, bias || capped ? T(1) : factor, room.flow);
@@ -326,8 +356,31 @@ bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<
 }
 
 template <class T>
+void expect_panel(const Call& call, const Gradients& gradients, Upcoming& upcoming, const Span& span, long head, long first, long rows) {
+    const Sizes& sizes = call.problem->sizes;
+    expect_queries<T>(call, upcoming, call.query, span, head, first, rows, sizes.dim);
+    expect_queries<T>(call, upcoming, gradients.out, span, head, first, rows, sizes.value_dim);
+    expect_queries<T>(call, upcoming, gradients.query, span, head, first, rows, sizes.dim, true);
+}
+
+template <class T>
+void expect_unit(const Call& call, const Gradients& gradients, Upcoming& upcoming, const BackwardUnit& unit) {
+    const Problem& problem = *call.problem;
+    const Group& group = problem.groups[unit.group];
+    const Span& span = problem.spans[problem.span_order[group.begin]];
+    const long first = unit.block * key_block, keys = smallest(key_block, group.keys - first), rows = smallest<long>(panel_lanes<T>, span.rows);
+    expect_keys<T>(call, upcoming, span, unit.kv_head, first, keys);
+    if (problem.group_size() > 1) return;
+    expect_panel<T>(call, gradients, upcoming, span, unit.kv_head, 0, rows);
+    for (const auto& [to, size] : {Sized{&gradients.key, problem.sizes.dim}, Sized{&gradients.value, problem.sizes.value_dim}}) {
+        const Block<T> block = block_of<T>(call, *to, span, unit.kv_head, first);
+        upcoming.add(block.rows, block.stride, keys, size, true);
+    }
+}
+
+template <class T>
 void backward_span(const Call& call, const Gradients& gradients, const Problem::Backward& work, const BackwardUnit& unit, long number,
-                   const BackwardRoom<T>& room, const OwnedKeys<T>& own, bool keys_finite) {
+                   const BackwardUnit* next, const BackwardRoom<T>& room, const OwnedKeys<T>& own, bool keys_finite) {
     const Problem& problem = *call.problem;
     const Span& span = problem.spans[number];
     const long all = problem.lanes_of(span), vectors = (all + lanes<T> - 1) / lanes<T>, panels = (vectors + most_vectors - 1) / most_vectors;
@@ -337,6 +390,10 @@ void backward_span(const Call& call, const Gradients& gradients, const Problem::
         const long width = (vectors / panels + (p < vectors % panels)) * lanes<T>, last = smallest(lane + width, all);
         Panel<T>& panel = *room.panel;
         set_up(problem, panel, span, unit.kv_head, lane, last);
+        room.upcoming.clear();
+        if (p + 1 == panels && next) expect_unit<T>(call, gradients, room.upcoming, *next);
+        if (p + 1 < panels && problem.group_size() == 1)
+            expect_panel<T>(call, gradients, room.upcoming, span, unit.kv_head, last, smallest(width, all - last));
         lane = last;
         const Range hull{panel.hull.begin, smallest(panel.hull.end, span.keys)};
         const long first = hull.empty() ? 0 : hull.begin / key_block, final = hull.empty() ? 0 : (hull.end - 1) / key_block;
@@ -384,7 +441,7 @@ OwnedKeys<T> own_keys(const Call& call, const BackwardUnit& unit, const Backward
 }
 
 template <class T>
-void backward_unit(const Call& call, const Gradients& gradients, const Problem::Backward& work, const BackwardUnit& unit, void* scratch) {
+void backward_unit(const Call& call, const Gradients& gradients, const Problem::Backward& work, const BackwardUnit& unit, const BackwardUnit* next, void* scratch) {
     const Problem& problem = *call.problem;
     const Group& group = problem.groups[unit.group];
     Room pieces(scratch);
@@ -398,7 +455,7 @@ void backward_unit(const Call& call, const Gradients& gradients, const Problem::
         const long number = problem.span_order[i];
         // A span without keys still has queries, whose gradients are 0.
         if (problem.spans[number].keys > own.range.begin || unit.block == 0)
-            backward_span(call, gradients, work, unit, number, room, own, finite);
+            backward_span(call, gradients, work, unit, number, next, room, own, finite);
     }
     const Span& span = problem.spans[problem.span_order[group.begin]];
     put_key_grads(problem, gradients.key, span, unit.kv_head, own.range, own.key_grads, own.dim);
@@ -433,7 +490,7 @@ void sink_gradient(const Call& call, const Gradients& gradients, long head) {
         const long place = lse_place(call, row, head);
         const T lse = static_cast<const T*>(call.lse)[place];
         if (lse == -infinity<T>) continue;
-        const T share = sink == infinity<T> ? T(1) : exp2<T>(all<T>((sink - whole_lse(call, lse, head)) * T(log2_e)))[0];
+        const T share = sink == infinity<T> ? T(1) : exponential<T>(all<T>(sink - whole_lse(call, lse, head)))[0];
         sum -= share * static_cast<const T*>(gradients.delta)[place];
     }
     static_cast<T*>(gradients.sinks)[head] = sum;

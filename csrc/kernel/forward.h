@@ -42,6 +42,7 @@ template <class T>
 struct ForwardRoom {
     ForwardState<T> states[most_panels];
     T *scores, *tile, *kept, *keys, *values, *fade;
+    Upcoming upcoming;
 
     ForwardRoom(const Call& call, Room& room) {
         const Sizes& sizes = call.problem->sizes;
@@ -71,6 +72,11 @@ REGARD_INLINE T* row_to(const Rows& rows, long row, long head) {
     return static_cast<T*>(rows.values) + row * rows.row + head * rows.head;
 }
 
+struct Sized {
+    const Rows* rows;
+    long size;
+};
+
 // A block of keys or values: where it lies, or copied where that pays.
 template <class T>
 struct Block {
@@ -95,7 +101,7 @@ void begin_panel(const Call& call, ForwardState<T>& state, const Span& span, lon
     for (long i = 0; i < panel.width; ++i) state.top[i] = -infinity<T>, state.mass[i] = T(0);
 }
 
-// Scores become weights exp2(score - top); `fade` is what earlier weights are multiplied by.
+// Scores become weights exp(score - top); `fade` is what earlier weights are multiplied by.
 template <class T>
 void weigh(const Scores<T>& scores, ForwardState<T>& state, T* fade) {
     const Panel<T>& panel = scores.panel;
@@ -112,16 +118,16 @@ void weigh(const Scores<T>& scores, ForwardState<T>& state, T* fade) {
         const Vector<T> top = larger<T>(larger<T>(tops[0], tops[1]), larger<T>(tops[2], tops[3]));
         // A lane that has seen nothing has no largest score; any finite number stands in for it.
         const Vector<T> base = top == -infinity<T> ? Vector<T>{} : top;
-        const Vector<T> faded = exp2<T>(old - base);
+        const Vector<T> faded = exponential<T>(old - base);
         Vector<T> sums[2] = {load<T>(state.mass + shift) * faded, Vector<T>{}};
         for (key = seen.begin; key + 2 <= seen.end; key += 2)
             for (int i = 0; i < 2; ++i) {
-                const Vector<T> weight = exp2<T>(load<T>(values + (key + i) * width) - base);
+                const Vector<T> weight = exponential<T>(load<T>(values + (key + i) * width) - base);
                 sums[i] += weight;
                 store<T>(values + (key + i) * width, weight);
             }
         for (; key < seen.end; ++key) {
-            const Vector<T> weight = exp2<T>(load<T>(values + key * width) - base);
+            const Vector<T> weight = exponential<T>(load<T>(values + key * width) - base);
             sums[0] += weight;
             store<T>(values + key * width, weight);
         }
@@ -157,7 +163,8 @@ void collect(const Scores<T>& scores, ForwardState<T>& state, const T* fade, Blo
         }
     } else if (!scores.cut.intervals) {
         wide_product<T, Unit::row>(panel.count, vectors,
-                                   {scores.values, panel.width, values.rows, values.stride, state.sums, padded, scores.keys(), fade}, old);
+                                   {scores.values, panel.width, values.rows, values.stride, state.sums, padded, scores.keys(), fade,
+                                    &scores.upcoming}, old);
     } else {
         for (int lane = 0; lane < panel.count; lane += 6) {
             const int last = smallest(lane + 6, panel.count);
@@ -165,7 +172,7 @@ void collect(const Scores<T>& scores, ForwardState<T>& state, const T* fade, Blo
             wide_product<T, Unit::row>(last - lane, vectors,
                                        {scores.values + seen.begin * panel.width + lane, panel.width,
                                         values.rows + seen.begin * values.stride, values.stride, state.sums + lane * padded, padded,
-                                        seen.end - seen.begin, fade + lane},
+                                        seen.end - seen.begin, fade + lane, &scores.upcoming},
                                        old);
         }
     }
@@ -176,7 +183,7 @@ template <class T>
 void attend(const Call& call, ForwardState<T>& state, ForwardRoom<T>& room, Range keys, Block<T> key_rows, Block<T> value_rows,
             bool finite) {
     const Problem& problem = *call.problem;
-    Scores<T> scores{call, problem, *state.panel, cut_and_fill(call, *state.panel, keys, room.tile), room.scores, room.tile, {}};
+    Scores<T> scores{call, problem, *state.panel, cut_and_fill(call, *state.panel, keys, room.tile), room.scores, room.tile, room.upcoming, {}};
     if (scores.cut.keys.empty()) return;
     const long skipped = scores.cut.keys.begin - keys.begin;
     key_rows.rows += skipped * key_rows.stride;
@@ -189,24 +196,24 @@ void attend(const Call& call, ForwardState<T>& state, ForwardRoom<T>& room, Rang
         fill_kept(scores, room.kept);
         drop(scores, scores.values, room.kept);
     }
-    const bool broken = scores.partial() && !(finite && all_finite<T>(value_rows.rows, value_rows.stride, scores.keys(), problem.sizes.value_dim));
+    const bool broken = scores.partial() && !finite && !all_finite<T>(value_rows.rows, value_rows.stride, scores.keys(), problem.sizes.value_dim);
     collect(scores, state, room.fade, value_rows, problem.sizes.value_dim, broken);
 }
 
-// 1 / mass, with the sinks in the mass and 0 where there is none, and the lse in natural units.
+// 1 / mass, with the sinks in the mass and 0 where there is none, and the lse.
 template <class T>
 void settle(const Call& call, const Panel<T>& panel, const T* top, const T* mass, T* share, T* lse) {
     for (int v = 0; v < panel.vectors; ++v) {
         const long shift = v * lanes<T>;
         const Vector<T> m = load<T>(mass + shift), t = load<T>(top + shift);
         store<T>(share + shift, m == T(0) ? Vector<T>{} : T(1) / m);
-        store<T>(lse + shift, t * T(ln_2) + logarithm<T>(m));
+        store<T>(lse + shift, t + logarithm<T>(m));
     }
     if (!call.sinks) return;
     for (int i = 0; i < panel.count; ++i) {
         if (mass[i] == T(0)) continue;
-        const T sink = static_cast<const T*>(call.sinks)[panel.head[i]] * T(log2_e), high = largest(sink, top[i]);
-        const Vector<T> part = exp2<T>(Vector<T>{top[i] - high, sink - high});
+        const T sink = static_cast<const T*>(call.sinks)[panel.head[i]], high = largest(sink, top[i]);
+        const Vector<T> part = exponential<T>(Vector<T>{top[i] - high, sink - high});
         share[i] = sink == infinity<T> ? T(0) : part[0] / (mass[i] * part[0] + part[1]);
     }
 }
@@ -228,11 +235,32 @@ void write(const Call& call, const Panel<T>& panel, const T* sums, const T* shar
     }
 }
 
-// Few queries leave the memory waiting between rows that lie far apart: what comes next is asked for early.
 template <class T>
-REGARD_INLINE void ask_for(Block<T> rows, long count, long size) {
-    for (long row = 0; row < count; ++row)
-        for (long d = 0; d < size; d += 64 / long(sizeof(T))) __builtin_prefetch(rows.rows + row * rows.stride + d);
+REGARD_INLINE void expect_queries(const Call& call, Upcoming& upcoming, const Rows& rows, const Span& span, long head, long first,
+                                  long count, long size, bool writing = false) {
+    const long step = call.problem->step;
+    upcoming.add(row_of<T>(rows, span.q_begin + span.row_first + first * step, head), rows.row * step, count, size, writing);
+}
+
+template <class T>
+REGARD_INLINE void expect_keys(const Call& call, Upcoming& upcoming, const Span& span, long kv_head, long first, long count) {
+    for (const auto& [rows, size] : {Sized{&call.key, call.problem->sizes.dim}, Sized{&call.value, call.problem->sizes.value_dim}}) {
+        const Block<T> block = block_of<T>(call, *rows, span, kv_head, first);
+        upcoming.add(block.rows, block.stride, count, size);
+    }
+}
+
+// What a unit reads first: all of it, where it is short.
+template <class T>
+void expect_unit(const Call& call, Upcoming& upcoming, const ForwardUnit& unit) {
+    const Problem& problem = *call.problem;
+    const Span& span = problem.spans[unit.span];
+    if (problem.group_size() == 1) {
+        const long rows = smallest<long>(panel_lanes<T>, unit.lane_end - unit.lane);
+        expect_queries<T>(call, upcoming, call.query, span, unit.kv_head, unit.lane, rows, problem.sizes.dim);
+        expect_queries<T>(call, upcoming, call.out, span, unit.kv_head, unit.lane, rows, problem.sizes.value_dim, true);
+    }
+    expect_keys<T>(call, upcoming, span, unit.kv_head, unit.key, smallest(key_block, unit.key_end - unit.key));
 }
 
 // Room for one panel's unfinished result: sums, largest scores, masses.
@@ -253,7 +281,7 @@ void keep_partial(const Call& call, const ForwardState<T>& state, T* partial) {
 }
 
 template <class T>
-void forward_unit(const Call& call, const ForwardUnit& unit, void* partials, void* scratch) {
+void forward_unit(const Call& call, const ForwardUnit& unit, const ForwardUnit* next, void* partials, void* scratch) {
     const Problem& problem = *call.problem;
     const Sizes& sizes = problem.sizes;
     const Span& span = problem.spans[unit.span];
@@ -274,20 +302,22 @@ void forward_unit(const Call& call, const ForwardUnit& unit, void* partials, voi
     }
     hull = {largest(hull.begin, unit.key), smallest(hull.end, unit.key_end)};
     const long padded_key = round_up(sizes.dim, lanes<T>), padded_value = round_up(sizes.value_dim, lanes<T>);
-    const bool copied = panels > 1, whole_vectors = padded_value == sizes.value_dim;
-    const bool streaming = panels == 1 && hull.end - hull.begin > key_block;
+    const bool copied = panels > 2, whole_vectors = padded_value == sizes.value_dim;
     for (long key = hull.begin; key < hull.end; key += key_block) {
         const Range keys{key, smallest(key + key_block, hull.end)};
         const long count = keys.end - keys.begin;
         Block<T> key_rows = block_of<T>(call, call.key, span, unit.kv_head, key);
         Block<T> value_rows = block_of<T>(call, call.value, span, unit.kv_head, key);
         bool finite = false;
-        if (streaming) ask_for(value_rows, count, sizes.value_dim);
+        room.upcoming.clear();
+        const long later = key + key_block;
+        if (later < hull.end) expect_keys<T>(call, room.upcoming, span, unit.kv_head, later, smallest(key_block, hull.end - later));
+        else if (next) expect_unit<T>(call, room.upcoming, *next);
         if (copied) {
             copy_rows<T>(key_rows.rows, key_rows.stride, count, sizes.dim, room.keys, padded_key);
             key_rows = {room.keys, padded_key};
         }
-        if (copied || !whole_vectors) {
+        if (panels > 1 || !whole_vectors) {
             finite = copy_rows<T>(value_rows.rows, value_rows.stride, count, sizes.value_dim, room.values, padded_value);
             value_rows = {room.values, padded_value};
         }
@@ -322,7 +352,7 @@ void join_partials(const Call& call, const Join& join, void* partials, void* scr
         for (long d = 0; d < padded; ++d) sums[d] = T(0);
         for (long part = 0; part < join.count; ++part) {
             const T* from = first + part * size;
-            const T share = exp2<T>(all<T>(from[i] - base))[0];
+            const T share = exponential<T>(all<T>(from[i] - base))[0];
             if (share == T(0)) continue;
             state.mass[i] += share * from[panel_lanes<T> + i];
             for (long d = 0; d < padded; ++d) sums[d] += share * from[2 * panel_lanes<T> + i * padded + d];

@@ -1,4 +1,4 @@
-// exp2, log and tanh of a vector, to about one unit in the last place.
+// exp, log and tanh of a vector, to about one unit in the last place.
 #pragma once
 
 #include "vector.h"
@@ -42,27 +42,29 @@ struct Format<double> {
     static constexpr int logarithm_terms = 11;
 };
 
-// 2^x for x up to about 0; exactly 0 below the smallest normal number, so that a masked score weighs nothing; NaN stays.
+// e^x for x up to about 0; exactly 0 below the smallest normal number, so that a masked score weighs nothing; NaN stays.
+// x is a difference of scores: scores stay in natural units, so that the difference of a score and its own logarithm is exact.
 template <class T>
-REGARD_INLINE Vector<T> exp2(Vector<T> x) {
+REGARD_INLINE Vector<T> exponential(Vector<T> x) {
     using F = Format<T>;
     constexpr int degree = int(sizeof(F::powers) / sizeof(T)) - 1;
-    const Vector<T> shifted = x + F::rounder;
+    constexpr T least = T(double(F::least_exponent) * ln_2);
+    const Vector<T> shifted = x * T(log2_e) + F::rounder;
     const Vector<T> whole = shifted - F::rounder;
-    const Vector<T> part = x - whole;
+    const Vector<T> part = x * T(log2_e) - whole;
     Vector<T> power = all<T>(F::powers[degree]);
 #pragma GCC unroll 16
     for (int i = degree - 1; i >= 0; --i) power = power * part + F::powers[i];
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4)
-        return (Vector<T>)_mm512_maskz_scalef_ps(
-            _mm512_cmp_ps_mask(__m512(x), _mm512_set1_ps(F::least_exponent), _CMP_NLT_UQ), __m512(power), __m512(whole));
+        return (Vector<T>)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(__m512(x), _mm512_set1_ps(least), _CMP_NLT_UQ), __m512(power),
+                                                 __m512(whole));
     else
-        return (Vector<T>)_mm512_maskz_scalef_pd(
-            _mm512_cmp_pd_mask(__m512d(x), _mm512_set1_pd(F::least_exponent), _CMP_NLT_UQ), __m512d(power), __m512d(whole));
+        return (Vector<T>)_mm512_maskz_scalef_pd(_mm512_cmp_pd_mask(__m512d(x), _mm512_set1_pd(least), _CMP_NLT_UQ), __m512d(power),
+                                                 __m512d(whole));
 #else
     const Vector<T> scale = (Vector<T>)(((Ints<T>)shifted + F::bias) << F::mantissa_bits);
-    return x < F::least_exponent ? Vector<T>{} : power * scale;
+    return x < least ? Vector<T>{} : power * scale;
 #endif
 }
 
@@ -91,7 +93,7 @@ REGARD_INLINE Vector<T> hyperbolic_tangent(Vector<T> x) {
     const Vector<T> above = (T(-9.64399179425052238628e-1) * square + T(-9.92877231001918586564e1)) * square + T(-1.61468768441708447952e3);
     const Vector<T> below = ((square + T(1.12811678491632931402e2)) * square + T(2.23548839060100448583e3)) * square + T(4.84406305325125486048e3);
     const Vector<T> near = x + x * square * (above / below);
-    const Vector<T> small = exp2<T>(size * T(-2 * log2_e));
+    const Vector<T> small = exponential<T>(size * T(-2));
     const Vector<T> far = (T(1) - small) / (T(1) + small);
     return size < T(0.625) ? near : (x < T(0) ? -far : far);
 }

@@ -26,7 +26,7 @@ void weigh_and_mark(const Scores<T>& scores, const T* base) {
             T* values = scores.values + key * width + v * lanes<T>;
             const bool seen = key >= scores.seen[v].begin && key < scores.seen[v].end;
             const Vector<T> score = seen ? load<T>(values) : all<T>(-infinity<T>);
-            const Vector<T> weight = exp2<T>(score - load<T>(base + v * lanes<T>));
+            const Vector<T> weight = exponential<T>(score - load<T>(base + v * lanes<T>));
             store<T>(values, score == -infinity<T> ? all<T>(masked<T>) : weight);
         }
 }
@@ -82,12 +82,12 @@ void inspect_unit(const Call& call, const Inspection& wanted, const BackwardUnit
             Panel<T>& panel = *room.panel;
             set_up(problem, panel, span, unit.kv_head, lane, smallest(lane + panel_lanes<T>, problem.lanes_of(span)));
             if (!is_wanted(wanted, panel)) continue;
-            Scores<T> scores{call, problem, panel, cut_and_fill(call, panel, keys, room.tile), room.weights, room.tile, {}};
+            Scores<T> scores{call, problem, panel, cut_and_fill(call, panel, keys, room.tile), room.weights, room.tile, room.upcoming, {}};
             if (scores.cut.keys.empty()) continue;
             const T* rows[Panel<T>::most];
             for (int i = 0; i < panel.count; ++i) rows[i] = row_of<T>(call.query, span.q_begin + panel.row[i], panel.head[i]);
             transpose_rows<T>(rows, panel.count, own.dim, T(score_factor(problem)), room.queries, panel.width, nullptr, 0);
-            load_rows<T>(call, nullptr, panel, true, room.base, room.delta);
+            load_base(call, panel, room.base);
             find_seen(scores);
             const long first = scores.cut.keys.begin - own.range.begin;
             fill(scores, own.keys.rows + first * own.keys.stride, own.keys.stride, room.queries, own.dim, room.weights);

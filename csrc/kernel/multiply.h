@@ -4,7 +4,7 @@
 // accumulators fill the register file.
 #pragma once
 
-#include "vector.h"
+#include "upcoming.h"
 
 namespace regard::REGARD_ISA {
 
@@ -24,6 +24,7 @@ struct Matrices {
     long c_row;
     long depth;
     const T* factor;  // of each row of C, for Old::scaled
+    Upcoming* upcoming;
 };
 
 template <class T, int M, int N, Unit unit>
@@ -78,6 +79,7 @@ void product_of(long rows, Matrices<T> x, Old old) {
     const long tiles = (rows + most - 1) / most;
     for (long t = 0; t < tiles; ++t) {
         const long height = rows / tiles + (t < rows % tiles);
+        x.upcoming->some();
         rows_tile<T, N, unit>(int(height), x, old);
         x.a += height * (unit == Unit::row ? 1 : x.a_stride);
         x.c += height * x.c_row;

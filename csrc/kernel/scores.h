@@ -1,6 +1,4 @@
 // What happens to a block of scores, (keys, lanes), between the products: soft cap, biases, masks, dropout.
-//
-// Scores are kept in units of log 2, so that exp2 serves; so are the biases that are added to them.
 #pragma once
 
 #include "functions.h"
@@ -18,6 +16,7 @@ struct Scores {
     Cut cut;
     T* values;  // (keys, panel.width)
     T* tile;    // additions, where cut.tile
+    Upcoming& upcoming;
     // Of each vector of lanes: the keys (from cut.keys.begin) that some of its lanes may see.
     Range seen[most_vectors];
 
@@ -25,9 +24,9 @@ struct Scores {
     bool partial() const { return cut.intervals || cut.tile; }
 };
 
-// What multiplies q k^T before anything else: the scale, and what softcap or exp2 want.
+// What multiplies q k^T before anything else.
 inline double score_factor(const Problem& problem) {
-    return problem.softcap > 0 ? problem.scale / problem.softcap : problem.scale * log2_e;
+    return problem.softcap > 0 ? problem.scale / problem.softcap : problem.scale;
 }
 
 template <class T>
@@ -48,7 +47,7 @@ void add_dense_bias(const Call& call, const Panel<T>& panel, Range keys, T* tile
             const long number = span.key_first + key * step;
             T& place = tile[(key - keys.begin) * panel.width + lane];
             if (row >= bias.rows || number >= bias.keys) place = -infinity<T>;
-            else if (place != -infinity<T>) place += from[number * bias.key_stride] * T(log2_e);
+            else if (place != -infinity<T>) place += from[number * bias.key_stride];
         }
     }
 }
@@ -66,15 +65,15 @@ void add_distance_bias(const Call& call, const Panel<T>& panel, Range keys, T* t
             const T* row = from - key;
             int lane = 0;
             for (; lane + lanes<T> <= panel.count; lane += lanes<T>)
-                store<T>(tile + lane, load<T>(tile + lane) + load<T>(row + lane) * T(log2_e));
-            for (; lane < panel.count; ++lane) tile[lane] += row[lane] * T(log2_e);
+                store<T>(tile + lane, load<T>(tile + lane) + load<T>(row + lane));
+            for (; lane < panel.count; ++lane) tile[lane] += row[lane];
         }
         return;
     }
     for (int lane = 0; lane < panel.count; ++lane) {
         const T* from = values + panel.head[lane] * bias.head_stride + position_of(panel, lane) - bias.first;
         for (long key = keys.begin; key < keys.end; ++key)
-            tile[(key - keys.begin) * panel.width + lane] += from[-(span.key_first + key * step)] * T(log2_e);
+            tile[(key - keys.begin) * panel.width + lane] += from[-(span.key_first + key * step)];
     }
 }
 
@@ -176,7 +175,7 @@ void fill(const Scores<T>& scores, const T* rows, long stride, const T* columns,
         const long shift = segment.first * lanes<T>;
         product<T, Unit::column>(segment.keys.end - segment.keys.begin, segment.last - segment.first,
                                  {rows + segment.keys.begin * stride, stride, columns + shift, width,
-                                  values + segment.keys.begin * width + shift, width, depth, nullptr},
+                                  values + segment.keys.begin * width + shift, width, depth, nullptr, &scores.upcoming},
                                  Old::none);
     }
 }
@@ -196,7 +195,7 @@ REGARD_INLINE void clear_unseen(const Scores<T>& scores, T* values) {
 template <class T>
 void apply(const Scores<T>& scores, T* slope) {
     const Panel<T>& panel = scores.panel;
-    const T cap = T(scores.problem.softcap * log2_e);
+    const T cap = T(scores.problem.softcap);
     const bool capped = scores.problem.softcap > 0;
     if (!capped && !scores.partial()) return;
     for (int v = 0; v < panel.vectors; ++v) {
