@@ -1,22 +1,28 @@
 # make install   a virtual environment in .venv with everything; quick when nothing changed
 # make demo      train a small translator for three minutes and look at its attention
 # make test      lint, types, import floors, tests
+# make wheel     build a wheel and try it in an environment of its own
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: install demo test lint types floors format clean
+# Where there is a compiler, a kernel that does not build is an error. Without one, regard does without its kernel.
+export REGARD_REQUIRE_KERNEL ?= $(if $(shell command -v "$${CXX:-c++}" || command -v g++ || command -v clang++),1,0)
+KERNEL := tools/editable/CMakeLists.txt $(wildcard csrc/*.* csrc/kernel/*)
+
+.PHONY: install demo test wheel lint types floors format clean
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(KERNEL)
 	@echo "Installing into .venv; the first time takes a few minutes."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=.")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) scikit-build-core
+	@$(PIP) scikit-build-core nanobind cmake ninja
 	@$(PIP) --no-build-isolation --editable ".[tasks,export,dev]"
+	@test $(REGARD_REQUIRE_KERNEL) = 1 || echo "No C++ compiler was found: regard works without its kernel, but slower."
 	@touch $(STAMP)
 
 demo: install
@@ -24,6 +30,9 @@ demo: install
 
 test: lint types floors
 	@$(BIN)/python -m pytest -n 2 -q
+
+wheel: install
+	@$(BIN)/python tools/check_wheel.py
 
 lint: install
 	@$(BIN)/ruff format --check .
@@ -42,4 +51,5 @@ format: install
 	@$(BIN)/ruff check --fix .
 
 clean:
+	-git clean -fdXq tools/editable src
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

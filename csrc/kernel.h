@@ -50,7 +50,7 @@ struct Inspection {
 
 // The functions of one instruction set and element type. Each computes one unit of work; none throws.
 struct Kernels {
-    long panel;
+    long panel, few;  // queries computed at once; queries computed key by key
     size_t (*forward_scratch)(const Call&);
     // `next`: the unit that this thread takes afterwards, or null.
     void (*forward)(const Call&, const ForwardUnit&, const ForwardUnit* next, void* partials, void* scratch);

@@ -73,10 +73,10 @@ class Plan {
         if (problem.intervals.count == 0) problem.intervals.starts = problem.intervals.ends = &nothing;
     }
 
-    const Problem::Forward& forward_work(long panel) {
+    const Problem::Forward& forward_work(const Kernels& kernels) {
         std::lock_guard<std::mutex> lock(mutex_);
-        auto found = forward_.find(panel);
-        if (found == forward_.end()) found = forward_.emplace(panel, problem.forward_work(panel)).first;
+        auto found = forward_.find(kernels.panel);
+        if (found == forward_.end()) found = forward_.emplace(kernels.panel, problem.forward_work(kernels.panel, kernels.few)).first;
         return found->second;
     }
 
@@ -169,7 +169,7 @@ NB_MODULE(_kernel, module) {
                 call.lse = reinterpret_cast<void*>(lse);
                 const Element element = element_of(itemsize);
                 nb::gil_scoped_release release;
-                forward(call, plan.forward_work(panel_of(element)), element, threads);
+                forward(call, plan.forward_work(kernels_of(element)), element, threads);
             },
             "itemsize"_a, "query"_a, "key"_a, "value"_a, "bias"_a.none(), "distances"_a.none(), "sinks"_a, "seed"_a, "out"_a, "lse"_a,
             "threads"_a)
@@ -201,7 +201,7 @@ NB_MODULE(_kernel, module) {
                 const Element element = element_of(itemsize);
                 const Problem::Chains chains = chains_of(call, gradients);
                 nb::gil_scoped_release release;
-                backward(call, gradients, plan.backward_work(panel_of(element), chains), element, threads);
+                backward(call, gradients, plan.backward_work(kernels_of(element).panel, chains), element, threads);
             },
             "itemsize"_a, "query"_a, "key"_a, "value"_a, "bias"_a.none(), "distances"_a.none(), "sinks"_a, "seed"_a, "out"_a, "lse"_a,
             "grad_out"_a, "grad_lse"_a, "grad_query"_a, "grad_key"_a, "grad_value"_a, "grad_bias"_a, "grad_sinks"_a, "threads"_a)
@@ -218,7 +218,7 @@ NB_MODULE(_kernel, module) {
                                   reinterpret_cast<void*>(top_weights)};
                 const Element element = element_of(itemsize);
                 nb::gil_scoped_release release;
-                inspect(call, wanted, plan.backward_work(panel_of(element), {}), element, threads);
+                inspect(call, wanted, plan.backward_work(kernels_of(element).panel, {}), element, threads);
             },
             "itemsize"_a, "query"_a, "key"_a, "value"_a, "bias"_a.none(), "distances"_a.none(), "sinks"_a, "lse"_a, "rows"_a,
             "weights"_a, "width"_a, "key_sums"_a, "top"_a, "top_keys"_a, "top_weights"_a, "threads"_a);

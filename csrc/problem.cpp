@@ -143,42 +143,41 @@ void Problem::sort_keys() {
     }
 }
 
-Problem::Forward Problem::forward_work(long panel) const {
+Problem::Forward Problem::forward_work(long panel, long few) const {
     Forward work;
+    const auto heads_together = [&](const Span& span) { return lanes_of(span) <= few && span.keys > key_block ? most_heads : 1; };
+    const auto ceiling = [](long number, long unit) { return (number + unit - 1) / unit; };
     long whole = 0;  // units of four panels
-    for (const Span& span : spans) whole += sizes.kv_heads * ((lanes_of(span) + 4 * panel - 1) / (4 * panel));
+    for (const Span& span : spans) whole += ceiling(sizes.kv_heads, heads_together(span)) * ceiling(lanes_of(span), 4 * panel);
     constexpr long enough = 48;
     const long width = whole >= enough ? 4 * panel : panel;
     for (long s = 0; s < long(spans.size()); ++s) {
         const Span& span = spans[s];
-        const long lanes = lanes_of(span);
+        const long lanes = lanes_of(span), together = heads_together(span);
         // Few queries and many keys: the keys are cut too.
         constexpr long least_keys = 4 * key_block;
         long parts = 1;
-        if (lanes <= panel && whole < enough)
-            parts = std::max(1L, std::min(span.keys / least_keys, (enough + whole - 1) / std::max(1L, whole)));
-        const long keys = (span.keys + parts * key_block - 1) / (parts * key_block) * key_block;
-        for (long j = 0; j < sizes.kv_heads; ++j) {
+        if (lanes <= panel && whole < enough) parts = std::max(1L, std::min(span.keys / least_keys, ceiling(enough, std::max(1L, whole))));
+        const long keys = ceiling(span.keys, parts * key_block) * key_block;
+        for (long j = 0; j < sizes.kv_heads; j += together) {
+            const long last = std::min(j + together, sizes.kv_heads);
             // Units of nearly one size.
-            const long pieces = (lanes + width - 1) / width, size = pieces ? (lanes + pieces - 1) / pieces : 0;
-            for (long lane = 0; lane < lanes; lane += size) {
-                const long lane_end = std::min(lane + size, lanes);
-                if (parts == 1) {
-                    work.units.push_back({s, j, lane, lane_end, 0, span.keys, -1});
-                    continue;
-                }
-                Join join{s, j, lanes, work.partials, 0};
-                for (long key = 0; key < span.keys; key += keys) {
-                    work.units.push_back({s, j, lane, lane_end, key, std::min(key + keys, span.keys), work.partials++});
-                    ++join.count;
-                }
-                work.joins.push_back(join);
+            const long pieces = ceiling(lanes, width), size = pieces ? ceiling(lanes, pieces) : 0;
+            if (parts == 1) {
+                for (long lane = 0; lane < lanes; lane += size)
+                    work.units.push_back({s, j, last, lane, std::min(lane + size, lanes), 0, span.keys, -1});
+                continue;
             }
+            const long first = work.partials;
+            long count = 0;
+            for (long key = 0; key < span.keys; key += keys, ++count, work.partials += last - j)
+                work.units.push_back({s, j, last, 0, lanes, key, std::min(key + keys, span.keys), work.partials});
+            for (long head = j; head < last; ++head) work.joins.push_back({s, head, lanes, first + head - j, last - j, count});
         }
     }
     const double pair = double(sizes.dim + sizes.value_dim);
     work.tasks = cut_into_tasks(work.units, [&](const ForwardUnit& unit) {
-        return double(unit.lane_end - unit.lane) * double(unit.key_end - unit.key + 8) * pair;
+        return double(unit.kv_head_end - unit.kv_head) * double(unit.lane_end - unit.lane) * double(unit.key_end - unit.key + 8) * pair;
     });
     return work;
 }

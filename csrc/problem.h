@@ -31,15 +31,17 @@ struct Group {
     long keys;        // of the longest
 };
 
-// A piece of the forward pass: queries [lane, lane_end) of one span and key head against the keys [key, key_end).
+// A piece of the forward pass: queries [lane, lane_end) of one span against the keys [key, key_end), for one key head; or, where
+// few queries meet many keys, for several, so that memory is read in its order.
 struct ForwardUnit {
-    long span, kv_head, lane, lane_end, key, key_end;
-    long partial;  // number of the partial result, or -1 when the unit sees all keys
+    long span, kv_head, kv_head_end, lane, lane_end, key, key_end;
+    long partial;  // number of the first head's partial result, or -1 when the unit sees all keys
 };
+constexpr long most_heads = 8;  // of one unit
 
-// The partial results of one panel of queries, joined in the order of their keys.
+// The partial results of one panel of queries, `stride` apart, joined in the order of their keys.
 struct Join {
-    long span, kv_head, lanes, first, count;
+    long span, kv_head, lanes, first, stride, count;
 };
 
 // A piece of the backward pass: one block of keys of a group and a key head, against all their queries.
@@ -118,7 +120,8 @@ class Problem {
         bool blocks = false;                    // whether blocks of keys do
         bool any = false;                       // whether a bias has a gradient at all
     };
-    Forward forward_work(long panel) const;
+    // `few`: up to so many queries are computed key by key.
+    Forward forward_work(long panel, long few) const;
     Backward backward_work(long panel, Chains chains) const;
     long work() const { return work_; }  // multiply-adds of a head, masks left aside
 

@@ -61,8 +61,6 @@ const InstructionSet& current() {
     return *set;
 }
 
-const Kernels& kernels_of(Element element) { return element == Element::float32 ? *current().of_float : *current().of_double; }
-
 // Threads' rooms are kept between calls: fresh memory costs a page fault for every 4 KiB.
 class Scratch {
    public:
@@ -143,7 +141,7 @@ std::vector<std::string> instruction_sets() {
 std::string instruction_set() { return current().name; }
 void use_instruction_set(const std::string& name) { chosen.store(find(name)); }
 double fma_peak(double seconds) { return current().peak(seconds); }
-long panel_of(Element element) { return kernels_of(element).panel; }
+const Kernels& kernels_of(Element element) { return element == Element::float32 ? *current().of_float : *current().of_double; }
 
 void forward(const Call& call, const Problem::Forward& work, Element element, int threads) {
     const Kernels& kernels = kernels_of(element);

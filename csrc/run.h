@@ -17,7 +17,7 @@ double fma_peak(double seconds);
 
 enum class Element { float32, float64 };
 
-long panel_of(Element element);
+const Kernels& kernels_of(Element element);
 void forward(const Call& call, const Problem::Forward& work, Element element, int threads);
 void backward(const Call& call, Gradients gradients, const Problem::Backward& work, Element element, int threads);
 void inspect(const Call& call, const Inspection& wanted, const Problem::Backward& work, Element element, int threads);

@@ -26,12 +26,14 @@ class Room {
     size_t used_ = 0;
 };
 
-constexpr int most_panels = 4;  // of one unit
+constexpr int most_states = most_heads > 4 ? most_heads : 4;  // of one unit: its panels or its heads
 
 template <class T>
 struct ForwardState {  // of one panel
     Panel<T>* panel;
-    T* queries;  // (D, width)
+    long kv_head;
+    bool few;    // see few_lanes
+    T* queries;  // (D, width); few lanes: (lanes, D padded)
     T* sums;     // (lanes, V padded): of weight * value
     T* top;      // (lanes): largest score
     T* mass;     // (lanes): sum of weights
@@ -40,7 +42,7 @@ struct ForwardState {  // of one panel
 
 template <class T>
 struct ForwardRoom {
-    ForwardState<T> states[most_panels];
+    ForwardState<T> states[most_states];
     T *scores, *tile, *kept, *keys, *values, *fade;
     Upcoming upcoming;
 
@@ -49,7 +51,7 @@ struct ForwardRoom {
         const long panel = panel_lanes<T>, padded = round_up(sizes.value_dim, lanes<T>);
         for (auto& state : states) {
             state.panel = room.take<Panel<T>>(1);
-            state.queries = room.take<T>(sizes.dim * panel);
+            state.queries = room.take<T>(round_up(sizes.dim, lanes<T>) * panel);
             state.sums = room.take<T>(panel * padded);
             state.top = room.take<T>(panel);
             state.mass = room.take<T>(panel);
@@ -94,9 +96,18 @@ template <class T>
 void begin_panel(const Call& call, ForwardState<T>& state, const Span& span, long kv_head, long lane, long lane_end) {
     Panel<T>& panel = *state.panel;
     set_up(*call.problem, panel, span, kv_head, lane, lane_end);
+    const long size = call.problem->sizes.dim, padded = round_up(size, lanes<T>);
+    const T factor = T(score_factor(*call.problem));
     const T* rows[Panel<T>::most];
     for (int i = 0; i < panel.count; ++i) rows[i] = row_of<T>(call.query, span.q_begin + panel.row[i], panel.head[i]);
-    transpose_rows<T>(rows, panel.count, call.problem->sizes.dim, T(score_factor(*call.problem)), state.queries, panel.width, nullptr, 0);
+    state.kv_head = kv_head;
+    state.few = panel.count <= few_lanes<T>;
+    if (state.few) {
+        for (int i = 0; i < panel.count; ++i)
+            for (long d = 0; d < padded; d += lanes<T>) store<T>(state.queries + i * padded + d, load_first<T>(rows[i] + d, size - d) * factor);
+    } else {
+        transpose_rows<T>(rows, panel.count, size, factor, state.queries, panel.width, nullptr, 0);
+    }
     state.begun = false;
     for (long i = 0; i < panel.width; ++i) state.top[i] = -infinity<T>, state.mass[i] = T(0);
 }
@@ -189,7 +200,11 @@ void attend(const Call& call, ForwardState<T>& state, ForwardRoom<T>& room, Rang
     key_rows.rows += skipped * key_rows.stride;
     value_rows.rows += skipped * value_rows.stride;
     find_seen(scores);
-    fill(scores, key_rows.rows, key_rows.stride, state.queries, problem.sizes.dim, scores.values);
+    const Sizes& sizes = problem.sizes;
+    if (state.few)
+        fill_few(scores, key_rows.rows, key_rows.stride, state.queries, round_up(sizes.dim, lanes<T>), sizes.dim, value_rows.rows,
+                 value_rows.stride, sizes.value_dim);
+    else fill(scores, key_rows.rows, key_rows.stride, state.queries, sizes.dim, scores.values);
     apply<T>(scores, nullptr);
     weigh(scores, state, room.fade);
     if (problem.dropout > 0) {
@@ -280,6 +295,31 @@ void keep_partial(const Call& call, const ForwardState<T>& state, T* partial) {
     }
 }
 
+// One block of keys for all panels of a head, which share copies where those pay, or for all heads.
+template <class T>
+void attend_block(const Call& call, ForwardRoom<T>& room, const Span& span, long kv_head, Range keys, int count, int heads) {
+    const Sizes& sizes = call.problem->sizes;
+    const long rows = keys.end - keys.begin, padded_key = round_up(sizes.dim, lanes<T>), padded_value = round_up(sizes.value_dim, lanes<T>);
+    Block<T> key_rows, value_rows;
+    bool finite = false;
+    for (int p = 0; p < count; ++p) {
+        if (p == 0 || heads > 1) {
+            const long head = heads > 1 ? kv_head + p : kv_head;
+            key_rows = block_of<T>(call, call.key, span, head, keys.begin);
+            value_rows = block_of<T>(call, call.value, span, head, keys.begin);
+            if (heads == 1 && count > 2) {
+                copy_rows<T>(key_rows.rows, key_rows.stride, rows, sizes.dim, room.keys, padded_key);
+                key_rows = {room.keys, padded_key};
+            }
+            if ((heads == 1 && count > 1) || padded_value != sizes.value_dim) {
+                finite = copy_rows<T>(value_rows.rows, value_rows.stride, rows, sizes.value_dim, room.values, padded_value);
+                value_rows = {room.values, padded_value};
+            }
+        }
+        attend(call, room.states[p], room, keys, key_rows, value_rows, finite);
+    }
+}
+
 template <class T>
 void forward_unit(const Call& call, const ForwardUnit& unit, const ForwardUnit* next, void* partials, void* scratch) {
     const Problem& problem = *call.problem;
@@ -289,44 +329,35 @@ void forward_unit(const Call& call, const ForwardUnit& unit, const ForwardUnit* 
     ForwardRoom<T> room(call, pieces);
 
     const int vectors = int((unit.lane_end - unit.lane + lanes<T> - 1) / lanes<T>);
-    const int panels = (vectors + most_vectors - 1) / most_vectors;
+    const int panels = (vectors + most_vectors - 1) / most_vectors, heads = int(unit.kv_head_end - unit.kv_head);
+    const int count = largest(panels, heads);  // of states: one head has many panels, or many heads have one each
     long lane = unit.lane;
     Range hull{unit.key_end, unit.key};
-    for (int p = 0; p < panels; ++p) {
-        const long width = (vectors / panels + (p < vectors % panels)) * lanes<T>;
+    for (int p = 0; p < count; ++p) {
+        const long width = heads > 1 ? unit.lane_end - unit.lane : (vectors / panels + (p < vectors % panels)) * lanes<T>;
         const long last = smallest(lane + width, unit.lane_end);
-        begin_panel(call, room.states[p], span, unit.kv_head, lane, last);
+        begin_panel(call, room.states[p], span, heads > 1 ? unit.kv_head + p : unit.kv_head, lane, last);
         const Range seen = room.states[p].panel->hull;
         if (!seen.empty()) hull = {smallest(hull.begin, seen.begin), largest(hull.end, seen.end)};
-        lane = last;
+        if (heads == 1) lane = last;
     }
     hull = {largest(hull.begin, unit.key), smallest(hull.end, unit.key_end)};
-    const long padded_key = round_up(sizes.dim, lanes<T>), padded_value = round_up(sizes.value_dim, lanes<T>);
-    const bool copied = panels > 2, whole_vectors = padded_value == sizes.value_dim;
     for (long key = hull.begin; key < hull.end; key += key_block) {
-        const Range keys{key, smallest(key + key_block, hull.end)};
-        const long count = keys.end - keys.begin;
-        Block<T> key_rows = block_of<T>(call, call.key, span, unit.kv_head, key);
-        Block<T> value_rows = block_of<T>(call, call.value, span, unit.kv_head, key);
-        bool finite = false;
         room.upcoming.clear();
         const long later = key + key_block;
-        if (later < hull.end) expect_keys<T>(call, room.upcoming, span, unit.kv_head, later, smallest(key_block, hull.end - later));
-        else if (next) expect_unit<T>(call, room.upcoming, *next);
-        if (copied) {
-            copy_rows<T>(key_rows.rows, key_rows.stride, count, sizes.dim, room.keys, padded_key);
-            key_rows = {room.keys, padded_key};
+        if (heads > 1) {
+            // The heads' own loops ask for what follows.
+        } else if (later < hull.end) {
+            expect_keys<T>(call, room.upcoming, span, unit.kv_head, later, smallest(key_block, hull.end - later));
+        } else if (next) {
+            expect_unit<T>(call, room.upcoming, *next);
         }
-        if (panels > 1 || !whole_vectors) {
-            finite = copy_rows<T>(value_rows.rows, value_rows.stride, count, sizes.value_dim, room.values, padded_value);
-            value_rows = {room.values, padded_value};
-        }
-        for (int p = 0; p < panels; ++p) attend(call, room.states[p], room, keys, key_rows, value_rows, finite);
+        attend_block(call, room, span, unit.kv_head, {key, smallest(later, hull.end)}, count, heads);
     }
-    for (int p = 0; p < panels; ++p) {
+    for (int p = 0; p < count; ++p) {
         ForwardState<T>& state = room.states[p];
         if (unit.partial >= 0) {
-            keep_partial(call, state, static_cast<T*>(partials) + unit.partial * partial_numbers<T>(call));
+            keep_partial(call, state, static_cast<T*>(partials) + (unit.partial + (heads > 1 ? p : 0)) * partial_numbers<T>(call));
             continue;
         }
         settle(call, *state.panel, state.top, state.mass, room.fade, room.scores);
@@ -346,12 +377,12 @@ void join_partials(const Call& call, const Join& join, void* partials, void* scr
     for (int i = 0; i < panel.width; ++i) {
         state.top[i] = -infinity<T>, state.mass[i] = T(0);
         if (i >= panel.count) continue;
-        for (long part = 0; part < join.count; ++part) state.top[i] = largest(state.top[i], first[part * size + i]);
+        for (long part = 0; part < join.count; ++part) state.top[i] = largest(state.top[i], first[part * join.stride * size + i]);
         const T base = state.top[i] == -infinity<T> ? T(0) : state.top[i];
         T* sums = state.sums + i * padded;
         for (long d = 0; d < padded; ++d) sums[d] = T(0);
         for (long part = 0; part < join.count; ++part) {
-            const T* from = first + part * size;
+            const T* from = first + part * join.stride * size;
             const T share = exponential<T>(all<T>(from[i] - base))[0];
             if (share == T(0)) continue;
             state.mass[i] += share * from[panel_lanes<T> + i];

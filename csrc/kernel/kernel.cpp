@@ -7,6 +7,7 @@ namespace regard::REGARD_ISA {
 
 template <class T>
 constexpr Kernels kernels{panel_lanes<T>,
+                          few_lanes<T>,
                           forward_room<T>,
                           forward_unit<T>,
                           [](const Call& call) { return size_t(partial_numbers<T>(call)) * sizeof(T); },
@@ -41,7 +42,11 @@ double peak(double seconds) {
 #pragma GCC unroll 12
             for (int i = 0; i < chains; ++i) {
                 sums[i] = sums[i] * 0.999f + 0.001f;
+#if defined(__aarch64__)
+                asm volatile("" : "+w"(sums[i]));
+#else
                 asm volatile("" : "+x"(sums[i]));
+#endif
             }
         const double rate = 2.0 * lanes<float> * chains * rounds / (now() - start);
         best = rate > best ? rate : best;

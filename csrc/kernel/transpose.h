@@ -6,9 +6,9 @@
 namespace regard::REGARD_ISA {
 
 template <class T, bool upper, int... i>
-REGARD_INLINE Vector<T> interleave(Vector<T> a, Vector<T> b, __attribute__((unused)) const int (*indices)[sizeof...(i)] = nullptr) {
+REGARD_INLINE Vector<T> interleave(Vector<T> a, Vector<T> b) {
     constexpr int half = upper ? lanes<T> / 2 : 0;
-    return __builtin_shuffle(a, b, Ints<T>{Int<T>(half + i / 2 + (i % 2) * lanes<T>)...});
+    return __builtin_shufflevector(a, b, (half + i / 2 + (i % 2) * lanes<T>)...);
 }
 
 template <class T, bool upper>
