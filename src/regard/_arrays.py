@@ -18,6 +18,9 @@ def is_torch(array: Any) -> bool:
 
 def framework_of(*arrays: Any) -> str:
     """The one framework, "numpy" or "torch", that all arrays belong to."""
+    first = type(arrays[0])
+    if all(type(array) is first for array in arrays):
+        return _framework(arrays[0])
     names = {_framework(array) for array in arrays}
     if len(names) > 1:
         raise RegardError(

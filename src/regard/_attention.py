@@ -12,7 +12,13 @@ import numpy as np
 from regard._arrays import framework_of, host_integers
 from regard._aux import Aux, AuxOutput, TopK
 from regard._biases import Bias, DenseBias
-from regard._checks import check_arrays, check_packed, check_same_sequences, refuse_packed_arguments
+from regard._checks import (
+    check_packed,
+    check_same_sequences,
+    check_sinks,
+    checked_forms,
+    refuse_packed_arguments,
+)
 from regard._errors import BackendError, RegardError, ShapeError
 from regard._lowering import kernel, missing
 from regard._masks import Dense, Mask, host_array
@@ -96,7 +102,7 @@ def attention(
     return call.shape_output(out) if aux is None else (call.shape_output(out), call.shape_aux(aux))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
     """One call lowered: the plan, and the arrays with their leading dimensions flattened."""
 
@@ -168,7 +174,9 @@ def lower(
         check_same_sequences(cu_seqlens_k, value.offsets)
         value = value.values
     framework = framework_of(query, key, value)
-    check_arrays(query, key, value, sinks)
+    checked_forms(query.shape, query.dtype, key.shape, key.dtype, value.shape, value.dtype)
+    if sinks is not None:
+        check_sinks(sinks, query.shape[-2])
     if dropout_p and seed is None:
         raise RegardError(
             f"dropout needs a seed. Received dropout_p={dropout_p} and seed=None; pass seed=<an integer>."
@@ -178,8 +186,9 @@ def lower(
         check_packed(query, key, mask, bias)
     else:
         refuse_packed_arguments(cu_seqlens_k, key_sequence)
-        leading = leading_shape(tuple(query.shape), tuple(key.shape))
-        mask, bias = _dense(mask, bias, leading)
+        leading = leading_shape(query.shape, key.shape)
+        if mask is not None or bias is not None:
+            mask, bias = _dense(mask, bias, leading)
     parameters = {"query_start": query_start, "scale": scale, "softcap": softcap, "dropout_p": dropout_p}
     parameters["bias"] = None if bias is None else bias.kind
     plan = _plan(query, key, mask, (cu_seqlens_q, cu_seqlens_k, key_sequence), parameters)
@@ -189,7 +198,7 @@ def lower(
         query = _expanded(query, leading)
     seed = None if seed is None else int(seed)
     arrays = _flat(query), _flat(key), _flat(value)
-    places = query.shape[-3], tuple(key.shape[:-2])
+    places = query.shape[-3], key.shape[:-2]
     return Call(plan, framework, *arrays, bias, sinks, seed, leading, offsets, *places)
 
 
@@ -310,4 +319,6 @@ def _broadcast(array: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _flat(array: Any) -> Any:
+    if array.ndim == 3:
+        return array
     return array.reshape(math.prod(array.shape[:-2]), *array.shape[-2:])

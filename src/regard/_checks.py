@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,31 @@ from regard._errors import RegardError, ShapeError
 from regard._masks import Mask
 
 
-def check_arrays(query: Any, key: Any, value: Any, sinks: Any) -> None:
-    """Raise unless dtypes and shapes of query, key, value and sinks fit together."""
+@dataclass(frozen=True)
+class Form:
+    """What the checks look at of an array."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+
+# Calls of a model differ in few forms: what is known to fit is not looked at again.
+@lru_cache(maxsize=256)
+def checked_forms(
+    q_shape: tuple[int, ...],
+    q_dtype: Any,
+    k_shape: tuple[int, ...],
+    k_dtype: Any,
+    v_shape: tuple[int, ...],
+    v_dtype: Any,
+) -> None:
+    """Raise unless dtypes and shapes of query, key and value fit together."""
+    query, key, value = Form(q_shape, q_dtype), Form(k_shape, k_dtype), Form(v_shape, v_dtype)
     for name, array in (("query", query), ("key", key), ("value", value)):
         if array.ndim < 3:
             raise ShapeError(
@@ -39,8 +64,12 @@ def check_arrays(query: Any, key: Any, value: Any, sinks: Any) -> None:
             "key and value must agree in all but their last dimension. "
             f"Received {tuple(key.shape)} and {tuple(value.shape)}."
         )
-    if sinks is not None and tuple(sinks.shape) != (query.shape[-2],):
-        raise ShapeError(f"sinks must have shape (H,) = ({query.shape[-2]},). Received {tuple(sinks.shape)}.")
+
+
+def check_sinks(sinks: Any, heads: int) -> None:
+    """Raise unless there is one number for each query head."""
+    if sinks is not None and tuple(sinks.shape) != (heads,):
+        raise ShapeError(f"sinks must have shape (H,) = ({heads},). Received {tuple(sinks.shape)}.")
 
 
 def check_same_sequences(offsets_k: Any, offsets_v: np.ndarray) -> None:

@@ -62,10 +62,11 @@ def lowered(plan: Plan, dim: int, value_dim: int) -> Lowered:
 
     Raises ValueError for spans that the kernel refuses.
     """
-    name = f"kernel {dim} {value_dim}"
-    if name not in plan.notes:
-        plan.notes[name] = _lowered(plan, dim, value_dim)
-    return plan.notes[name]
+    sizes = ("kernel", dim, value_dim)
+    found = plan.notes.get(sizes)
+    if found is None:
+        found = plan.notes[sizes] = _lowered(plan, dim, value_dim)
+    return found
 
 
 def _lowered(plan: Plan, dim: int, value_dim: int) -> Lowered:

@@ -89,7 +89,7 @@ class Plan:
     dropout_p: float
 
     @cached_property
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> dict[Any, Any]:
         """Room for what a backend derives from the plan and wants to find again."""
         return {}
 
@@ -177,6 +177,8 @@ def packed_spans(
 
 def leading_shape(q_shape: Shape, k_shape: Shape) -> Shape:
     """The leading shape that padded queries and keys broadcast to."""
+    if q_shape[:-3] == k_shape[:-3]:
+        return tuple(q_shape[:-3])
     try:
         return np.broadcast_shapes(q_shape[:-3], k_shape[:-3])
     except ValueError as error:

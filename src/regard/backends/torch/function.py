@@ -74,9 +74,10 @@ def attend(
 
 def is_differentiated(*arrays: Tensor | None) -> bool:
     """Whether somebody may ask for a derivative of what is computed from these."""
-    tensors = [array for array in arrays if array is not None]
-    if torch.is_grad_enabled() and any(array.requires_grad for array in tensors):
-        return True
+    if torch.is_grad_enabled():
+        for array in arrays:
+            if array is not None and array.requires_grad:
+                return True
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
 
 

@@ -7,31 +7,26 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 from regard._aux import Aux, AuxOutput, TopK, checked_rows
-from regard._lowering import Lowered, bias_arguments, dense_layout, lowered, seed_word, threads
+from regard._lowering import bias_arguments, dense_layout, lowered, seed_word, threads
+from regard._masks import Dense
 from regard._plan import Plan
 from regard.backends.torch.function import TiledAttention, is_differentiated
 
 
-class NativeAttention(TiledAttention):
+class NativeAttention(torch.autograd.Function):
     """(out, lse) of one call; only inputs, output and lse are kept for the backward pass."""
 
     @staticmethod
-    def forward(
-        plan: Plan,
-        seed: int | None,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        bias: Tensor | None,
-        sinks: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        call = _Call(plan, query, key, value, bias, sinks)
-        out = torch.empty((*query.shape[:2], value.shape[2]), dtype=call.dtype)
-        lse = torch.empty(query.shape[:2], dtype=call.dtype)
-        call.lowered.plan.forward(*call.arguments, seed_word(seed), _view(out), lse.data_ptr(), threads())
-        return out.to(query.dtype), lse
+    def forward(ctx: Any, plan: Plan, seed: int | None, *arrays: Any) -> tuple[Tensor, Tensor]:
+        out, lse = compute(plan, seed, *arrays)
+        ctx.plan, ctx.seed = plan, seed
+        ctx.save_for_backward(*arrays, out, lse)
+        ctx.save_for_forward(*arrays, out, lse)
+        ctx.set_materialize_grads(False)
+        return out, lse
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -42,25 +37,60 @@ class NativeAttention(TiledAttention):
         grads = call.backward(ctx.seed, out, lse, grad_out, grad_lse, wants_bias=ctx.needs_input_grad[5])
         return None, None, *grads
 
+    jvp = TiledAttention.jvp
+
+
+class TransformedAttention(NativeAttention):
+    """The same where `torch.func` transforms are at work; they ask for this form, which costs more a call."""
+
+    @staticmethod
+    def forward(plan: Plan, seed: int | None, *arrays: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return compute(plan, seed, *arrays)
+
+    setup_context = TiledAttention.setup_context
+
+
+def compute(
+    plan: Plan,
+    seed: int | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    sinks: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The output (T, H, Dv) and lse (T, H) of flat arrays (T, H, D), (S, J, D) and (S, J, Dv)."""
+    call = _Call(plan, query, key, value, bias, sinks)
+    out = torch.empty((*query.shape[:2], value.shape[2]), dtype=call.dtype)
+    lse = torch.empty(query.shape[:2], dtype=call.dtype)
+    call.plan.forward(*call.arguments, seed_word(seed), _view(out), lse.data_ptr(), threads())
+    return out if out.dtype is query.dtype else out.to(query.dtype), lse
+
 
 class _Call:
     """The tensors of a call as the kernel reads them, kept alive, and their addresses."""
 
+    __slots__ = ("arguments", "arrays", "bias", "dense", "dtype", "given", "plan", "sinks")
+
     def __init__(
         self, plan: Plan, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, sinks: Tensor | None
     ) -> None:
-        self.dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+        self.dtype = dtype = torch.float64 if query.dtype is torch.float64 else torch.float32
         self.given = (query, key, value, bias, sinks)
-        self.arrays = [self.ready(array) for array in (query, key, value)]
-        self.bias, self.sinks = (None if array is None else self.whole(array) for array in (bias, sinks))
-        self.lowered = lowered(plan, query.shape[-1], value.shape[-1])
-        self.dense = _set_mask(self.lowered)
+        self.arrays = query, key, value = _ready(query, dtype), _ready(key, dtype), _ready(value, dtype)
+        self.bias = None if bias is None else _whole(bias, dtype)
+        self.sinks = None if sinks is None else _whole(sinks, dtype)
+        found = lowered(plan, query.shape[2], value.shape[2])
+        self.plan = found.plan
+        self.dense = None if found.dense is None else _set_mask(found.plan, found.dense)
         dense = distances = None
         if self.bias is not None:
             layout = tuple(self.bias.shape), self.bias.stride()
             dense, distances = bias_arguments(plan, *layout, self.bias.data_ptr())
-        size = 8 if self.dtype == torch.float64 else 4
-        self.arguments = (size, *map(_view, self.arrays), dense, distances, _address(self.sinks))
+        size = 8 if dtype is torch.float64 else 4
+        self.arguments = (
+            size, _view(query), _view(key), _view(value), dense, distances, _address(self.sinks)
+        )  # fmt: skip
 
     def backward(
         self,
@@ -73,30 +103,35 @@ class _Call:
         wants_bias: bool,
     ) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value, bias and sinks, each in its own dtype."""
-        out = self.ready(out)
-        grad_out = torch.zeros_like(out) if grad_out is None else self.ready(grad_out)
-        grad_lse = None if grad_lse is None else self.whole(grad_lse)
+        out = _ready(out, self.dtype)
+        grad_out = torch.zeros_like(out) if grad_out is None else _ready(grad_out, self.dtype)
+        grad_lse = None if grad_lse is None else _whole(grad_lse, self.dtype)
         grads = [torch.empty(array.shape, dtype=self.dtype) for array in self.arrays]
         rest = [
             torch.zeros_like(self.bias) if self.bias is not None and wants_bias else None,
             None if self.sinks is None else torch.empty_like(self.sinks),
         ]
-        self.lowered.plan.backward(
+        self.plan.backward(
             *self.arguments, seed_word(seed), _view(out), lse.data_ptr(), _view(grad_out), _address(grad_lse),
             *map(_view, grads), *map(_address, rest), threads(),
         )  # fmt: skip
+        if self.given[0].dtype is self.dtype and self.bias is None and self.sinks is None:
+            return *grads, None, None
         return tuple(
             None if grad is None or given is None else grad.to(given.dtype)
             for grad, given in zip((*grads, *rest), self.given, strict=True)
         )
 
-    def ready(self, array: Tensor) -> Tensor:
-        """The array itself where the kernel can read it as it lies, else a copy."""
-        array = array.detach().to(self.dtype)
-        return array if array.shape[-1] <= 1 or array.stride(-1) == 1 else array.contiguous()
 
-    def whole(self, array: Tensor) -> Tensor:
-        return array.detach().to(self.dtype).contiguous()
+def _ready(array: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor itself where the kernel can read it as it lies, else a copy."""
+    if array.dtype is not dtype:
+        array = array.detach().to(dtype)
+    return array if array.stride(-1) == 1 or array.shape[-1] <= 1 else array.detach().contiguous()
+
+
+def _whole(array: Tensor, dtype: torch.dtype) -> Tensor:
+    return array.detach().to(dtype).contiguous()
 
 
 def attend(
@@ -108,11 +143,12 @@ def attend(
     sinks: Tensor | None,
     seed: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """The output (T, H, Dv) and lse (T, H) of flat arrays (T, H, D), (S, J, D) and (S, J, Dv)."""
-    arrays = (query, key, value, bias, sinks)
-    if is_differentiated(*arrays):
-        return NativeAttention.apply(plan, seed, *arrays)
-    return NativeAttention.forward(plan, seed, *arrays)
+    """The output (T, H, Dv) and lse (T, H) of flat arrays (T, H, D), (S, J, D) and (S, J, Dv), differentiable."""
+    if peek_interpreter_stack() is not None:
+        return TransformedAttention.apply(plan, seed, query, key, value, bias, sinks)
+    if is_differentiated(query, key, value, bias, sinks):
+        return NativeAttention.apply(plan, seed, query, key, value, bias, sinks)
+    return compute(plan, seed, query, key, value, bias, sinks)
 
 
 @torch.no_grad()
@@ -136,7 +172,7 @@ def look(
     sums = torch.zeros((plan.total_keys, plan.heads), dtype=call.dtype) if aux.key_sums else None
     shape = (plan.total_queries, plan.heads, aux.topk or 0)
     top = TopK(torch.full(shape, -1), torch.zeros(shape, dtype=call.dtype))
-    call.lowered.plan.inspect(
+    call.plan.inspect(
         *call.arguments, lse.data_ptr(), wanted, rows.data_ptr(), width, _address(sums), aux.topk or 0,
         top.keys.data_ptr(), top.weights.data_ptr(), threads(),
     )  # fmt: skip
@@ -148,12 +184,10 @@ def look(
     )
 
 
-def _set_mask(found: Lowered) -> Tensor | None:
+def _set_mask(plan: Any, mask: Dense) -> Tensor:
     """Tell the kernel where the mask's bits lie; the tensor is kept by the caller."""
-    if found.dense is None:
-        return None
-    array = torch.as_tensor(found.dense.array, device="cpu")
-    found.plan.set_mask((array.data_ptr(), *dense_layout(tuple(array.shape), array.stride())))
+    array = torch.as_tensor(mask.array, device="cpu")
+    plan.set_mask((array.data_ptr(), *dense_layout(tuple(array.shape), array.stride())))
     return array
 
 
