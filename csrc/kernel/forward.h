@@ -34,6 +34,8 @@ struct ForwardState {  // of one panel
     long kv_head;
     bool few;    // see few_lanes
     T* queries;  // (D, width); few lanes: (lanes, D padded)
+    T *scores, *tile;  // of few lanes: a unit computes several heads side by side
+    Cut cut;
     T* sums;     // (lanes, V padded): of weight * value
     T* top;      // (lanes): largest score
     T* mass;     // (lanes): sum of weights
@@ -55,6 +57,8 @@ struct ForwardRoom {
             state.sums = room.take<T>(panel * padded);
             state.top = room.take<T>(panel);
             state.mass = room.take<T>(panel);
+            state.scores = room.take<T>(key_block * lanes<T>);
+            state.tile = room.take<T>(key_block * lanes<T>);
         }
         scores = room.take<T>(key_block * panel);
         tile = room.take<T>(key_block * panel);
@@ -202,8 +206,7 @@ void attend(const Call& call, ForwardState<T>& state, ForwardRoom<T>& room, Rang
     find_seen(scores);
     const Sizes& sizes = problem.sizes;
     if (state.few)
-        fill_few(scores, key_rows.rows, key_rows.stride, state.queries, round_up(sizes.dim, lanes<T>), sizes.dim, value_rows.rows,
-                 value_rows.stride, sizes.value_dim);
+        fill_few(scores, key_rows.rows, key_rows.stride, state.queries, round_up(sizes.dim, lanes<T>), sizes.dim, {0, scores.keys()});
     else fill(scores, key_rows.rows, key_rows.stride, state.queries, sizes.dim, scores.values);
     apply<T>(scores, nullptr);
     weigh(scores, state, room.fade);
@@ -295,29 +298,159 @@ void keep_partial(const Call& call, const ForwardState<T>& state, T* partial) {
     }
 }
 
-// One block of keys for all panels of a head, which share copies where those pay, or for all heads.
+// One block of keys for all panels of a head, which share copies where those pay.
 template <class T>
-void attend_block(const Call& call, ForwardRoom<T>& room, const Span& span, long kv_head, Range keys, int count, int heads) {
+void attend_block(const Call& call, ForwardRoom<T>& room, const Span& span, long kv_head, Range keys, int panels) {
     const Sizes& sizes = call.problem->sizes;
     const long rows = keys.end - keys.begin, padded_key = round_up(sizes.dim, lanes<T>), padded_value = round_up(sizes.value_dim, lanes<T>);
-    Block<T> key_rows, value_rows;
+    Block<T> key_rows = block_of<T>(call, call.key, span, kv_head, keys.begin);
+    Block<T> value_rows = block_of<T>(call, call.value, span, kv_head, keys.begin);
     bool finite = false;
-    for (int p = 0; p < count; ++p) {
-        if (p == 0 || heads > 1) {
-            const long head = heads > 1 ? kv_head + p : kv_head;
-            key_rows = block_of<T>(call, call.key, span, head, keys.begin);
-            value_rows = block_of<T>(call, call.value, span, head, keys.begin);
-            if (heads == 1 && count > 2) {
-                copy_rows<T>(key_rows.rows, key_rows.stride, rows, sizes.dim, room.keys, padded_key);
-                key_rows = {room.keys, padded_key};
-            }
-            if ((heads == 1 && count > 1) || padded_value != sizes.value_dim) {
-                finite = copy_rows<T>(value_rows.rows, value_rows.stride, rows, sizes.value_dim, room.values, padded_value);
-                value_rows = {room.values, padded_value};
-            }
-        }
-        attend(call, room.states[p], room, keys, key_rows, value_rows, finite);
+    if (panels > 2) {
+        copy_rows<T>(key_rows.rows, key_rows.stride, rows, sizes.dim, room.keys, padded_key);
+        key_rows = {room.keys, padded_key};
     }
+    if (panels > 1 || padded_value != sizes.value_dim) {
+        finite = copy_rows<T>(value_rows.rows, value_rows.stride, rows, sizes.value_dim, room.values, padded_value);
+        value_rows = {room.values, padded_value};
+    }
+    for (int p = 0; p < panels; ++p) attend(call, room.states[p], room, keys, key_rows, value_rows, finite);
+}
+
+// One score: a key of one of a unit's heads and a lane.
+template <class T>
+struct Pair {
+    const T *key, *query;
+    T* score;
+};
+
+// Dot products of up to W pairs.
+template <class T>
+void score_pairs(const Pair<T>* pairs, int count, long depth) {
+    constexpr int W = lanes<T>;
+    const T *keys[W], *queries[W];
+    for (int i = 0; i < W; ++i) keys[i] = pairs[smallest(i, count - 1)].key, queries[i] = pairs[smallest(i, count - 1)].query;
+    Vector<T> sums[W];
+    // Pair by pair: the machine's prefetching wants lines in their order.
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) {
+        Vector<T> sum{};
+        long d = 0;
+        for (; d + W <= depth; d += W) sum += load<T>(keys[i] + d) * load<T>(queries[i] + d);
+        if (d < depth) sum += load_first<T>(keys[i] + d, depth - d) * load<T>(queries[i] + d);
+        sums[i] = sum;
+    }
+    transpose_block<T>(sums);
+    Vector<T> total = sums[0];
+#pragma GCC unroll 16
+    for (int i = 1; i < W; ++i) total += sums[i];
+    for (int i = 0; i < count; ++i) *pairs[i].score = total[i];
+}
+
+// A head's rows of keys or values, and the scores that belong to them, key after key.
+template <class T>
+struct Stream {
+    const T* row;
+    long stride;
+    T* scores;
+    long width;
+    const Range* keys;
+    int lanes;
+    long ahead;  // whole rows, some kilobytes in all
+
+    // The machine's own prefetching stops at the end of every page.
+    REGARD_INLINE void ask(long size) const {
+        for (long d = 0; d < size; d += 64 / long(sizeof(T))) __builtin_prefetch(row + ahead + d, 0, 2);
+    }
+};
+
+template <class T>
+void open_streams(const Call& call, ForwardRoom<T>& room, const Rows& from, const Span& span, Range keys, int heads, Stream<T>* streams) {
+    for (int p = 0; p < heads; ++p) {
+        ForwardState<T>& state = room.states[p];
+        const Block<T> rows = block_of<T>(call, from, span, state.kv_head, keys.begin);
+        const long width = state.panel->width, ceiling = 8192 / largest(1L, rows.stride * long(sizeof(T))) + 1;
+        streams[p] = {rows.rows, rows.stride, state.scores + (keys.begin - state.cut.keys.begin) * width, width, &state.cut.keys, state.panel->count,
+                      ceiling * rows.stride};
+    }
+}
+
+// Scores of few queries of several heads, key by key for all heads, so that memory is read in its order.
+template <class T>
+void fill_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Range keys, int heads) {
+    const long depth = call.problem->sizes.dim, padded = round_up(depth, lanes<T>);
+    Stream<T> streams[most_heads];
+    open_streams(call, room, call.key, span, keys, heads, streams);
+    Pair<T> pairs[lanes<T>];
+    int count = 0;
+    for (long key = keys.begin; key < keys.end; ++key)
+        for (int p = 0; p < heads; ++p) {
+            Stream<T>& stream = streams[p];
+            if (key >= stream.keys->begin && key < stream.keys->end) {
+                // Lanes without a query hold numbers too.
+                store<T>(stream.scores, Vector<T>{});
+                for (int lane = 0; lane < stream.lanes; ++lane) {
+                    pairs[count++] = {stream.row, room.states[p].queries + lane * padded, stream.scores + lane};
+                    if (count == lanes<T>) score_pairs(pairs, count, depth), count = 0;
+                }
+            }
+            stream.ask(depth);
+            stream.row += stream.stride;
+            stream.scores += stream.width;
+        }
+    if (count) score_pairs(pairs, count, depth);
+}
+
+// sums += weights^T values, key by key for all heads.
+template <class T>
+void collect_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Range keys, int heads) {
+    const long size = call.problem->sizes.value_dim, padded = round_up(size, lanes<T>);
+    Stream<T> streams[most_heads];
+    open_streams(call, room, call.value, span, keys, heads, streams);
+    for (long key = keys.begin; key < keys.end; ++key)
+        for (int p = 0; p < heads; ++p) {
+            Stream<T>& stream = streams[p];
+            if (key >= stream.keys->begin && key < stream.keys->end)
+                for (int lane = 0; lane < stream.lanes; ++lane) {
+                    const T weight = stream.scores[lane];
+                    // A masked pair has weight 0, and its value may be NaN.
+                    if (weight == T(0)) continue;
+                    T* sums = room.states[p].sums + lane * padded;
+                    long d = 0;
+                    for (; d + lanes<T> <= size; d += lanes<T>) store<T>(sums + d, load<T>(sums + d) + load<T>(stream.row + d) * weight);
+                    if (d < size) store<T>(sums + d, load<T>(sums + d) + load_first<T>(stream.row + d, size - d) * weight);
+                }
+            stream.ask(size);
+            stream.row += stream.stride;
+            stream.scores += stream.width;
+        }
+}
+
+template <class T>
+void attend_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Range keys, int heads) {
+    const Problem& problem = *call.problem;
+    const long padded = round_up(problem.sizes.value_dim, lanes<T>);
+    for (int p = 0; p < heads; ++p) room.states[p].cut = cut_and_fill(call, *room.states[p].panel, keys, room.states[p].tile);
+    fill_heads(call, room, span, keys, heads);
+    for (int p = 0; p < heads; ++p) {
+        ForwardState<T>& state = room.states[p];
+        if (state.cut.keys.empty()) continue;
+        Scores<T> scores{call, problem, *state.panel, state.cut, state.scores, state.tile, room.upcoming, {}};
+        find_seen(scores);
+        apply<T>(scores, nullptr);
+        weigh(scores, state, room.fade);
+        if (problem.dropout > 0) {
+            fill_kept(scores, room.kept);
+            drop(scores, scores.values, room.kept);
+        }
+        for (int lane = 0; lane < state.panel->count; ++lane)
+            for (long d = 0; d < padded; ++d) {
+                T& sum = state.sums[lane * padded + d];
+                sum = state.begun ? sum * room.fade[lane] : T(0);
+            }
+        state.begun = true;
+    }
+    collect_heads(call, room, span, keys, heads);
 }
 
 template <class T>
@@ -352,7 +485,8 @@ void forward_unit(const Call& call, const ForwardUnit& unit, const ForwardUnit* 
         } else if (next) {
             expect_unit<T>(call, room.upcoming, *next);
         }
-        attend_block(call, room, span, unit.kv_head, {key, smallest(later, hull.end)}, count, heads);
+        if (heads > 1) attend_heads(call, room, span, {key, smallest(later, hull.end)}, heads);
+        else attend_block(call, room, span, unit.kv_head, {key, smallest(later, hull.end)}, panels);
     }
     for (int p = 0; p < count; ++p) {
         ForwardState<T>& state = room.states[p];

@@ -184,20 +184,17 @@ void fill(const Scores<T>& scores, const T* rows, long stride, const T* columns,
 template <class T>
 constexpr int few_lanes = lanes<T> / 4;
 
-// As `fill`, for few lanes whose queries lie in rows of `padded` numbers. Asks for keys to come, and for the values of these.
+// As `fill`, for few lanes whose queries lie in rows of `padded` numbers, and for some of the keys. Asks for keys to come: the rows
+// after the last may lie outside the array, which asking allows.
 template <class T>
-void fill_few(const Scores<T>& scores, const T* rows, long stride, const T* queries, long padded, long depth, const T* value_rows,
-              long value_stride, long value_size) {
+void fill_few(const Scores<T>& scores, const T* rows, long stride, const T* queries, long padded, long depth, Range some) {
     constexpr int W = lanes<T>, line = 64 / int(sizeof(T));
-    const long keys = scores.keys(), width = scores.panel.width;
-    for (long key = 0; key < keys; key += W) {
+    const long width = scores.panel.width;
+    for (long key = some.begin; key < some.end; key += W) {
         const T* from[W];
         for (int i = 0; i < W; ++i) {
-            const long number = smallest(key + i, keys - 1);
-            from[i] = rows + number * stride;
-            // The rows after these may lie outside the array: asking for them is allowed.
+            from[i] = rows + smallest(key + i, some.end - 1) * stride;
             for (long d = 0; d < depth; d += line) __builtin_prefetch(from[i] + W * stride + d);
-            for (long d = 0; d < value_size; d += line) __builtin_prefetch(value_rows + number * value_stride + d);
         }
         for (int lane = 0; lane < scores.panel.count; ++lane) {
             const T* query = queries + lane * padded;
@@ -216,12 +213,12 @@ void fill_few(const Scores<T>& scores, const T* rows, long stride, const T* quer
             Vector<T> total = sums[0];
 #pragma GCC unroll 16
             for (int i = 1; i < W; ++i) total += sums[i];
-            for (int i = 0; i < smallest<long>(W, keys - key); ++i) scores.values[(key + i) * width + lane] = total[i];
+            for (int i = 0; i < smallest<long>(W, some.end - key); ++i) scores.values[(key + i) * width + lane] = total[i];
         }
+        // Lanes without a query hold numbers too.
+        for (long i = key; i < smallest(key + W, some.end); ++i)
+            for (long lane = scores.panel.count; lane < width; ++lane) scores.values[i * width + lane] = T(0);
     }
-    // Lanes without a query hold numbers too.
-    for (long key = 0; key < keys; ++key)
-        for (long lane = scores.panel.count; lane < width; ++lane) scores.values[key * width + lane] = T(0);
 }
 
 // Zero where a vector of lanes sees no key: other lanes' products run over these places.
