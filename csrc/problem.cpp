@@ -147,10 +147,16 @@ Problem::Forward Problem::forward_work(long panel, long few) const {
     Forward work;
     const auto heads_together = [&](const Span& span) { return lanes_of(span) <= few && span.keys > key_block ? most_heads : 1; };
     const auto ceiling = [](long number, long unit) { return (number + unit - 1) / unit; };
-    long whole = 0;  // units of four panels
-    for (const Span& span : spans) whole += ceiling(sizes.kv_heads, heads_together(span)) * ceiling(lanes_of(span), 4 * panel);
-    constexpr long enough = 48;
-    const long width = whole >= enough ? 4 * panel : panel;
+    const auto units_of = [&](long width) {
+        long units = 0;
+        for (const Span& span : spans) units += ceiling(sizes.kv_heads, heads_together(span)) * ceiling(lanes_of(span), width);
+        return units;
+    };
+    // The more queries a unit has the less often keys are read: as many as leave units for many threads.
+    constexpr long enough = 32;
+    long width = most_panels * panel;
+    while (width > panel && units_of(width) < enough) width /= 2;
+    const long whole = units_of(width);
     for (long s = 0; s < long(spans.size()); ++s) {
         const Span& span = spans[s];
         const long lanes = lanes_of(span), together = heads_together(span);
@@ -186,19 +192,19 @@ Problem::Backward Problem::backward_work(long panel, Chains chains) const {
     Backward work;
     work.turn_begin.resize(spans.size(), -1);
     for (long s = 0; s < long(spans.size()); ++s)
-        if (spans[s].keys > key_block) {
+        if (spans[s].keys > backward_block) {
             work.turn_begin[s] = work.turns;
             work.turns += (lanes_of(spans[s]) + panel - 1) / panel * sizes.kv_heads;
         }
     for (long g = 0; g < long(groups.size()); ++g)
-        for (long block = 0; block == 0 || block * key_block < groups[g].keys; ++block)
+        for (long block = 0; block == 0 || block * backward_block < groups[g].keys; ++block)
             for (long j = 0; j < sizes.kv_heads; ++j) work.units.push_back({g, j, block});
     const auto cost = [&](const BackwardUnit& unit) {
         const Group& group = groups[unit.group];
         double sum = 0;
         for (long i = group.begin; i < group.end; ++i) {
             const Span& span = spans[span_order[i]];
-            sum += double(lanes_of(span)) * double(std::min(key_block, span.keys - std::min(span.keys, unit.block * key_block)) + 8);
+            sum += double(lanes_of(span)) * double(std::min(backward_block, span.keys - std::min(span.keys, unit.block * backward_block)) + 8);
         }
         return sum * double(3 * sizes.dim + 2 * sizes.value_dim);
     };

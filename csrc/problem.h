@@ -37,7 +37,7 @@ struct ForwardUnit {
     long span, kv_head, kv_head_end, lane, lane_end, key, key_end;
     long partial;  // number of the first head's partial result, or -1 when the unit sees all keys
 };
-constexpr long most_heads = 8;  // of one unit
+constexpr long most_heads = 8, most_panels = 8;  // of one unit
 
 // The partial results of one panel of queries, `stride` apart, joined in the order of their keys.
 struct Join {
@@ -131,6 +131,7 @@ class Problem {
     long work_ = 0;
 };
 
-constexpr long key_block = 128;  // keys whose scores are held at once
+// Keys whose scores are held at once. The backward pass reads and turns its queries anew for every block.
+constexpr long key_block = 128, backward_block = 256;
 
 }  // namespace regard

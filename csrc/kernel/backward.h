@@ -28,11 +28,11 @@ struct BackwardRoom {
         out_grads = room.take<T>(sizes.value_dim * width);
         query_rows = room.take<T>(width * dim);
         out_grad_rows = room.take<T>(width * value_dim);
-        for (T** block : {&weights, &flow, &dropped, &kept, &slope, &tile}) *block = room.take<T>(key_block * width);
-        keys = room.take<T>(key_block * dim);
-        values = room.take<T>(key_block * value_dim);
-        key_grads = room.take<T>(key_block * dim);
-        value_grads = room.take<T>(key_block * value_dim);
+        for (T** block : {&weights, &flow, &dropped, &kept, &slope, &tile}) *block = room.take<T>(backward_block * width);
+        keys = room.take<T>(backward_block * dim);
+        values = room.take<T>(backward_block * value_dim);
+        key_grads = room.take<T>(backward_block * dim);
+        value_grads = room.take<T>(backward_block * value_dim);
         query_grads = room.take<T>(width * dim);
         base = room.take<T>(Panel<T>::most);
         delta = room.take<T>(Panel<T>::most);
@@ -368,7 +368,7 @@ void expect_unit(const Call& call, const Gradients& gradients, Upcoming& upcomin
     const Problem& problem = *call.problem;
     const Group& group = problem.groups[unit.group];
     const Span& span = problem.spans[problem.span_order[group.begin]];
-    const long first = unit.block * key_block, keys = smallest(key_block, group.keys - first), rows = smallest<long>(panel_lanes<T>, span.rows);
+    const long first = unit.block * backward_block, keys = smallest(backward_block, group.keys - first), rows = smallest<long>(panel_lanes<T>, span.rows);
     expect_keys<T>(call, upcoming, span, unit.kv_head, first, keys);
     if (problem.group_size() > 1) return;
     expect_panel<T>(call, gradients, upcoming, span, unit.kv_head, 0, rows);
@@ -396,7 +396,7 @@ void backward_span(const Call& call, const Gradients& gradients, const Problem::
             expect_panel<T>(call, gradients, room.upcoming, span, unit.kv_head, last, smallest(width, all - last));
         lane = last;
         const Range hull{panel.hull.begin, smallest(panel.hull.end, span.keys)};
-        const long first = hull.empty() ? 0 : hull.begin / key_block, final = hull.empty() ? 0 : (hull.end - 1) / key_block;
+        const long first = hull.empty() ? 0 : hull.begin / backward_block, final = hull.empty() ? 0 : (hull.end - 1) / backward_block;
         if (unit.block < first || unit.block > final) continue;
         const bool found = add_panel(call, gradients, room, own, keys_finite, shared);
         int32_t* turn = shared ? gradients.turns + work.turn_begin[number] + unit.kv_head * panels + p : nullptr;
@@ -422,7 +422,7 @@ OwnedKeys<T> own_keys(const Call& call, const BackwardUnit& unit, const Backward
     const Problem& problem = *call.problem;
     const Group& group = problem.groups[unit.group];
     const Sizes& sizes = problem.sizes;
-    const long begin = unit.block * key_block, end = smallest(begin + key_block, group.keys), count = end - begin;
+    const long begin = unit.block * backward_block, end = smallest(begin + backward_block, group.keys), count = end - begin;
     const Span& span = problem.spans[problem.span_order[group.begin]];
     OwnedKeys<T> own{{begin, end},
                      block_of<T>(call, call.key, span, unit.kv_head, begin),

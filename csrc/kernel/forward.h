@@ -26,7 +26,7 @@ class Room {
     size_t used_ = 0;
 };
 
-constexpr int most_states = most_heads > 4 ? most_heads : 4;  // of one unit: its panels or its heads
+constexpr int most_states = most_heads > most_panels ? most_heads : most_panels;  // of one unit: its panels or its heads
 
 template <class T>
 struct ForwardState {  // of one panel

@@ -1,0 +1,198 @@
+// A task computed by the kernel, and compared with the plain result. The kernel's own interface is used in this file alone.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <set>
+#include <string>
+
+#include "../run.h"
+#include "plain.h"
+
+namespace regard::tests {
+
+template <class T>
+constexpr Element element = sizeof(T) == 4 ? Element::float32 : Element::float64;
+
+template <class T>
+Rows rows_of(const Array<T>& array) {
+    return {array.data(), array.strides[0], array.strides[1]};
+}
+
+template <class T>
+Dense dense_of(const Array<T>& array) {
+    Dense dense{array.data()};
+    long* strides[] = {&dense.sequence_stride, &dense.head_stride, &dense.row_stride, &dense.key_stride};
+    for (int axis = 0; axis < 4; ++axis) *strides[axis] = array.shape[axis] == 1 ? 0 : array.strides[axis];
+    dense.rows = array.shape[2] == 1 ? std::numeric_limits<long>::max() : array.shape[2];
+    dense.keys = array.shape[3] == 1 ? std::numeric_limits<long>::max() : array.shape[3];
+    return dense;
+}
+
+// What the kernel wrote; poisoned before.
+template <class T>
+struct Found {
+    Array<T> out, lse, query, key, value, bias, distances, sinks, weights, key_sums, top_weights;
+    Array<int64_t> top_keys;
+    std::vector<int64_t> rows;  // whose weights were wanted
+};
+
+template <class T>
+Array<T> like(const Array<T>& array) {
+    return Array<T>(array.shape, array.strides, T(0));
+}
+
+template <class T>
+Found<T> outputs_for(const Task<T>& task, std::mt19937_64& random) {
+    const Sizes& s = task.sizes;
+    const T poison = std::numeric_limits<T>::quiet_NaN();
+    Found<T> found;
+    found.out = rows_array<T>(random, s.total_queries, s.heads, s.value_dim, false, poison);
+    found.lse = Array<T>({s.total_queries, s.heads, 1, 1}, {s.heads, 1, 0, 0}, poison);
+    found.query = rows_array<T>(random, s.total_queries, s.heads, s.dim, false, poison);
+    found.key = rows_array<T>(random, s.total_keys, s.kv_heads, s.dim, false, poison);
+    found.value = rows_array<T>(random, s.total_keys, s.kv_heads, s.value_dim, false, poison);
+    found.bias = like(task.bias);
+    found.distances = like(task.distances);
+    found.sinks = Array<T>(task.sinks.shape, task.sinks.strides, poison);
+    return found;
+}
+
+inline Problem problem_of(long count, const std::vector<int64_t>& spans, Sizes sizes, double scale, double softcap, double dropout, long step,
+                          const std::vector<int64_t>& boxes, long boxes_of_each) {
+    return Problem(spans.data(), count, sizes, scale, softcap, dropout, step, boxes.data(), boxes_of_each);
+}
+
+template <class T>
+void set_up(const Task<T>& task, Problem& problem) {
+    if (task.has_mask) problem.mask = dense_of(task.mask);
+    static const int32_t nothing = 0;
+    if (task.has_intervals) {
+        const auto& shape = task.starts.shape;
+        problem.intervals = {shape[2] ? task.starts.data() : &nothing, shape[2] ? task.ends.data() : &nothing, shape[1], shape[2], task.by_head};
+    }
+}
+
+template <class T>
+void compute(const Task<T>& task, Problem& problem, Found<T>& found, int threads, bool backward_too = true) {
+    set_up(task, problem);
+    const Kernels& kernels = kernels_of(element<T>);
+    Call call{};
+    call.problem = &problem;
+    call.query = rows_of(task.query), call.key = rows_of(task.key), call.value = rows_of(task.value);
+    if (task.has_bias) call.bias = dense_of(task.bias);
+    if (task.has_distances) call.distances = {task.distances.data(), task.distances.strides[0], task.first_distance, task.distances.shape[1]};
+    if (task.has_sinks) call.sinks = task.sinks.data();
+    call.seed = task.seed;
+    call.out = rows_of(found.out), call.lse = found.lse.data();
+    forward(call, problem.forward_work(kernels.panel, kernels.few), element<T>, threads);
+    if (!backward_too) return;
+
+    Gradients gradients{};
+    gradients.out = rows_of(task.grad_out);
+    if (task.has_grad_lse) gradients.lse = task.grad_lse.data();
+    gradients.query = rows_of(found.query), gradients.key = rows_of(found.key), gradients.value = rows_of(found.value);
+    if (task.has_sinks) gradients.sinks = found.sinks.data();
+    Problem::Chains chains;
+    if (task.has_bias && task.wants_bias) {
+        gradients.bias = dense_of(found.bias);
+        chains.any = true;
+        chains.sequences = gradients.bias.sequence_stride == 0;
+        chains.heads = gradients.bias.head_stride == 0;
+        chains.blocks = gradients.bias.key_stride == 0;
+    }
+    if (task.has_distances && task.wants_bias) {
+        gradients.distances = call.distances;
+        gradients.distances.values = found.distances.data();
+        chains.any = chains.sequences = chains.blocks = true;
+    }
+    backward(call, gradients, problem.backward_work(kernels.panel, chains), element<T>, threads);
+}
+
+// `found.rows` is set; rows, lists of `top` and sums over keys are looked at.
+template <class T>
+void look(const Task<T>& task, Problem& problem, Found<T>& found, long top, int threads) {
+    const Sizes& s = task.sizes;
+    long width = 0;
+    for (long n = 0; n < task.count; ++n) width = std::max(width, task.k_length(n));
+    const long rows = long(found.rows.size());
+    found.weights = Array<T>({rows, s.heads, width, 1}, {s.heads * width, width, 1, 0});
+    found.key_sums = Array<T>({s.total_keys, s.heads, 1, 1}, {s.heads, 1, 0, 0});
+    found.top_weights = Array<T>({s.total_queries, s.heads, top, 1}, {s.heads * top, top, 1, 0});
+    found.top_keys = Array<int64_t>({s.total_queries, s.heads, top, 1}, {s.heads * top, top, 1, 0}, -1);
+    const Kernels& kernels = kernels_of(element<T>);
+    Call call{};
+    call.problem = &problem;
+    call.query = rows_of(task.query), call.key = rows_of(task.key), call.value = rows_of(task.value);
+    if (task.has_bias) call.bias = dense_of(task.bias);
+    if (task.has_distances) call.distances = {task.distances.data(), task.distances.strides[0], task.first_distance, task.distances.shape[1]};
+    if (task.has_sinks) call.sinks = task.sinks.data();
+    call.lse = found.lse.data();
+    const Inspection wanted{found.rows.data(), rows,  found.weights.data(),  width,
+                            found.key_sums.data(), top, found.top_keys.data(), found.top_weights.data()};
+    inspect(call, wanted, problem.backward_work(kernels.panel, {}), element<T>, threads);
+}
+
+[[noreturn]] inline void fail(const std::string& what) {
+    std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+    std::fflush(stderr);
+    std::abort();
+}
+
+template <class T>
+void compare(const std::string& where, const char* name, const Array<T>& found, const Array<double>& expected, double tolerance) {
+    double size = 1;
+    for (const double number : expected)
+        if (std::isfinite(number)) size = std::max(size, std::abs(number));
+    const auto& shape = expected.shape;
+    for (long a = 0; a < shape[0]; ++a)
+        for (long b = 0; b < shape[1]; ++b)
+            for (long c = 0; c < shape[2]; ++c)
+                for (long d = 0; d < shape[3]; ++d) {
+                    const double one = double(found(a, b, c, d)), other = expected(a, b, c, d);
+                    if (one == other || std::abs(one - other) <= tolerance * size) continue;
+                    fail(where + ": " + name + "[" + std::to_string(a) + ", " + std::to_string(b) + ", " + std::to_string(c) + ", " +
+                         std::to_string(d) + "] is " + std::to_string(one) + ", expected " + std::to_string(other));
+                }
+}
+
+template <class T>
+constexpr double tolerance = sizeof(T) == 4 ? 1e-3 : 1e-9;
+
+template <class T>
+void compare(const std::string& where, const Task<T>& task, const Found<T>& found, const Results& expected) {
+    compare(where, "out", found.out, expected.out, tolerance<T>);
+    compare(where, "lse", found.lse, expected.lse, tolerance<T>);
+    compare(where, "query", found.query, expected.query, tolerance<T>);
+    compare(where, "key", found.key, expected.key, tolerance<T>);
+    compare(where, "value", found.value, expected.value, tolerance<T>);
+    if (task.has_bias && task.wants_bias) compare(where, "bias", found.bias, expected.bias, tolerance<T>);
+    if (task.has_distances && task.wants_bias) compare(where, "distances", found.distances, expected.distances, tolerance<T>);
+    if (task.has_sinks) compare(where, "sinks", found.sinks, expected.sinks, tolerance<T>);
+}
+
+template <class T>
+void compare_looks(const std::string& where, const Found<T>& found, const Results& expected) {
+    compare(where, "key sums", found.key_sums, expected.key_sums, tolerance<T>);
+    const auto& shape = found.top_keys.shape;
+    for (size_t i = 0; i < found.rows.size(); ++i)
+        for (long head = 0; head < shape[1]; ++head)
+            for (long key = 0; key < expected.weights.shape[2]; ++key)
+                if (std::abs(double(found.weights(long(i), head, key)) - expected.weights(found.rows[i], head, key)) > tolerance<T>)
+                    fail(where + ": a row's weights");
+    for (long query = 0; query < shape[0]; ++query)
+        for (long head = 0; head < shape[1]; ++head) {
+            std::multiset<double, std::greater<>> all;
+            for (long key = 0; key < expected.weights.shape[2]; ++key) all.insert(expected.weights(query, head, key));
+            auto next = all.begin();
+            for (long i = 0; i < shape[2]; ++i) {
+                const long key = found.top_keys(query, head, i);
+                const double weight = double(found.top_weights(query, head, i)), best = next == all.end() ? 0 : *next++;
+                if (key < -1 || key >= expected.weights.shape[2]) fail(where + ": a top key outside");
+                if (std::abs(weight - best) > tolerance<T>) fail(where + ": a top weight");
+                if (key >= 0 && std::abs(weight - expected.weights(query, head, key)) > tolerance<T>) fail(where + ": a top key");
+            }
+        }
+}
+
+}  // namespace regard::tests
