@@ -16,10 +16,30 @@ def is_torch(array: Any) -> bool:
     return torch is not None and isinstance(array, torch.Tensor)
 
 
+def is_traced(array: Any) -> bool:
+    """Whether a tracer, a dispatch mode or `vmap` stands between an array and its numbers, which can then not be looked at."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    if torch.compiler.is_dynamo_compiling():
+        return True
+    if not isinstance(array, torch.Tensor):
+        return False
+    own = type(array).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
+    return not own or torch._C._len_torch_dispatch_stack() > 0 or _is_mapped()
+
+
+def _is_mapped() -> bool:
+    """Whether `torch.func.vmap` is at work."""
+    functorch = sys.modules["torch"]._C._functorch
+    if functorch.peek_interpreter_stack() is None:
+        return False
+    return any(level.key() == functorch.TransformType.Vmap for level in functorch.get_interpreter_stack())
+
+
 def framework_of(*arrays: Any) -> str:
-    """The one framework, "numpy" or "torch", that all arrays belong to."""
-    first = type(arrays[0])
-    if all(type(array) is first for array in arrays):
+    """The one framework, "numpy" or "torch", that three arrays belong to."""
+    if type(arrays[0]) is type(arrays[1]) is type(arrays[2]):
         return _framework(arrays[0])
     names = {_framework(array) for array in arrays}
     if len(names) > 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from regard._arrays import framework_of, host_integers
+from regard._arrays import framework_of, host_integers, is_traced
 from regard._aux import Aux, AuxOutput, TopK
 from regard._biases import Bias, DenseBias
 from regard._checks import (
@@ -92,6 +92,12 @@ def attention(
     >>> regard.attention(q, k, v, mask=regard.Causal()).shape
     (2, 5, 4, 8)
     """
+    if is_traced(query.values if isinstance(query, Packed) else query):
+        return _traced(
+            query, key, value, mask=mask, bias=bias, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
+            key_sequence=key_sequence, query_start=query_start, scale=scale, softcap=softcap, sinks=sinks,
+            dropout_p=dropout_p, seed=seed, return_aux=return_aux, backend=backend,
+        )  # fmt: skip
     call = lower(
         query, key, value, mask=mask, bias=bias, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
         key_sequence=key_sequence, query_start=query_start, scale=scale, softcap=softcap, sinks=sinks,
@@ -99,18 +105,24 @@ def attention(
     )  # fmt: skip
     run = _run_numpy if call.framework == "numpy" else _run_torch
     out, aux = run(call, choose(call, backend), return_aux)
-    return call.shape_output(out) if aux is None else (call.shape_output(out), call.shape_aux(aux))
+    if call.offsets is not None:
+        out = Packed(out, call.offsets)
+    return out if aux is None else (out, call.shape_aux(aux))
+
+
+def _traced(*arrays: Any, **options: Any) -> Any:
+    from regard._traced import attend
+
+    return attend(*arrays, **options)
 
 
 @dataclass(eq=False, slots=True)
 class Call:
-    """One call lowered: the plan, and the arrays with their leading dimensions flattened."""
+    """One call lowered: the plan, and the arrays as they were given, queries expanded to the leading shape."""
 
     plan: Plan
     framework: str
-    query: Any
-    key: Any
-    value: Any
+    arrays: tuple[Any, Any, Any]
     bias: Bias | None
     sinks: Any
     seed: int | None
@@ -124,11 +136,20 @@ class Call:
         """The bias as the array that backends read: (N, H, T, S), or (H, L) by distance; see `Plan.bias_places`."""
         return None if self.bias is None else self.bias.lowered(self.plan.distances)
 
-    def shape_output(self, out: Any) -> Any:
-        """Give a flat output the form of the query."""
-        if self.offsets is not None:
-            return Packed(out, self.offsets)
-        return self.shape_rows(out)
+    @property
+    def query(self) -> Any:
+        """(total, H, D)."""
+        return _flat(self.arrays[0])
+
+    @property
+    def key(self) -> Any:
+        """(total keys, Hk, D)."""
+        return _flat(self.arrays[1])
+
+    @property
+    def value(self) -> Any:
+        """(total keys, Hk, Dv)."""
+        return _flat(self.arrays[2])
 
     def shape_rows(self, flat: Any) -> Any:
         """(total, ...) -> (..., T, ...) for padded queries."""
@@ -197,9 +218,8 @@ def lower(
     if leading is not None:
         query = _expanded(query, leading)
     seed = None if seed is None else int(seed)
-    arrays = _flat(query), _flat(key), _flat(value)
     places = query.shape[-3], key.shape[:-2]
-    return Call(plan, framework, *arrays, bias, sinks, seed, leading, offsets, *places)
+    return Call(plan, framework, (query, key, value), bias, sinks, seed, leading, offsets, *places)
 
 
 def _plan(
@@ -257,7 +277,7 @@ def refusal(call: Call, name: str) -> str | None:
         return f"computes {' and '.join(frameworks)} arrays, these are {call.framework}"
     if name != "native":
         return None
-    device = getattr(getattr(call.query, "device", None), "type", "cpu")
+    device = getattr(getattr(call.arrays[0], "device", None), "type", "cpu")
     if device != "cpu":
         return f"computes on a CPU, these arrays are on {device}"
     return None if kernel() is not None else missing
@@ -270,17 +290,28 @@ def _run_numpy(call: Call, name: str, aux: Aux | None) -> tuple[Any, AuxOutput |
     bias = None if call.bias is None else host_array(call.bias_array)
     arrays = (call.plan, call.query, call.key, call.value, bias, call.sinks)
     out, lse = room.forward(*arrays, call.seed)
-    return out, None if aux is None else room.look(*arrays, lse, aux)
+    return call.shape_rows(out), None if aux is None else room.look(*arrays, lse, aux)
 
 
 def _run_torch(call: Call, name: str, aux: Aux | None) -> tuple[Any, AuxOutput | None]:
     from regard.backends.torch import function, native
 
-    room = native if name == "native" else function
-    bias = function.brought(call.bias_array, call.query)
-    arrays = (call.plan, call.query, call.key, call.value, bias, call.sinks)
-    out, lse = room.attend(*arrays, call.seed)
-    return out, None if aux is None else room.look(*arrays, lse, aux)
+    bias = None if call.bias is None else function.brought(call.bias_array, call.arrays[0])
+    if name == "native":
+        # It takes the arrays as they are: flattening outside would be recorded for the backward pass, at a price.
+        out, lse = native.attend(call.plan, *call.arrays, bias, call.sinks, call.seed)
+        if aux is None:
+            return out, None
+        flat = lse.flatten(0, -2)
+    else:
+        found, flat = function.attend(
+            call.plan, call.query, call.key, call.value, bias, call.sinks, call.seed
+        )
+        out = call.shape_rows(found)
+    look = native.look if name == "native" else function.look
+    return out, None if aux is None else look(
+        call.plan, call.query, call.key, call.value, bias, call.sinks, flat, aux
+    )
 
 
 def _dense(mask: Any, bias: Any, leading: tuple[int, ...]) -> tuple[Mask | None, Bias | None]:
@@ -319,6 +350,7 @@ def _broadcast(array: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _flat(array: Any) -> Any:
+    """(..., T, H, D) -> (total, H, D)."""
     if array.ndim == 3:
         return array
     return array.reshape(math.prod(array.shape[:-2]), *array.shape[-2:])

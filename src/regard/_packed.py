@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from regard._arrays import host_integers, is_torch
+from regard._arrays import host_integers, is_torch, is_traced
 from regard._errors import ShapeError
 
 
@@ -42,7 +43,9 @@ class Packed:
     `values` has shape (total, ...), in any framework; `offsets` has shape (N + 1,), int32 on the host: sequence n is
     `values[offsets[n]:offsets[n + 1]]`. Linear and elementwise layers work on `values`; only attention reads `offsets`.
 
-    Raises ShapeError when the offsets do not start at 0, rise, and end at the number of rows.
+    To PyTorch's tracers and transforms it is a tree of two tensors.
+
+    Raises ShapeError when the offsets do not start at 0, rise, and end at the number of rows; a tracer can't look at them.
 
     >>> batch = Packed.pack([np.zeros((3, 8)), np.zeros((0, 8)), np.zeros((2, 8))])
     >>> batch.lengths.tolist(), batch.values.shape
@@ -53,7 +56,14 @@ class Packed:
     offsets: np.ndarray
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "offsets", checked_offsets(self.offsets, self.values.shape[0]))
+        offsets = self.offsets
+        if not is_traced(self.values):
+            offsets = checked_offsets(offsets, self.values.shape[0])
+            if is_torch(self.values):
+                register_pytree()
+        elif isinstance(offsets, list | tuple):
+            offsets = np.asarray(offsets, np.int32)
+        object.__setattr__(self, "offsets", offsets)
 
     @classmethod
     def pack(cls, sequences: Sequence[Any]) -> Packed:
@@ -77,14 +87,11 @@ class Packed:
 
     def with_values(self, values: Any) -> Packed:
         """The same sequences with other values per token; the offsets are not checked again."""
-        if values.shape[0] != self.offsets[-1]:
+        if not is_traced(values) and values.shape[0] != self.offsets[-1]:
             raise ShapeError(
                 f"expected values for {self.offsets[-1]} tokens. Received shape {tuple(values.shape)}."
             )
-        packed = object.__new__(Packed)
-        object.__setattr__(packed, "values", values)
-        object.__setattr__(packed, "offsets", self.offsets)
-        return packed
+        return _unchecked(values, self.offsets)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -112,6 +119,56 @@ class Packed:
         for n, sequence in enumerate(self.unpack()):
             padded[n, : len(sequence)] = sequence
         return padded
+
+
+def _unchecked(values: Any, offsets: Any) -> Packed:
+    packed = object.__new__(Packed)
+    object.__setattr__(packed, "values", values)
+    object.__setattr__(packed, "offsets", offsets)
+    return packed
+
+
+@functools.cache
+def register_pytree() -> None:
+    """Tell PyTorch, which must be there, that a `Packed` is a tree of two tensors."""
+    from torch.utils import _pytree
+
+    _pytree.register_pytree_node(
+        Packed,
+        _flatten,
+        _unflatten,
+        serialized_type_name="regard.Packed",
+        flatten_with_keys_fn=lambda packed: (
+            [
+                (_pytree.GetAttrKey(name), leaf)
+                for name, leaf in zip(_FIELDS, _flatten(packed)[0], strict=True)
+            ],
+            None,
+        ),
+    )
+
+
+_FIELDS = ("values", "offsets")
+
+
+def _flatten(packed: Packed) -> tuple[list[Any], None]:
+    if not isinstance(packed.offsets, np.ndarray):
+        return [packed.values, packed.offsets], None
+    # `torch.export` knows a leaf again by its identity.
+    leaf = vars(packed).get("_leaf")
+    if leaf is None:
+        import torch
+
+        leaf = torch.from_numpy(packed.offsets)
+        object.__setattr__(packed, "_leaf", leaf)
+    return [packed.values, leaf], None
+
+
+def _unflatten(leaves: Iterable[Any], _: None) -> Packed:
+    values, offsets = leaves
+    if is_torch(offsets) and not is_traced(offsets):
+        offsets = offsets.detach().cpu().numpy()
+    return _unchecked(values, offsets)
 
 
 def _concatenate(arrays: Sequence[Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regard._arrays import host_integers, is_torch
+from regard._arrays import host_integers, is_torch, is_traced
 from regard._errors import ShapeError
 from regard._intervals import Spans
 
@@ -64,7 +64,9 @@ def check_dense(name: str, array: Any, spans: Spans | None = None, heads: int = 
 
 
 def counts(name: str, values: Any) -> int | NDArray[np.int64]:
-    """Non-negative integers, one for all sequences (int) or one for each (an array of its own)."""
+    """Non-negative integers, one for all sequences (int) or one for each (an array of its own); unlooked at under a tracer."""
+    if is_traced(values):
+        return values
     array = host_integers(values, name)
     if array.ndim > 1 or (array < 0).any():
         raise ShapeError(
@@ -98,7 +100,9 @@ def distance(name: str, value: float) -> float:
 
 def token_ids(name: str, ids: Any) -> Any:
     """One id per token, flattened; an array of a framework stays one."""
-    array = ids if is_torch(ids) else host_integers(ids, name)
+    array = ids if is_torch(ids) or is_traced(ids) else host_integers(ids, name)
+    if isinstance(array, list | tuple):  # under a tracer
+        return array
     return array.reshape(-1)
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from regard import _intervals
+from regard._arrays import is_traced
 from regard._errors import ShapeError
 from regard._intervals import Box, Boxes, Integers, Spans
 from regard._masks import _arrays
@@ -143,6 +144,8 @@ class Global(Mask):
     indices: Any
 
     def __post_init__(self) -> None:
+        if is_traced(self.indices):
+            return
         indices = np.unique(_arrays.host_array(self.indices))
         if indices.size and (indices.dtype.kind not in "iu" or indices[0] < 0):
             raise ShapeError(

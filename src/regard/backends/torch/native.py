@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from regard._aux import Aux, AuxOutput, TopK, checked_rows
 from regard._lowering import bias_arguments, dense_layout, lowered, seed_word, threads
 from regard._masks import Dense
 from regard._plan import Plan
+from regard.backends.torch.backward import backward
 from regard.backends.torch.function import TiledAttention, is_differentiated
+from regard.backends.torch.scores import Inputs
+from regard.backends.torch.tangent import tangent
 
 
 class NativeAttention(torch.autograd.Function):
@@ -31,13 +35,49 @@ class NativeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            return TiledAttention.backward(ctx, grad_out, grad_lse)
+            return _differentiable_backward(ctx, grad_out, grad_lse)
         *arrays, out, lse = ctx.saved_tensors
         call = _Call(ctx.plan, *arrays)
         grads = call.backward(ctx.seed, out, lse, grad_out, grad_lse, wants_bias=ctx.needs_input_grad[5])
         return None, None, *grads
 
-    jvp = TiledAttention.jvp
+    @staticmethod
+    def jvp(ctx: Any, _plan: None, _seed: None, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
+        *arrays, out, lse = ctx.saved_tensors
+        with torch.autocast("cpu", enabled=False):
+            query, key, value, bias, sinks = _flat(arrays)
+            inputs = Inputs.of(ctx.plan, query, key, value, bias, sinks, ctx.seed, *tangents[:3])
+            found = tangent(inputs, _flat_rows(out), lse.flatten(0, -2), _flat(tangents))
+        return found[0].view_as(out), found[1].view_as(lse)
+
+
+def _differentiable_backward(
+    ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Gradients by the tiled formulation's operations, which have gradients themselves."""
+    *arrays, out, lse = ctx.saved_tensors
+    with torch.autocast("cpu", enabled=False):
+        grad_out = None if grad_out is None else _flat_rows(grad_out)
+        grad_lse = None if grad_lse is None else grad_lse.flatten(0, -2)
+        query, key, value, bias, sinks = _flat(arrays)
+        inputs = Inputs.of(ctx.plan, query, key, value, bias, sinks, ctx.seed, grad_out)
+        flat = _flat_rows(out), lse.flatten(0, -2), grad_out, grad_lse
+        grads = backward(inputs, *flat, ctx.needs_input_grad[5])
+    shaped = (
+        grad if grad is None or array is None else grad.view(array.shape)
+        for grad, array in zip(grads, arrays, strict=True)
+    )
+    return None, None, *shaped
+
+
+def _flat(arrays: Sequence[Any]) -> tuple[Any, ...]:
+    """Query, key and value flattened, bias and sinks as they are."""
+    return *(None if array is None else _flat_rows(array) for array in arrays[:3]), *arrays[3:]
+
+
+def _flat_rows(array: Tensor) -> Tensor:
+    """(..., T, H, D) -> (total, H, D)."""
+    return array if array.ndim == 3 else array.reshape(array.shape[:-2].numel(), *array.shape[-2:])
 
 
 class TransformedAttention(NativeAttention):
@@ -59,10 +99,10 @@ def compute(
     bias: Tensor | None,
     sinks: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The output (T, H, Dv) and lse (T, H) of flat arrays (T, H, D), (S, J, D) and (S, J, Dv)."""
+    """The output (..., T, H, Dv) and lse (..., T, H) of arrays (..., T, H, D), (..., S, J, D) and (..., S, J, Dv)."""
     call = _Call(plan, query, key, value, bias, sinks)
-    out = torch.empty((*query.shape[:2], value.shape[2]), dtype=call.dtype)
-    lse = torch.empty(query.shape[:2], dtype=call.dtype)
+    shape = query.shape[:-1]
+    out, lse = torch.empty((*shape, value.shape[-1]), dtype=call.dtype), torch.empty(shape, dtype=call.dtype)
     call.plan.forward(*call.arguments, seed_word(seed), _view(out), lse.data_ptr(), threads())
     return out if out.dtype is query.dtype else out.to(query.dtype), lse
 
@@ -80,7 +120,7 @@ class _Call:
         self.arrays = query, key, value = _ready(query, dtype), _ready(key, dtype), _ready(value, dtype)
         self.bias = None if bias is None else _whole(bias, dtype)
         self.sinks = None if sinks is None else _whole(sinks, dtype)
-        found = lowered(plan, query.shape[2], value.shape[2])
+        found = lowered(plan, query.shape[-1], value.shape[-1])
         self.plan = found.plan
         self.dense = None if found.dense is None else _set_mask(found.plan, found.dense)
         dense = distances = None
@@ -106,7 +146,7 @@ class _Call:
         out = _ready(out, self.dtype)
         grad_out = torch.zeros_like(out) if grad_out is None else _ready(grad_out, self.dtype)
         grad_lse = None if grad_lse is None else _whole(grad_lse, self.dtype)
-        grads = [torch.empty(array.shape, dtype=self.dtype) for array in self.arrays]
+        grads = [torch.empty(array.shape, dtype=self.dtype) for array in self.given[:3]]
         rest = [
             torch.zeros_like(self.bias) if self.bias is not None and wants_bias else None,
             None if self.sinks is None else torch.empty_like(self.sinks),
@@ -124,10 +164,12 @@ class _Call:
 
 
 def _ready(array: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor itself where the kernel can read it as it lies, else a copy."""
+    """The tensor itself, or flattened to (total, H, D), where the kernel can read it as it lies; else a copy."""
     if array.dtype is not dtype:
         array = array.detach().to(dtype)
-    return array if array.stride(-1) == 1 or array.shape[-1] <= 1 else array.detach().contiguous()
+    if array.shape[-1] > 1 and array.stride(-1) != 1:
+        array = array.detach().contiguous()
+    return array if array.ndim == 3 or array.is_contiguous() else array.detach().flatten(0, -3)
 
 
 def _whole(array: Tensor, dtype: torch.dtype) -> Tensor:
@@ -143,7 +185,7 @@ def attend(
     sinks: Tensor | None,
     seed: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """The output (T, H, Dv) and lse (T, H) of flat arrays (T, H, D), (S, J, D) and (S, J, Dv), differentiable."""
+    """As `compute`, differentiable."""
     if peek_interpreter_stack() is not None:
         return TransformedAttention.apply(plan, seed, query, key, value, bias, sinks)
     if is_differentiated(query, key, value, bias, sinks):
@@ -196,6 +238,6 @@ def _address(array: Tensor | None) -> int:
 
 
 def _view(array: Tensor) -> tuple[int, int, int]:
-    """Address, row stride and head stride, in elements."""
-    row, head, _ = array.stride()
-    return array.data_ptr(), row, head
+    """Address, row stride and head stride, in elements, of a tensor (total, H, D) or of a contiguous one (..., T, H, D)."""
+    strides = array.stride()
+    return array.data_ptr(), strides[-3], strides[-2]
