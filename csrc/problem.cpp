@@ -51,7 +51,7 @@ Problem::Problem(const int64_t* given, long count, Sizes sizes, double scale, do
     if (sizes.dim < 0 || sizes.value_dim < 0 || sizes.dim > 1 << 16 || sizes.value_dim > 1 << 16)
         refuse("head sizes must lie between 0 and 65,536. Received " + std::to_string(sizes.dim) + " and " +
                std::to_string(sizes.value_dim));
-    if (step < 1 || step > int_limit) refuse("the step must be at least 1. Received " + std::to_string(step));
+    if (step < 1 || step > far) refuse("the step must be at least 1. Received " + std::to_string(step));
     if (!(dropout >= 0 && dropout < 1)) refuse("dropout must be at least 0 and below 1");
     if (boxes_of_each < 0) refuse("there can be no negative number of boxes");
     boxes.reserve(size_t(count * boxes_of_each));
@@ -69,6 +69,7 @@ void Problem::check_and_add(const int64_t* given, long count) {
     };
     std::vector<Piece> queries, keys;
     long all_queries = 0, row = 0;
+    bool left_out = false;
     for (long n = 0; n < count; ++n) {
         const int64_t q_begin = given[n], q_length = given[count + n], k_begin = given[2 * count + n],
                       k_length = given[3 * count + n], start = given[4 * count + n];
@@ -93,7 +94,10 @@ void Problem::check_and_add(const int64_t* given, long count) {
             least_distance = none ? least : std::min(least_distance, least);
             most_distance = none ? most : std::max(most_distance, most);
         }
-        for (long phase = 0; phase < step; ++phase) {
+        // Phases behind the last key hold queries that see nothing: they are written with those of no sequence.
+        const long phases = step == 1 ? 1 : std::min(step, std::max(1L, long(k_length)));
+        left_out |= phases < step;
+        for (long phase = 0; phase < phases; ++phase) {
             const long first = (((phase - query_start) % step) + step) % step;
             const Span span{n,     q_begin, k_begin, first, counted(q_length, first, step), phase, counted(k_length, phase, step),
                             query_start, row};
@@ -117,7 +121,7 @@ void Problem::check_and_add(const int64_t* given, long count) {
         reach = std::max(reach, piece.end);
         begin = piece.begin;
     }
-    covers_queries = all_queries == sizes.total_queries;
+    covers_queries = all_queries == sizes.total_queries && !left_out;
     covers_keys = covered == sizes.total_keys;
 }
 

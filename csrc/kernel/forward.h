@@ -134,7 +134,7 @@ void weigh(const Scores<T>& scores, ForwardState<T>& state, T* fade) {
         // A lane that has seen nothing has no largest score; any finite number stands in for it.
         const Vector<T> base = top == -infinity<T> ? Vector<T>{} : top;
         const Vector<T> faded = exponential<T>(old - base);
-        Vector<T> sums[2] = {load<T>(state.mass + shift) * faded, Vector<T>{}};
+        Vector<T> sums[2] = {};
         for (key = seen.begin; key + 2 <= seen.end; key += 2)
             for (int i = 0; i < 2; ++i) {
                 const Vector<T> weight = exponential<T>(load<T>(values + (key + i) * width) - base);
@@ -146,7 +146,7 @@ void weigh(const Scores<T>& scores, ForwardState<T>& state, T* fade) {
             sums[0] += weight;
             store<T>(values + key * width, weight);
         }
-        store<T>(state.mass + shift, sums[0] + sums[1]);
+        store<T>(state.mass + shift, load<T>(state.mass + shift) * faded + (sums[0] + sums[1]));
         store<T>(state.top + shift, top);
         store<T>(fade + shift, faded);
     }

@@ -34,11 +34,7 @@ __attribute__((noinline)) void tile(const Matrices<T>& x, Old old) {
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < N; ++j) {
-            if (old == Old::none) sums[i][j] = Vector<T>{};
-            else if (old == Old::added) sums[i][j] = load<T>(x.c + i * x.c_row + j * W);
-            else sums[i][j] = load<T>(x.c + i * x.c_row + j * W) * x.factor[i];
-        }
+        for (int j = 0; j < N; ++j) sums[i][j] = Vector<T>{};
     const T* a = x.a;
     const T* b = x.b;
     const long stride = x.a_stride, b_row = x.b_row;
@@ -55,10 +51,16 @@ __attribute__((noinline)) void tile(const Matrices<T>& x, Old old) {
         a += unit == Unit::row ? stride : 1;
         b += b_row;
     }
+    // Old content joins at the end: sums of blocks lose fewer digits than one long chain.
 #pragma GCC unroll 16
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 4
-        for (int j = 0; j < N; ++j) store<T>(x.c + i * x.c_row + j * W, sums[i][j]);
+        for (int j = 0; j < N; ++j) {
+            T* c = x.c + i * x.c_row + j * W;
+            if (old == Old::none) store<T>(c, sums[i][j]);
+            else if (old == Old::added) store<T>(c, load<T>(c) + sums[i][j]);
+            else store<T>(c, load<T>(c) * x.factor[i] + sums[i][j]);
+        }
 }
 
 // With few vectors a row, more rows fill the registers.

@@ -17,6 +17,9 @@ from regard._packed import checked_offsets
 
 Shape = tuple[int, ...]
 
+# Beyond this a mask cannot tell a position from infinity.
+_FARTHEST = 1 << 39
+
 # Distances that a bias may span even where the call has fewer tokens: some tens of MiB for all heads.
 _DISTANCES = 1 << 20
 
@@ -55,6 +58,11 @@ class Spans:
             start = self.k_length - self.q_length
         else:
             start = _per_sequence(query_start, len(self), "query_start")
+            if np.abs(start).max(initial=0) > _FARTHEST:
+                raise RegardError(
+                    f"query_start must lie between -2**39 and 2**39. Received {start.min()} to {start.max()}; "
+                    "count positions from the first key."
+                )
         return Spans(self.q_begin, self.q_length, self.k_begin, self.k_length, start)
 
     def merged(self) -> Spans:
