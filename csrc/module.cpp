@@ -98,7 +98,8 @@ class Plan {
     static const int64_t* pointer(const Integers& spans) { return spans.data(); }
     static long boxes_of_each(const std::optional<Integers>& boxes, long count) {
         if (!boxes) return 0;
-        if (boxes->ndim() != 3 || long(boxes->shape(0)) != count || boxes->shape(2) != 6) refuse("boxes must have shape (sequences, boxes, 6)");
+        if (boxes->ndim() != 3 || long(boxes->shape(0)) != count || boxes->shape(2) != 6)
+            refuse("boxes must have shape (sequences, boxes, 6)");
         return long(boxes->shape(1));
     }
     static constexpr int32_t nothing = 0;

@@ -208,7 +208,8 @@ Problem::Backward Problem::backward_work(long panel, Chains chains) const {
         double sum = 0;
         for (long i = group.begin; i < group.end; ++i) {
             const Span& span = spans[span_order[i]];
-            sum += double(lanes_of(span)) * double(std::min(backward_block, span.keys - std::min(span.keys, unit.block * backward_block)) + 8);
+            const long keys = std::clamp(span.keys - unit.block * backward_block, 0L, backward_block);
+            sum += double(lanes_of(span)) * double(keys + 8);
         }
         return sum * double(3 * sizes.dim + 2 * sizes.value_dim);
     };

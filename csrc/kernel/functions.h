@@ -91,7 +91,8 @@ template <class T>
 REGARD_INLINE Vector<T> hyperbolic_tangent(Vector<T> x) {
     const Vector<T> size = x < T(0) ? -x : x, square = x * x;
     const Vector<T> above = (T(-9.64399179425052238628e-1) * square + T(-9.92877231001918586564e1)) * square + T(-1.61468768441708447952e3);
-    const Vector<T> below = ((square + T(1.12811678491632931402e2)) * square + T(2.23548839060100448583e3)) * square + T(4.84406305325125486048e3);
+    const Vector<T> upper = (square + T(1.12811678491632931402e2)) * square + T(2.23548839060100448583e3);
+    const Vector<T> below = upper * square + T(4.84406305325125486048e3);
     const Vector<T> near = x + x * square * (above / below);
     const Vector<T> small = exponential<T>(size * T(-2));
     const Vector<T> far = (T(1) - small) / (T(1) + small);

@@ -43,7 +43,8 @@ void inspect_panel(const Call& call, const Inspection& wanted, const Scores<T>& 
             const long number = span.key_first + (scores.cut.keys.begin + key) * call.problem->step;
             if (weight == masked<T>) continue;
             if (wanted.top)
-                place_in(weight, number, wanted.top, static_cast<T*>(wanted.top_weights) + place * wanted.top, wanted.top_keys + place * wanted.top);
+                place_in(weight, number, wanted.top, static_cast<T*>(wanted.top_weights) + place * wanted.top,
+                         wanted.top_keys + place * wanted.top);
             if (wanted.key_sums) static_cast<T*>(wanted.key_sums)[(span.k_begin + number) * heads + panel.head[lane]] += weight;
         }
         for (long i = 0; i < wanted.row_count; ++i) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "functions.h"
+#include "multiply.h"
 #include "panel.h"
 #include "philox.h"
 #include "transpose.h"

@@ -1,0 +1,144 @@
+// Few queries against many keys: memory sets the pace, so all heads of a key are read together, in memory's order.
+#pragma once
+
+#include "softmax.h"
+
+namespace regard::REGARD_ISA {
+
+// One score: a key of one of a unit's heads and a lane.
+template <class T>
+struct Pair {
+    const T *key, *query;
+    T* score;
+};
+
+// Dot products of up to W pairs.
+template <class T>
+void score_pairs(const Pair<T>* pairs, int count, long depth) {
+    constexpr int W = lanes<T>;
+    const T *keys[W], *queries[W];
+    for (int i = 0; i < W; ++i) keys[i] = pairs[smallest(i, count - 1)].key, queries[i] = pairs[smallest(i, count - 1)].query;
+    Vector<T> sums[W];
+    // Pair by pair: the machine's prefetching wants lines in their order.
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) {
+        Vector<T> sum{};
+        long d = 0;
+        for (; d + W <= depth; d += W) sum += load<T>(keys[i] + d) * load<T>(queries[i] + d);
+        if (d < depth) sum += load_first<T>(keys[i] + d, depth - d) * load<T>(queries[i] + d);
+        sums[i] = sum;
+    }
+    transpose_block<T>(sums);
+    Vector<T> total = sums[0];
+#pragma GCC unroll 16
+    for (int i = 1; i < W; ++i) total += sums[i];
+    for (int i = 0; i < count; ++i) *pairs[i].score = total[i];
+}
+
+// A head's rows of keys or values, and the scores that belong to them, key after key.
+template <class T>
+struct Stream {
+    const T* row;
+    long stride;
+    T* scores;
+    long width;
+    const Range* keys;
+    int lanes;
+    long ahead;  // whole rows, some kilobytes in all
+
+    // The machine's own prefetching stops at the end of every page.
+    REGARD_INLINE void ask(long size) const {
+        for (long d = 0; d < size; d += 64 / long(sizeof(T))) __builtin_prefetch(row + ahead + d, 0, 2);
+    }
+};
+
+template <class T>
+void open_streams(const Call& call, ForwardRoom<T>& room, const Rows& from, const Span& span, Range keys, int heads, Stream<T>* streams) {
+    for (int p = 0; p < heads; ++p) {
+        ForwardState<T>& state = room.states[p];
+        const Block<T> rows = block_of<T>(call, from, span, state.kv_head, keys.begin);
+        const long width = state.panel->width, rows_ahead = 8192 / largest(1L, rows.stride * long(sizeof(T))) + 1;
+        T* scores = state.scores + (keys.begin - state.cut.keys.begin) * width;
+        streams[p] = {rows.rows, rows.stride, scores, width, &state.cut.keys, state.panel->count, rows_ahead * rows.stride};
+    }
+}
+
+// Scores of few queries of several heads, key by key for all heads, so that memory is read in its order.
+template <class T>
+void fill_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Range keys, int heads) {
+    const long depth = call.problem->sizes.dim, padded = round_up(depth, lanes<T>);
+    Stream<T> streams[most_heads];
+    open_streams(call, room, call.key, span, keys, heads, streams);
+    Pair<T> pairs[lanes<T>];
+    int count = 0;
+    for (long key = keys.begin; key < keys.end; ++key)
+        for (int p = 0; p < heads; ++p) {
+            Stream<T>& stream = streams[p];
+            if (key >= stream.keys->begin && key < stream.keys->end) {
+                // Lanes without a query hold numbers too.
+                store<T>(stream.scores, Vector<T>{});
+                for (int lane = 0; lane < stream.lanes; ++lane) {
+                    pairs[count++] = {stream.row, room.states[p].queries + lane * padded, stream.scores + lane};
+                    if (count == lanes<T>) score_pairs(pairs, count, depth), count = 0;
+                }
+            }
+            stream.ask(depth);
+            stream.row += stream.stride;
+            stream.scores += stream.width;
+        }
+    if (count) score_pairs(pairs, count, depth);
+}
+
+// sums += weights^T values, key by key for all heads.
+template <class T>
+void collect_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Range keys, int heads) {
+    const long size = call.problem->sizes.value_dim, padded = round_up(size, lanes<T>);
+    Stream<T> streams[most_heads];
+    open_streams(call, room, call.value, span, keys, heads, streams);
+    for (long key = keys.begin; key < keys.end; ++key)
+        for (int p = 0; p < heads; ++p) {
+            Stream<T>& stream = streams[p];
+            if (key >= stream.keys->begin && key < stream.keys->end)
+                for (int lane = 0; lane < stream.lanes; ++lane) {
+                    const T weight = stream.scores[lane];
+                    // A masked pair has weight 0, and its value may be NaN.
+                    if (weight == T(0)) continue;
+                    T* sums = room.states[p].sums + lane * padded;
+                    long d = 0;
+                    for (; d + lanes<T> <= size; d += lanes<T>) store<T>(sums + d, load<T>(sums + d) + load<T>(stream.row + d) * weight);
+                    if (d < size) store<T>(sums + d, load<T>(sums + d) + load_first<T>(stream.row + d, size - d) * weight);
+                }
+            stream.ask(size);
+            stream.row += stream.stride;
+            stream.scores += stream.width;
+        }
+}
+
+template <class T>
+void attend_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Range keys, int heads) {
+    const Problem& problem = *call.problem;
+    const long padded = round_up(problem.sizes.value_dim, lanes<T>);
+    for (int p = 0; p < heads; ++p) room.states[p].cut = cut_and_fill(call, *room.states[p].panel, keys, room.states[p].tile);
+    fill_heads(call, room, span, keys, heads);
+    for (int p = 0; p < heads; ++p) {
+        ForwardState<T>& state = room.states[p];
+        if (state.cut.keys.empty()) continue;
+        Scores<T> scores{call, problem, *state.panel, state.cut, state.scores, state.tile, room.upcoming, {}};
+        find_seen(scores);
+        apply<T>(scores, nullptr);
+        weigh(scores, state, room.fade);
+        if (problem.dropout > 0) {
+            fill_kept(scores, room.kept);
+            drop(scores, scores.values, room.kept);
+        }
+        for (int lane = 0; lane < state.panel->count; ++lane)
+            for (long d = 0; d < padded; ++d) {
+                T& sum = state.sums[lane * padded + d];
+                sum = state.begun ? sum * room.fade[lane] : T(0);
+            }
+        state.begun = true;
+    }
+    collect_heads(call, room, span, keys, heads);
+}
+
+}  // namespace regard::REGARD_ISA

@@ -1,0 +1,95 @@
+// A thread's room: where its blocks, panels and sums lie, and where the rows of arrays do.
+#pragma once
+
+#include "scores.h"
+
+namespace regard::REGARD_ISA {
+
+// Hands out aligned pieces of a thread's room; with no room it only counts.
+class Room {
+   public:
+    explicit Room(void* start) : start_(static_cast<char*>(start)) {}
+    template <class T>
+    T* take(long count) {
+        char* piece = start_ + used_;
+        used_ += size_t(round_up(count * long(sizeof(T)), 64));
+        return reinterpret_cast<T*>(piece);
+    }
+    size_t used() const { return used_; }
+
+   private:
+    char* start_;
+    size_t used_ = 0;
+};
+
+constexpr int most_states = most_heads > most_panels ? most_heads : most_panels;  // of one unit: its panels or its heads
+
+template <class T>
+struct ForwardState {  // of one panel
+    Panel<T>* panel;
+    long kv_head;
+    bool few;    // see few_lanes
+    T* queries;  // (D, width); few lanes: (lanes, D padded)
+    T *scores, *tile;  // of few lanes: a unit computes several heads side by side
+    Cut cut;
+    T* sums;     // (lanes, V padded): of weight * value
+    T* top;      // (lanes): largest score
+    T* mass;     // (lanes): sum of weights
+    bool begun;
+};
+
+template <class T>
+struct ForwardRoom {
+    ForwardState<T> states[most_states];
+    T *scores, *tile, *kept, *keys, *values, *fade;
+    Upcoming upcoming;
+
+    ForwardRoom(const Call& call, Room& room) {
+        const Sizes& sizes = call.problem->sizes;
+        const long panel = panel_lanes<T>, padded = round_up(sizes.value_dim, lanes<T>);
+        for (auto& state : states) {
+            state.panel = room.take<Panel<T>>(1);
+            state.queries = room.take<T>(round_up(sizes.dim, lanes<T>) * panel);
+            state.sums = room.take<T>(panel * padded);
+            state.top = room.take<T>(panel);
+            state.mass = room.take<T>(panel);
+            state.scores = room.take<T>(key_block * lanes<T>);
+            state.tile = room.take<T>(key_block * lanes<T>);
+        }
+        scores = room.take<T>(key_block * panel);
+        tile = room.take<T>(key_block * panel);
+        kept = room.take<T>(key_block * panel);
+        keys = room.take<T>(key_block * round_up(sizes.dim, lanes<T>));
+        values = room.take<T>(key_block * padded);
+        fade = room.take<T>(panel);
+    }
+};
+
+template <class T>
+REGARD_INLINE const T* row_of(const Rows& rows, long row, long head) {
+    return static_cast<const T*>(rows.values) + row * rows.row + head * rows.head;
+}
+template <class T>
+REGARD_INLINE T* row_to(const Rows& rows, long row, long head) {
+    return static_cast<T*>(rows.values) + row * rows.row + head * rows.head;
+}
+
+struct Sized {
+    const Rows* rows;
+    long size;
+};
+
+// A block of keys or values: where it lies, or copied where that pays.
+template <class T>
+struct Block {
+    const T* rows;
+    long stride;
+};
+
+template <class T>
+REGARD_INLINE Block<T> block_of(const Call& call, const Rows& from, const Span& span, long kv_head, long key) {
+    const long step = call.problem->step;
+    return {row_of<T>(from, span.k_begin + span.key_first + key * step, kv_head), from.row * step};
+}
+
+}  // namespace regard::REGARD_ISA
