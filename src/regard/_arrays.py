@@ -38,8 +38,8 @@ def _is_mapped() -> bool:
 
 
 def framework_of(*arrays: Any) -> str:
-    """The one framework, "numpy" or "torch", that three arrays belong to."""
-    if type(arrays[0]) is type(arrays[1]) is type(arrays[2]):
+    """The one framework, "numpy" or "torch", that all arrays belong to."""
+    if len(set(map(type, arrays))) == 1:
         return _framework(arrays[0])
     names = {_framework(array) for array in arrays}
     if len(names) > 1:

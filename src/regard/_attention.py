@@ -57,7 +57,8 @@ def attention(
     gives 0, with zero gradients and lse -inf. A masked or foreign row has no influence, not even when it holds NaN.
     Dropout is a function of (seed, sequence, head, query position, key position), the same packed or padded and on
     every backend. Memory beyond the arrays is O(T + S). Lengths may be anything, 0 and 1 among them; strides too.
-    Sums run in float32, or float64 for float64; the output keeps the query's dtype.
+    Sums run in float32, or float64 for float64; the output keeps the query's dtype. Under a tracer (`torch.compile`,
+    `torch.export`, `torch.vmap`) offsets can't be looked at: tokens past the last one give 0.
 
     Arguments:
         query: (..., T, H, D), or packed (total, H, D) with `cu_seqlens_q`, or `Packed`.

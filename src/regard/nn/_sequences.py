@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from regard._arrays import is_traced
 from regard._packed import Packed
 
 Sequences = Packed | Tensor
@@ -26,6 +27,11 @@ def positions_of(x: Sequences, start: int = 0) -> Tensor:
     values = values_of(x)
     if not isinstance(x, Packed):
         return torch.arange(start, start + values.shape[-2], device=values.device)
+    if is_traced(values):
+        # Nothing here has a shape that depends on numbers; tokens past the last offset count on.
+        bounds = torch.as_tensor(x.offsets, device=values.device)
+        token = torch.arange(values.shape[0], device=values.device)
+        return token - bounds[torch.searchsorted(bounds[1:].contiguous(), token, right=True)] + start
     offsets = x.offsets.astype(np.int64)
     within = np.arange(start, start + offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
     return torch.from_numpy(within).to(values.device)

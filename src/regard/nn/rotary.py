@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from regard._arrays import is_traced
 from regard._errors import ShapeError
 from regard._positions import rotary_table
 
@@ -39,12 +40,20 @@ class Rotary(nn.Module):
 
     def forward(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The turns of integer positions (...), on their device, for heads of a dtype."""
+        if is_traced(positions):
+            return self._computed(positions).unsqueeze(-2).to(_precision(dtype))
         needed = int(positions.max()) + 1 if positions.numel() else 1
         if needed > len(self._turns):
             self._turns = self._table(2 * needed)
         if self._turns.device != positions.device:
             self._turns = self._turns.to(positions.device)
         return self._turns[positions].unsqueeze(-2).to(_precision(dtype))
+
+    def _computed(self, positions: Tensor) -> Tensor:
+        """The turns by their formula: a table's length would depend on the positions."""
+        pair = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float64)
+        angles = positions.unsqueeze(-1) * self.base ** (-pair / self.head_dim)
+        return torch.complex(angles.cos(), angles.sin())
 
     def _table(self, length: int) -> Tensor:
         cosine, sine = rotary_table(length, self.head_dim, self.base)

@@ -146,7 +146,7 @@ class _Call:
         out = _ready(out, self.dtype)
         grad_out = torch.zeros_like(out) if grad_out is None else _ready(grad_out, self.dtype)
         grad_lse = None if grad_lse is None else _whole(grad_lse, self.dtype)
-        grads = [torch.empty(array.shape, dtype=self.dtype) for array in self.given[:3]]
+        grads = [_empty_like(array, self.dtype) for array in self.given[:3]]
         rest = [
             torch.zeros_like(self.bias) if self.bias is not None and wants_bias else None,
             None if self.sinks is None else torch.empty_like(self.sinks),
@@ -170,6 +170,13 @@ def _ready(array: Tensor, dtype: torch.dtype) -> Tensor:
     if array.shape[-1] > 1 and array.stride(-1) != 1:
         array = array.detach().contiguous()
     return array if array.ndim == 3 or array.is_contiguous() else array.detach().flatten(0, -3)
+
+
+def _empty_like(array: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous tensor of this shape; the short way where there is one."""
+    if array.dtype is dtype and array.is_contiguous():
+        return torch.empty_like(array)
+    return torch.empty(array.shape, dtype=dtype)
 
 
 def _whole(array: Tensor, dtype: torch.dtype) -> Tensor:

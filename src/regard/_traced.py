@@ -1,0 +1,86 @@
+"""A call under a tracer, a dispatch mode or `vmap`: only shapes are looked at, and PyTorch's operator carries the rest."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from regard._attention import BACKENDS, _dense
+from regard._aux import Aux, AuxOutput
+from regard._checks import check_packed, check_sinks, checked_forms, refuse_packed_arguments
+from regard._errors import RegardError
+from regard._packed import Packed, register_pytree
+from regard.backends.torch import operator
+
+# A `Packed` that comes to be in a traced function may leave it.
+register_pytree()
+
+
+def attend(
+    query: Any,
+    key: Any,
+    value: Any,
+    *,
+    mask: Any,
+    bias: Any,
+    cu_seqlens_q: Any,
+    cu_seqlens_k: Any,
+    key_sequence: Any,
+    query_start: Any,
+    scale: float | None,
+    softcap: float | None,
+    sinks: Any,
+    dropout_p: float,
+    seed: Any,
+    return_aux: Aux | None,
+    backend: Any,
+) -> Any:
+    """`regard.attention` where numbers can't be looked at: what lies past the last offset gives 0."""
+    offsets = None
+    if isinstance(query, Packed):
+        offsets, cu_seqlens_q, query = query.offsets, query.offsets, query.values
+    if isinstance(key, Packed):
+        cu_seqlens_k, key = key.offsets, key.values
+    if isinstance(value, Packed):
+        value = value.values
+    _check(query, key, value, sinks, return_aux)
+    if dropout_p and seed is None:
+        raise RegardError(
+            f"dropout needs a seed. Received dropout_p={dropout_p} and seed=None; pass seed=<an integer>."
+        )
+    rows, places = query.shape[:-2], ((), ())
+    if cu_seqlens_q is not None:
+        check_packed(query, key, mask, bias)
+    else:
+        refuse_packed_arguments(cu_seqlens_k, key_sequence)
+        leading = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3])
+        mask, bias = _dense(mask, bias, tuple(leading))
+        rows = (*leading, query.shape[-3])
+        query, places = query.expand(*rows, *query.shape[-2:]), (rows, key.shape[:-2])
+    layout = (cu_seqlens_q, cu_seqlens_k, key_sequence, query_start)
+    names = BACKENDS["torch"] if backend is None else backend
+    names = (names,) if isinstance(names, str) else tuple(names)
+    flat = _flat(query), _flat(key), _flat(value)
+    out, lse = operator.attend(
+        flat, bias, sinks, seed, places, layout, mask, scale, softcap, dropout_p, names
+    )
+    out, lse = out.reshape(*rows, *out.shape[1:]), lse.reshape(*rows, *lse.shape[1:])
+    formed = out if offsets is None else Packed(out, offsets)
+    return formed if return_aux is None else (formed, AuxOutput(lse=lse if return_aux.lse else None))
+
+
+def _check(query: Any, key: Any, value: Any, sinks: Any, aux: Aux | None) -> None:
+    # Past its memory: symbolic sizes have no hash.
+    checked_forms.__wrapped__(query.shape, query.dtype, key.shape, key.dtype, value.shape, value.dtype)
+    check_sinks(sinks, query.shape[-2])
+    if aux is not None and (aux.rows is not None or aux.topk is not None or aux.key_sums):
+        raise RegardError(
+            "under a tracer, return_aux gives the lse alone. Received a request for rows, topk or key_sums; "
+            "ask for them outside the traced function."
+        )
+
+
+def _flat(array: Any) -> Any:
+    return array.reshape(math.prod(array.shape[:-2]), *array.shape[-2:])

@@ -1,0 +1,122 @@
+"""What a call holds beside its differentiable arrays, written as words, integers and tensors, which tracers can carry.
+
+A value is one word, and where the word says so the values that follow it: `And Causal Window number inf number` is
+`Causal() & Window(left, right, dilation)` with `left` and `dilation` among the integers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard._biases import Alibi, Bias, DenseBias, RelativeBias
+from regard._errors import RegardError
+from regard._masks import And, Causal, Dense, Documents, Global, Lengths, Mask, Not, Or, Prefix, Window
+
+_MASKS = (And, Or, Not, Causal, Window, Prefix, Global, Documents, Lengths, Dense)
+_MAKE: dict[str, Any] = {kind.__name__: kind for kind in (*_MASKS, DenseBias, Alibi, RelativeBias)}
+_FIELDS = {name: tuple(field.name for field in fields(kind)) for name, kind in _MAKE.items()}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a call that decide which pairs meet and who computes them."""
+
+    backends: tuple[str, ...]
+    cu_seqlens_q: Any
+    cu_seqlens_k: Any
+    key_sequence: Any
+    query_start: Any
+    mask: Mask | None
+    bias: tuple[Any, ...]  # the class and, behind its array, its other fields; empty without a bias
+
+
+def written(
+    backends: Sequence[str], layout: Sequence[Any], mask: Mask | None, bias: Bias | None
+) -> tuple[str, list[Tensor], list[int]]:
+    """Parts as words, tensors and integers; `layout` is offsets of queries and keys, `key_sequence` and `query_start`."""
+    words: list[str] = []
+    arrays: list[Tensor] = []
+    numbers: list[int] = []
+    for value in layout:
+        _write(value, words, arrays, numbers)
+    _write(mask, words, arrays, numbers)
+    if bias is not None:
+        name = _name(bias)
+        words.append(name)
+        for field in _FIELDS[name][1:]:
+            _write(getattr(bias, field), words, arrays, numbers)
+    return ",".join(backends) + " " + " ".join(words), arrays, numbers
+
+
+def bias_array(bias: Bias) -> Any:
+    """The differentiable array of a bias: its first field."""
+    return getattr(bias, _FIELDS[_name(bias)][0])
+
+
+def read(form: str, arrays: Sequence[Any], numbers: Sequence[int]) -> Parts:
+    """The parts that were written; masks check their numbers as they are made."""
+    backends, *words = form.split()
+    source = _Source(iter(words), iter(arrays), iter(numbers))
+    q_offsets, k_offsets, reads, start, mask = (source.value() for _ in range(5))
+    name = next(source.words, None)
+    bias = () if name is None else (_MAKE[name], *(source.value() for _ in _FIELDS[name][1:]))
+    return Parts(tuple(backends.split(",")), q_offsets, k_offsets, reads, start, mask, bias)
+
+
+@dataclass
+class _Source:
+    words: Iterator[str]
+    arrays: Iterator[Any]
+    numbers: Iterator[int]
+
+    def value(self) -> Any:
+        """The next value."""
+        word = next(self.words)
+        if word in _MAKE:
+            return _MAKE[word](*(self.value() for _ in _FIELDS[word]))
+        if word == "array":
+            return next(self.arrays)
+        if word == "number":
+            return next(self.numbers)
+        if word == "numbers":
+            return tuple(next(self.numbers) for _ in range(next(self.numbers)))
+        return {"none": None, "true": True, "false": False, "inf": math.inf}[word]
+
+
+def _write(value: Any, words: list[str], arrays: list[Tensor], numbers: list[int]) -> None:
+    if value is None or isinstance(value, bool):
+        words.append(str(value).lower())
+    elif isinstance(value, int):
+        words.append("number")
+        numbers.append(value)
+    elif isinstance(value, float) and value == math.inf:
+        words.append("inf")
+    elif isinstance(value, list | tuple | range):
+        words.append("numbers")
+        numbers.append(len(value))
+        numbers.extend(int(number) for number in value)
+    elif isinstance(value, Tensor | np.ndarray | np.generic):
+        words.append("array")
+        arrays.append(torch.as_tensor(value))
+    else:
+        name = _name(value)
+        words.append(name)
+        for field in _FIELDS[name]:
+            _write(getattr(value, field), words, arrays, numbers)
+
+
+def _name(value: Any) -> str:
+    name = type(value).__name__
+    if _MAKE.get(name) is not type(value):
+        raise RegardError(
+            f"a traced call takes integers, arrays and regard's own masks and biases. Received {name}; write it as a "
+            "combination of those, or as regard.Dense or regard.DenseBias over an array."
+        )
+    return name
