@@ -141,7 +141,7 @@ bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<
             store<T>(room.dropped + i, load<T>(room.weights + i) * load<T>(room.kept + i));
         weights = room.dropped;
     }
-    if (!delta_known) find_delta(call, gradients, scores, weights, room.flow);
+    if (!delta_known) find_delta(call, gradients, scores, room.base, weights, room.flow);
     load_delta(call, gradients, panel, room.base, room.delta);
     const bool bias = gradients.bias.values || gradients.distances.values;
     const T factor = T(problem.scale);
@@ -288,15 +288,15 @@ void no_gradients(const Call& call, const Gradients& gradients) {
 template <class T>
 void sink_gradient(const Call& call, const Gradients& gradients, long head) {
     const T sink = static_cast<const T*>(call.sinks)[head];
-    T sum = 0;
+    double sum = 0;  // over all queries
     for (long row = 0; row < call.problem->sizes.total_queries; ++row) {
         const long place = lse_place(call, row, head);
         const T lse = static_cast<const T*>(call.lse)[place];
         if (lse == -infinity<T>) continue;
         const T share = sink == infinity<T> ? T(1) : exponential<T>(all<T>(sink - whole_lse(call, lse, head)))[0];
-        sum -= share * static_cast<const T*>(gradients.delta)[place];
+        sum -= double(share) * double(static_cast<const T*>(gradients.delta)[place]);
     }
-    static_cast<T*>(gradients.sinks)[head] = sum;
+    static_cast<T*>(gradients.sinks)[head] = T(sum);
 }
 
 template <class T>

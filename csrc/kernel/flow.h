@@ -112,21 +112,29 @@ void load_delta(const Call& call, const Gradients& gradients, const Panel<T>& pa
     }
 }
 
-// Where one block holds all keys, delta is the sum of weight * gradient of weight, and the output need not be read.
+// Where one block holds all keys, delta is the sum of weight * gradient of weight, and the output need not be read. Weights that
+// come from a rounded lse sum to a little more or less than they should, which is divided out.
 template <class T>
-void find_delta(const Call& call, const Gradients& gradients, const Scores<T>& scores, const T* weights, const T* flow) {
+void find_delta(const Call& call, const Gradients& gradients, const Scores<T>& scores, const T* base, const T* dropped, const T* flow) {
     const Panel<T>& panel = scores.panel;
-    T sums[Panel<T>::most];
+    T sums[Panel<T>::most], masses[Panel<T>::most];
     for (int v = 0; v < panel.vectors; ++v) {
-        Vector<T> sum{};
+        Vector<T> sum{}, mass{};
         for (long key = scores.seen[v].begin; key < scores.seen[v].end; ++key) {
             const long at = key * panel.width + v * lanes<T>;
-            const Vector<T> weight = load<T>(weights + at), part = weight * load<T>(flow + at);
+            const Vector<T> weight = load<T>(dropped + at), part = weight * load<T>(flow + at);
             sum += weight == T(0) ? Vector<T>{} : part;
+            mass += load<T>(scores.values + at);
         }
         store<T>(sums + v * lanes<T>, sum);
+        store<T>(masses + v * lanes<T>, mass);
     }
-    for (int i = 0; i < panel.count; ++i) static_cast<T*>(gradients.delta)[lane_place(call, panel, i)] = sums[i];
+    for (int i = 0; i < panel.count; ++i) {
+        const long place = lane_place(call, panel, i);
+        T mass = masses[i];
+        if (call.sinks && mass != T(0)) mass /= exponential<T>(all<T>(static_cast<const T*>(call.lse)[place] - base[i]))[0];
+        static_cast<T*>(gradients.delta)[place] = mass > T(0) ? sums[i] / mass : sums[i];
+    }
 }
 
 template <class T>

@@ -58,32 +58,41 @@ Found<T> outputs_for(const Task<T>& task, std::mt19937_64& random) {
     return found;
 }
 
-inline Problem problem_of(long count, const std::vector<int64_t>& spans, Sizes sizes, double scale, double softcap, double dropout, long step,
-                          const std::vector<int64_t>& boxes, long boxes_of_each) {
-    return Problem(spans.data(), count, sizes, scale, softcap, dropout, step, boxes.data(), boxes_of_each);
+template <class T>
+Problem problem_of(const Task<T>& task) {
+    return Problem(task.spans.data(), task.count, task.sizes, task.scale, task.softcap, task.dropout, task.step, task.boxes.data(),
+                   task.boxes_of_each);
 }
 
+// The mask's arrays belong to the call, not to the problem that calls share.
 template <class T>
-void set_up(const Task<T>& task, Problem& problem) {
+void set_mask(const Task<T>& task, Problem& problem) {
     if (task.has_mask) problem.mask = dense_of(task.mask);
+    if (!task.has_intervals) return;
     static const int32_t nothing = 0;
-    if (task.has_intervals) {
-        const auto& shape = task.starts.shape;
-        problem.intervals = {shape[2] ? task.starts.data() : &nothing, shape[2] ? task.ends.data() : &nothing, shape[1], shape[2], task.by_head};
-    }
+    const auto& shape = task.starts.shape;
+    const int32_t *starts = shape[2] ? task.starts.data() : &nothing, *ends = shape[2] ? task.ends.data() : &nothing;
+    problem.intervals = {starts, ends, shape[1], shape[2], task.by_head};
 }
 
 template <class T>
-void compute(const Task<T>& task, Problem& problem, Found<T>& found, int threads, bool backward_too = true) {
-    set_up(task, problem);
-    const Kernels& kernels = kernels_of(element<T>);
+Call call_of(const Task<T>& task, const Problem& problem) {
     Call call{};
     call.problem = &problem;
     call.query = rows_of(task.query), call.key = rows_of(task.key), call.value = rows_of(task.value);
     if (task.has_bias) call.bias = dense_of(task.bias);
-    if (task.has_distances) call.distances = {task.distances.data(), task.distances.strides[0], task.first_distance, task.distances.shape[1]};
+    const auto& distances = task.distances;
+    if (task.has_distances) call.distances = {distances.data(), distances.strides[0], task.first_distance, distances.shape[1]};
     if (task.has_sinks) call.sinks = task.sinks.data();
     call.seed = task.seed;
+    return call;
+}
+
+template <class T>
+void compute(const Task<T>& task, Problem& problem, Found<T>& found, int threads, bool backward_too = true) {
+    set_mask(task, problem);
+    const Kernels& kernels = kernels_of(element<T>);
+    Call call = call_of(task, problem);
     call.out = rows_of(found.out), call.lse = found.lse.data();
     forward(call, problem.forward_work(kernels.panel, kernels.few), element<T>, threads);
     if (!backward_too) return;
@@ -121,15 +130,10 @@ void look(const Task<T>& task, Problem& problem, Found<T>& found, long top, int 
     found.top_weights = Array<T>({s.total_queries, s.heads, top, 1}, {s.heads * top, top, 1, 0});
     found.top_keys = Array<int64_t>({s.total_queries, s.heads, top, 1}, {s.heads * top, top, 1, 0}, -1);
     const Kernels& kernels = kernels_of(element<T>);
-    Call call{};
-    call.problem = &problem;
-    call.query = rows_of(task.query), call.key = rows_of(task.key), call.value = rows_of(task.value);
-    if (task.has_bias) call.bias = dense_of(task.bias);
-    if (task.has_distances) call.distances = {task.distances.data(), task.distances.strides[0], task.first_distance, task.distances.shape[1]};
-    if (task.has_sinks) call.sinks = task.sinks.data();
+    Call call = call_of(task, problem);
     call.lse = found.lse.data();
-    const Inspection wanted{found.rows.data(), rows,  found.weights.data(),  width,
-                            found.key_sums.data(), top, found.top_keys.data(), found.top_weights.data()};
+    const Inspection wanted{found.rows.data(),     rows, found.weights.data(),  width,
+                            found.key_sums.data(), top,  found.top_keys.data(), found.top_weights.data()};
     inspect(call, wanted, problem.backward_work(kernels.panel, {}), element<T>, threads);
 }
 

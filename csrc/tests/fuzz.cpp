@@ -24,6 +24,10 @@ void* operator new(size_t size, std::align_val_t alignment) {
     const size_t unit = size_t(alignment), whole = (size + unit - 1) / unit * unit;
     return filled(std::aligned_alloc(unit, whole ? whole : unit), whole);
 }
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+    void* memory = std::malloc(size ? size : 1);
+    return memory ? std::memset(memory, 0xFF, size) : nullptr;
+}
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
@@ -37,8 +41,7 @@ void check_task(const std::string& where, Draw& draw, const Task<T>& task) {
     const Results expected = plain(task);
     for (const std::string& name : instruction_sets()) {
         use_instruction_set(name);
-        Problem problem = problem_of(task.count, task.spans, task.sizes, task.scale, task.softcap, task.dropout, task.step, task.boxes,
-                                     task.boxes_of_each);
+        Problem problem = problem_of(task);
         Found<T> found = outputs_for(task, draw.random);
         const int threads = int(1 + draw.upto(3));
         compute(task, problem, found, threads);
@@ -72,8 +75,7 @@ void check_nonsense(Draw& draw, long& accepted) {
         for (long i = 0; i < 6 * task.count * task.boxes_of_each; ++i) task.boxes.push_back(wild(draw));
     }
     try {
-        Problem problem = problem_of(task.count, task.spans, task.sizes, task.scale, task.softcap, task.dropout, task.step, task.boxes,
-                                     task.boxes_of_each);
+        Problem problem = problem_of(task);
         ++accepted;
         if (!task.boxes_of_each && draw.one_in(2)) {
             long rows = 0;

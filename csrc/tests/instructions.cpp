@@ -23,7 +23,8 @@ Task<float> task_of(std::vector<int64_t> lengths, std::vector<int64_t> key_lengt
         sizes.total_keys += key_lengths[n];
         task.boxes.insert(task.boxes.end(), box.begin(), box.end());
     }
-    for (const auto* row : {&q_begin, &lengths, &k_begin, &key_lengths, &start}) task.spans.insert(task.spans.end(), row->begin(), row->end());
+    for (const auto* row : {&q_begin, &lengths, &k_begin, &key_lengths, &start})
+        task.spans.insert(task.spans.end(), row->begin(), row->end());
     task.boxes_of_each = box.empty() ? 0 : 1;
     task.sizes = sizes;
     task.scale = 0.125;
@@ -63,7 +64,7 @@ void run(const Kind& kind, long rounds) {
     std::mt19937_64 random(1);
     for (const auto* array : {&task.query, &task.key, &task.value, &task.grad_out}) fill_normal(random, *array);
     task.has_grad_lse = false;
-    Problem problem = problem_of(task.count, task.spans, s, task.scale, 0, 0, 1, task.boxes, task.boxes_of_each);
+    Problem problem = problem_of(task);
     Found<float> found;
     found.out = by_rows<float>(s.total_queries, s.heads, s.value_dim);
     found.lse = by_rows<float>(s.total_queries, s.heads, 1);

@@ -121,7 +121,8 @@ std::vector<Pair> pairs_of(const Task<T>& task, long n, long head, long row, lon
         const long position = task.start(n) + row;
         if (task.has_bias) score += double(*found(task.bias, n, head, row, key));
         if (task.has_distances) score += double(task.distances(head, position - key - task.first_distance));
-        const bool kept = task.dropout == 0 || is_kept(task.seed, task.dropout, uint32_t(n), uint32_t(head), uint32_t(position), uint32_t(key));
+        const bool kept = task.dropout == 0 || is_kept(task.seed, task.dropout, uint32_t(n), uint32_t(head), uint32_t(position),
+                                                       uint32_t(key));
         pairs.push_back({key, score, slope, 0, 0, kept ? 1 / (1 - task.dropout) : 0});
     }
     return pairs;

@@ -54,8 +54,7 @@ void check(uint64_t seed, long kind) {
     std::mt19937_64 random(seed);
     Found<T> first;
     for (const int threads : {1, 2, 3, 4, 4}) {
-        Problem problem = problem_of(task.count, task.spans, task.sizes, task.scale, task.softcap, task.dropout, task.step, task.boxes,
-                                     task.boxes_of_each);
+        Problem problem = problem_of(task);
         Found<T> found = outputs_for(task, random);
         compute(task, problem, found, threads);
         const std::string where = "kind " + std::to_string(kind) + " on " + std::to_string(threads) + " threads";

@@ -246,5 +246,9 @@ def _address(array: Tensor | None) -> int:
 
 def _view(array: Tensor) -> tuple[int, int, int]:
     """Address, row stride and head stride, in elements, of a tensor (total, H, D) or of a contiguous one (..., T, H, D)."""
-    strides = array.stride()
-    return array.data_ptr(), strides[-3], strides[-2]
+    if array.ndim == 3:
+        row, head, _ = array.stride()
+        return array.data_ptr(), row, head
+    # A dimension of one token may have any stride.
+    heads, size = array.shape[-2:]
+    return array.data_ptr(), heads * size, size
