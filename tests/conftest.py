@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 # Set before NumPy or a framework starts its pool: the workers of one run would fight for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,8 @@ import pytest
 import torch  # before TensorFlow: the other order has crashed
 from hypothesis import HealthCheck, settings
 
+import ways
+
 torch.set_num_threads(1)
 
 settings.register_profile(
@@ -23,6 +26,27 @@ settings.register_profile(
 )
 settings.register_profile("ci", settings.get_profile("local"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="module", params=ways.WAYS)
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Computes a module's calls in every way, one after the other."""
+    with ways.used(request.param):
+        yield request.param
+
+
+@pytest.fixture(scope="module", params=ways.INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Computes a module's calls by the kernel, on one instruction set after the other; skipped where there is no kernel."""
+    with ways.used(request.param):
+        yield request.param
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[None]:
+    """Keeps a module's calls from the kernel."""
+    with ways.used("plain"):
+        yield
 
 
 @pytest.fixture

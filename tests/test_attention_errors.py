@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from regard import Alibi, Dense, DenseBias, Documents, Lengths, Packed, attention
+from regard import Alibi, Dense, DenseBias, Documents, Lengths, Packed, _attention, attention
 from regard._errors import BackendError, RegardError, ShapeError
 
 Q, K, V = np.ones((5, 2, 3)), np.ones((6, 2, 3)), np.ones((6, 2, 4))
@@ -49,8 +49,9 @@ WRONG = {
     "packed array mask": ({"mask": np.ones((5, 6), bool), "cu_seqlens_q": CU, "cu_seqlens_k": [0, 6]}, RegardError, "packed arrays take a Mask"),
     "packed array bias": ({"bias": np.ones((5, 6)), "cu_seqlens_q": CU, "cu_seqlens_k": [0, 6]}, RegardError, "packed arrays take a Bias"),
     "packed and padded": ({"query": np.ones((1, 5, 2, 3)), "cu_seqlens_q": CU, "cu_seqlens_k": [0, 6]}, ShapeError, "query must be packed"),
-    "backend": ({"backend": "tiled"}, BackendError, "no backend among 'tiled' computes numpy arrays; expected one of 'reference'"),
-    "backends": ({"backend": ["tiled", "cuda"]}, BackendError, "no backend among 'tiled', 'cuda'"),
+    "backend": ({"backend": "tiled"}, BackendError, "no wanted backend can compute this call: 'tiled' computes torch arrays, these are numpy. Expected one of 'native', 'reference'"),
+    "backends": ({"backend": ["tiled", "cuda"]}, BackendError, "'tiled' computes torch arrays, these are numpy; 'cuda' is no backend. Expected .*all there are: native, reference, tiled"),
+    "no backends": ({"backend": []}, BackendError, "none was named"),
 }  # fmt: skip
 
 
@@ -81,14 +82,18 @@ def test_offsets_of_values_must_be_those_of_keys():
         attention(Packed(query, cu), Packed(key, cu), Packed(value, np.array([0, 3, 5])))
 
 
-def test_a_backend_may_be_named_and_is_never_replaced():
+def test_a_backend_may_be_named_and_is_never_replaced(monkeypatch):
     query, key, value = (np.random.default_rng(n).normal(size=(3, 2, 4)) for n in range(3))
-    plain = attention(query, key, value)
-    for backend in ("reference", ["tiled", "reference"]):
-        np.testing.assert_array_equal(attention(query, key, value, backend=backend), plain)
+    plain = attention(query, key, value, backend="reference")
+    np.testing.assert_array_equal(attention(query, key, value, backend=["tiled", "reference"]), plain)
     tensors = [torch.tensor(array) for array in (query, key, value)]
     torch.testing.assert_close(attention(*tensors, backend="tiled").numpy(), plain)
-    with pytest.raises(
-        BackendError, match="no backend among 'reference' computes torch arrays; expected one of 'tiled'"
-    ):
+    message = "'reference' computes numpy arrays, these are torch. Expected one of 'native', 'tiled'"
+    with pytest.raises(BackendError, match=message):
         attention(*tensors, backend="reference")
+    monkeypatch.setattr(_attention, "kernel", lambda: None)
+    with pytest.raises(
+        BackendError, match="'native' was not built when the package was installed; install it"
+    ):
+        attention(*tensors, backend="native")
+    torch.testing.assert_close(attention(*tensors, backend=["native", "tiled"]).numpy(), plain)

@@ -11,6 +11,7 @@ import torch
 from cases import BRING, RNG, draw, run
 from regard import Aux, Causal, Packed, attention
 
+pytestmark = pytest.mark.usefixtures("way")
 every_framework = pytest.mark.parametrize("framework", list(BRING))
 
 

@@ -16,6 +16,8 @@ from regard import Alibi, Aux, Causal, Global, RelativeBias, Window, attention
 from regard._plan import remembered_plan
 from regard.backends.torch import tiling
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 @pytest.fixture(autouse=True)
 def fresh_plans():

@@ -28,6 +28,7 @@ from regard._biases import DistanceBias
 from regard._errors import ShapeError
 from regard._plan import remembered_plan
 
+pytestmark = pytest.mark.usefixtures("way")
 every_framework = pytest.mark.parametrize("framework", list(BRING))
 
 

@@ -8,6 +8,8 @@ from regard import Aux, attention
 from regard._errors import ShapeError
 from regard._merge import merge
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 def arrays(dtype=np.float64):
     rng = np.random.default_rng(0)

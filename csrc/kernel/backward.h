@@ -141,7 +141,7 @@ bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<
             store<T>(room.dropped + i, load<T>(room.weights + i) * load<T>(room.kept + i));
         weights = room.dropped;
     }
-    if (!delta_known) find_delta(call, gradients, scores, room.base, weights, room.flow);
+    if (!delta_known) find_delta(call, gradients, scores, weights, room.flow);
     load_delta(call, gradients, panel, room.base, room.delta);
     const bool bias = gradients.bias.values || gradients.distances.values;
     const T factor = T(problem.scale);

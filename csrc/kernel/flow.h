@@ -115,7 +115,7 @@ void load_delta(const Call& call, const Gradients& gradients, const Panel<T>& pa
 // Where one block holds all keys, delta is the sum of weight * gradient of weight, and the output need not be read. Weights that
 // come from a rounded lse sum to a little more or less than they should, which is divided out.
 template <class T>
-void find_delta(const Call& call, const Gradients& gradients, const Scores<T>& scores, const T* base, const T* dropped, const T* flow) {
+void find_delta(const Call& call, const Gradients& gradients, const Scores<T>& scores, const T* dropped, const T* flow) {
     const Panel<T>& panel = scores.panel;
     T sums[Panel<T>::most], masses[Panel<T>::most];
     for (int v = 0; v < panel.vectors; ++v) {
@@ -131,9 +131,8 @@ void find_delta(const Call& call, const Gradients& gradients, const Scores<T>& s
     }
     for (int i = 0; i < panel.count; ++i) {
         const long place = lane_place(call, panel, i);
-        T mass = masses[i];
-        if (call.sinks && mass != T(0)) mass /= exponential<T>(all<T>(static_cast<const T*>(call.lse)[place] - base[i]))[0];
-        static_cast<T*>(gradients.delta)[place] = mass > T(0) ? sums[i] / mass : sums[i];
+        // With sinks nobody knows what they should sum to.
+        static_cast<T*>(gradients.delta)[place] = !call.sinks && masses[i] > T(0) ? sums[i] / masses[i] : sums[i];
     }
 }
 

@@ -25,6 +25,8 @@ from regard._biases import DistanceBias
 from regard._dropout import keep
 from regard.backends import reference
 
+pytestmark = pytest.mark.usefixtures("plain")
+
 RNG = np.random.default_rng(0)
 DEFAULTS = dict.fromkeys(
     [

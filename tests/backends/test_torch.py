@@ -1,18 +1,16 @@
-"""What the tiled backend must do beyond the contract's numbers: derivatives of every order and mode, and any tiling."""
+"""What PyTorch's backends must do beyond the contract's numbers: derivatives of every order and mode, the host's own modes."""
 
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import cases
+import ways
 from regard import (
     Alibi,
     Aux,
@@ -28,123 +26,18 @@ from regard import (
 )
 from regard._plan import remembered_plan
 from regard.backends import reference
-from regard.backends.torch import tiles, tiling
 
 # PyTorch compiles its own forward-mode decompositions the first time.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("way"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
+]
 
 GENERATOR = torch.Generator().manual_seed(0)
 
 
 def random(*shape):
     return torch.randn(shape, dtype=torch.float64, generator=GENERATOR)
-
-
-@contextmanager
-def small_tiles(block=4, chunk=8, scores=64):
-    """Cut the work so small that short sequences have many blocks, chunks and groups."""
-    remembered_plan.cache_clear()
-    sizes = {"QUERY_BLOCK": block, "KEY_CHUNK": chunk, "SCORES_PER_GROUP": scores}
-    try:
-        with mock.patch.multiple(tiling, **sizes):
-            yield
-    finally:
-        remembered_plan.cache_clear()
-
-
-def assert_same(received, expected):
-    for name, array in expected.items():
-        if name in received and array is not None:
-            np.testing.assert_allclose(
-                np.asarray(received[name]), array, atol=1e-11, rtol=1e-11, err_msg=name
-            )
-
-
-# Tiles.
-
-
-@settings(max_examples=40)
-@given(cases.cases(longest=19))
-def test_any_tiling_gives_the_same(case):
-    expected = cases.expected(case)
-    for sizes in ((4, 8, 64), (4, 4, 1), (8, 4, 10**6)):
-        with small_tiles(*sizes):
-            tensors = cases.Tensors(case)
-            assert_same(tensors.packed(), expected)
-            assert_same(tensors.padded(math.nan), expected)
-
-
-@pytest.mark.parametrize(
-    "mask", [None, Causal(), Window(300, 5), Causal() & Window(511, dilation=3), Prefix(513) | Causal()]
-)
-@pytest.mark.parametrize(("rows", "keys"), [(255, 513), (257, 512), (1, 1025), (513, 3)])
-def test_the_real_boundaries_of_tiles(mask, rows, keys):
-    query, key, value = random(rows, 1, 2), random(keys, 1, 2), random(keys, 1, 2)
-    options = {"mask": mask, "dropout_p": 0.2, "seed": 4}
-    expected = attention(query.numpy(), key.numpy(), value.numpy(), **options)
-    np.testing.assert_allclose(attention(query, key, value, **options).numpy(), expected, atol=1e-13)
-
-
-def test_many_ragged_sequences_at_once():
-    """Tens of groups, of which the later chunks have fewer blocks."""
-    lengths = np.random.default_rng(0).integers(0, 90, 60)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    query, key, value = (random(int(offsets[-1]), 2, 3) for _ in range(3))
-    options = {"mask": Causal(), "cu_seqlens_q": offsets, "dropout_p": 0.3, "seed": 1}
-    expected = attention(query.numpy(), key.numpy(), value.numpy(), **options)
-    np.testing.assert_allclose(attention(query, key, value, **options).numpy(), expected, atol=1e-13)
-    with small_tiles(16, 32, 10_000):
-        np.testing.assert_allclose(attention(query, key, value, **options).numpy(), expected, atol=1e-13)
-
-
-def test_tiles_that_the_mask_closes_are_not_computed(monkeypatch):
-    """A window of 10 over 4096 keys costs about a chunk for each block, not eight."""
-    computed = []
-    make = tiles._tile
-
-    def counting(*arguments):
-        made = make(*arguments)
-        computed.append(made.keys.index.numel() * made.at.row.shape[2])
-        return made
-
-    monkeypatch.setattr(tiles, "_tile", counting)
-    x = random(4096, 1, 2)
-    attention(x, x, x, mask=Window(10))
-    assert sum(computed) < 4096 * 700
-    computed.clear()
-    attention(x, x, x, mask=Causal())
-    assert sum(computed) < 0.65 * 4096**2
-
-
-@pytest.mark.parametrize("chunk", [1, 5])
-def test_padding_of_the_cut_is_never_read(chunk, poisoned_memory):
-    """Rows that do not exist hold whatever stood in memory."""
-    lengths = np.array([3, 0, 9, 1, chunk])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    query, key, value = (random(int(offsets[-1]), 2, 2).requires_grad_() for _ in range(3))
-    with small_tiles(4, 4, 40):
-        out = attention(query, key, value, mask=Causal(), cu_seqlens_q=offsets)
-        grads = torch.autograd.grad(out.sum(), (query, key, value))
-    assert all(tensor.isfinite().all() for tensor in (out, *grads))
-
-
-def test_a_remembered_plan_serves_every_call_alike():
-    """The plan and its tiles are found again: first in inference, then with gradients of gradients, then on other numbers."""
-    offsets = np.array([0, 3, 7])
-
-    def call(query, key, value):
-        return attention(query, key, value, mask=Causal(), cu_seqlens_q=offsets, dropout_p=0.5, seed=1)
-
-    remembered_plan.cache_clear()
-    arrays = [random(7, 2, 2) for _ in range(3)]
-    with torch.inference_mode():
-        expected = call(*arrays).clone()
-    leaves = [array.requires_grad_() for array in arrays]
-    torch.testing.assert_close(call(*leaves), expected)
-    assert gradgradcheck(call, leaves)
-    low = call(*(array.detach().float() for array in arrays))
-    assert low.dtype == torch.float32
-    torch.testing.assert_close(low.double(), expected, atol=1e-5, rtol=0)
 
 
 # Derivatives.
@@ -219,7 +112,7 @@ def test_second_derivatives(name):
 @pytest.mark.parametrize("name", ["everything", "relative"])
 def test_derivatives_over_many_tiles(name):
     function, arrays = function_of(DERIVATIVES[name])
-    with small_tiles(2, 4, 8):
+    with ways.small_tiles(2, 4, 8):
         assert gradcheck(function, arrays, check_forward_ad=True, fast_mode=True)
         assert gradgradcheck(function, arrays, fast_mode=True)
 
@@ -264,7 +157,7 @@ def test_the_gradient_of_a_bias_is_summed_over_what_it_broadcasts(shape, small):
     arrays = call.plan, call.query, call.key, call.value, call.bias_array, None, None
     expected = reference.backward(*arrays, *reference.forward(*arrays), up.numpy())[3]
     leaf = bias.requires_grad_()
-    with small_tiles(2, 4, 8) if small else small_tiles(256, 512, 1 << 20):
+    with ways.small_tiles(2, 4, 8) if small else ways.small_tiles(256, 512, 1 << 20):
         attention(query, key, value, bias=DenseBias(leaf), **OFFSETS).backward(up)
     assert leaf.grad.shape == shape
     np.testing.assert_allclose(leaf.grad.numpy(), expected.reshape(shape), atol=1e-13)
@@ -320,9 +213,10 @@ def test_additive_masks_that_are_merely_large(least, chunk):
     query, key, value = (random(2, 1, 2).float(), random(9, 1, 2).float(), random(9, 1, 2).float())
     bias = torch.full((2, 9), float(least))
     bias[0, :4] = -math.inf
-    with small_tiles(4, chunk, 1 << 20):
+    with ways.small_tiles(4, chunk, 1 << 20):
         out, aux = attention(query, key, value, bias=bias, return_aux=Aux(lse=True))
-    expected = attention(*(array.numpy() for array in (query, key, value)), bias=bias.numpy())
+    arrays = (array.numpy() for array in (query, key, value))
+    expected = attention(*arrays, bias=bias.numpy(), backend="reference")
     np.testing.assert_allclose(out.numpy(), expected, atol=1e-6)
     assert aux.lse.isfinite().all()
 
@@ -339,7 +233,8 @@ def test_large_scores_do_not_overflow():
 def test_dense_masks_and_documents_may_be_tensors():
     query, key, value = random(5, 2, 2), random(5, 2, 2), random(5, 2, 2)
     allowed = torch.rand(2, 5, 5, generator=GENERATOR) < 0.6
-    expected = attention(query.numpy(), key.numpy(), value.numpy(), mask=allowed.numpy())
+    arrays = (array.numpy() for array in (query, key, value))
+    expected = attention(*arrays, mask=allowed.numpy(), backend="reference")
     for mask in (allowed, Dense(allowed), Dense(allowed.numpy())):
         np.testing.assert_allclose(attention(query, key, value, mask=mask).numpy(), expected, atol=1e-14)
 
@@ -353,3 +248,22 @@ def test_results_are_the_same_from_run_to_run():
 
     for first, second in zip(everything(), everything(), strict=True):
         assert torch.equal(first, second)
+
+
+def test_a_remembered_plan_serves_every_call_alike():
+    """The plan and its tiles are found again: first in inference, then with gradients of gradients, then on other numbers."""
+    offsets = np.array([0, 3, 7])
+
+    def call(query, key, value):
+        return attention(query, key, value, mask=Causal(), cu_seqlens_q=offsets, dropout_p=0.5, seed=1)
+
+    remembered_plan.cache_clear()
+    arrays = [random(7, 2, 2) for _ in range(3)]
+    with torch.inference_mode():
+        expected = call(*arrays).clone()
+    leaves = [array.requires_grad_() for array in arrays]
+    torch.testing.assert_close(call(*leaves), expected)
+    assert gradgradcheck(call, leaves)
+    low = call(*(array.detach().float() for array in arrays))
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low.double(), expected, atol=1e-5, rtol=0)
