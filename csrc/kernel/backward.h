@@ -79,8 +79,10 @@ bool load_panel(const Call& call, const Gradients& gradients, const BackwardRoom
     const T *rows[Panel<T>::most], *out_rows[Panel<T>::most];
     for (int i = 0; i < panel.count; ++i) {
         const long row = panel.span->q_begin + panel.row[i];
-        rows[i] = row_of<T>(call.query, row, panel.head[i]);
-        out_rows[i] = row_of<T>(gradients.out, row, panel.head[i]);
+        // A query that sees nothing must not hand on what its row holds.
+        const bool blind = room.base[i] == infinity<T>;
+        rows[i] = blind ? room.zeros : row_of<T>(call.query, row, panel.head[i]);
+        out_rows[i] = blind ? room.zeros : row_of<T>(gradients.out, row, panel.head[i]);
     }
     const T factor = T(score_factor(*call.problem));
     const bool finite = transpose_rows<T>(rows, panel.count, own.dim, factor, room.queries, panel.width, room.query_rows, own.padded_dim);
@@ -126,8 +128,8 @@ bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<
         return false;
     }
     const long first = scores.cut.keys.begin - own.range.begin;
-    const bool finite = load_panel(call, gradients, room, own) && keys_finite;
     load_base(call, panel, room.base);
+    const bool finite = load_panel(call, gradients, room, own) && keys_finite;
     find_seen(scores);
     fill(scores, own.keys.rows + first * own.keys.stride, own.keys.stride, room.queries, own.dim, room.weights);
     const bool capped = problem.softcap > 0, dropping = problem.dropout > 0;
@@ -148,9 +150,7 @@ bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<
     turn_into_flow(scores, dropping ? room.kept : nullptr, room.delta, bias || capped ? T(1) : factor, room.flow);
     if (bias) add_to_bias(call, gradients, scores, room.flow);
     if (bias || capped) bend(scores, capped ? room.slope : nullptr, factor, room.flow);
-    bool blind = false;  // a lane that sees nothing must not hand on what its row holds
-    for (int i = 0; i < panel.count; ++i) blind |= room.base[i] == infinity<T>;
-    if (!finite && (scores.partial() || blind)) add_carefully(scores, room, weights, own);
+    if (!finite && scores.partial()) add_carefully(scores, room, weights, own);
     else add_products(scores, room, weights, own);
     return true;
 }
@@ -252,6 +252,7 @@ void backward_unit(const Call& call, const Gradients& gradients, const Problem::
     bool finite;
     const OwnedKeys<T> own = own_keys(call, unit, room, &finite);
     const long count = own.range.end - own.range.begin;
+    for (long i = 0; i < largest(own.padded_dim, own.padded_value); i += lanes<T>) store<T>(room.zeros + i, Vector<T>{});
     for (long i = 0; i < count * own.padded_dim; i += lanes<T>) store<T>(own.key_grads + i, Vector<T>{});
     for (long i = 0; i < count * own.padded_value; i += lanes<T>) store<T>(own.value_grads + i, Vector<T>{});
     for (long i = group.begin; i < group.end; ++i) {

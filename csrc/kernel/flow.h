@@ -14,6 +14,7 @@ struct BackwardRoom {
     T *keys, *values, *key_grads, *value_grads;         // (keys, D or V padded)
     T *query_grads;                  // (lanes, D padded)
     mutable Upcoming upcoming;
+    T* zeros;                        // (D or V)
     T *base, *delta;                 // (lanes): what scores are reduced by, what gradients are reduced by
 
     BackwardRoom(const Call& call, Room& room) {
@@ -30,6 +31,7 @@ struct BackwardRoom {
         key_grads = room.take<T>(backward_block * dim);
         value_grads = room.take<T>(backward_block * value_dim);
         query_grads = room.take<T>(width * dim);
+        zeros = room.take<T>(dim > value_dim ? dim : value_dim);
         base = room.take<T>(Panel<T>::most);
         delta = room.take<T>(Panel<T>::most);
     }
