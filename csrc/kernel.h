@@ -17,6 +17,7 @@ struct Rows {
 struct Call {
     const Problem* problem;
     Rows query, key, value;
+    Dense mask;           // bytes, 0 where a pair is masked
     Dense bias;           // added to the scores; in the arrays' own dtype
     Distances distances;  // likewise
     const void* sinks = nullptr;
@@ -50,6 +51,7 @@ struct Inspection {
 
 // The functions of one instruction set and element type. Each computes one unit of work; none throws.
 struct Kernels {
+    int bytes;        // of an element
     long panel, few;  // queries computed at once; queries computed key by key
     size_t (*forward_scratch)(const Call&);
     // `next`: the unit that this thread takes afterwards, or null.
@@ -58,7 +60,7 @@ struct Kernels {
     void (*join)(const Call&, const Join&, void* partials, void* scratch);
     void (*no_queries)(const Call&);  // writes what queries outside all spans get
     size_t (*backward_scratch)(const Call&);
-    void (*delta)(const Call&, const Gradients&, long begin, long end);  // of spans [begin, end) that several blocks share
+    void (*delta)(const Call&, const Gradients&, long span);  // of a span that several blocks share
     void (*backward)(const Call&, const Gradients&, const Problem::Backward&, const BackwardUnit&, const BackwardUnit* next,
                      void* scratch);
     void (*no_gradients)(const Call&, const Gradients&);

@@ -54,7 +54,7 @@ class Plan {
    public:
     Plan(const Integers& spans, std::tuple<long, long, long, long, long, long> sizes, double scale, double softcap, double dropout,
          long step, std::optional<Integers> boxes, std::optional<SmallIntegers> starts, std::optional<SmallIntegers> ends)
-        : problem(pointer(spans), count_of(spans),
+        : problem(spans.data(), count_of(spans),
                   std::apply([](auto... size) { return Sizes{size...}; }, sizes), scale, softcap, dropout, step,
                   boxes ? boxes->data() : nullptr, boxes_of_each(boxes, count_of(spans))),
           starts_(starts),
@@ -95,7 +95,6 @@ class Plan {
         if (spans.ndim() != 2 || spans.shape(0) != 5) refuse("spans must have shape (5, sequences)");
         return long(spans.shape(1));
     }
-    static const int64_t* pointer(const Integers& spans) { return spans.data(); }
     static long boxes_of_each(const std::optional<Integers>& boxes, long count) {
         if (!boxes) return 0;
         if (boxes->ndim() != 3 || long(boxes->shape(0)) != count || boxes->shape(2) != 6)
@@ -110,21 +109,23 @@ class Plan {
     std::map<long, Problem::Backward> backward_;
 };
 
-Element element_of(int itemsize) {
+Element element_of(const nb::tuple& arguments) {
+    const int itemsize = nb::cast<int>(arguments[0]);
     if (itemsize != 4 && itemsize != 8) refuse("elements must be float32 or float64");
     return itemsize == 4 ? Element::float32 : Element::float64;
 }
 
-Call call_of(const Problem& problem, nb::handle query, nb::handle key, nb::handle value, nb::handle bias, nb::handle distances,
-             Address sinks, uint64_t seed) {
+// (bytes of an element, query, key, value, mask, bias, distances, address of the sinks)
+Call call_of(const Problem& problem, const nb::tuple& arguments, uint64_t seed) {
     Call call{};
     call.problem = &problem;
-    call.query = rows_of(query);
-    call.key = rows_of(key);
-    call.value = rows_of(value);
-    call.bias = dense_of(bias);
-    call.distances = distances_of(distances);
-    call.sinks = reinterpret_cast<const void*>(sinks);
+    call.query = rows_of(arguments[1]);
+    call.key = rows_of(arguments[2]);
+    call.value = rows_of(arguments[3]);
+    call.mask = dense_of(arguments[4]);
+    call.bias = dense_of(arguments[5]);
+    call.distances = distances_of(arguments[6]);
+    call.sinks = reinterpret_cast<const void*>(nb::cast<Address>(arguments[7]));
     call.seed = seed;
     const Distances& found = call.distances;
     if (found.values && problem.least_distance <= problem.most_distance &&
@@ -137,50 +138,36 @@ void check_threads(int threads) {
     if (threads < 1 || threads > 4096) refuse("threads must be between 1 and 4,096");
 }
 
-// The mask's bits belong to the call, not to the plan that calls share.
-Problem::Chains chains_of(const Call& call, const Gradients& gradients) {
-    Problem::Chains chains;
-    chains.any = gradients.bias.values || gradients.distances.values;
-    if (gradients.bias.values) {
-        chains.sequences = call.bias.sequence_stride == 0;
-        chains.heads = call.bias.head_stride == 0;
-        chains.blocks = call.bias.key_stride == 0;
-    }
-    if (gradients.distances.values) chains.sequences = chains.blocks = true;
-    return chains;
-}
-
 }  // namespace
 
 NB_MODULE(_kernel, module) {
+    // Plans are kept by caches and graphs, which the interpreter may leave standing when it ends.
+    nb::set_leak_warnings(false);
     module.doc() = "The CPU kernel of regard. Private: regard.backends.native checks what it is given.";
 
     nb::class_<Plan>(module, "Plan")
         .def(nb::init<const Integers&, std::tuple<long, long, long, long, long, long>, double, double, double, long,
                       std::optional<Integers>, std::optional<SmallIntegers>, std::optional<SmallIntegers>>(),
              "spans"_a, "sizes"_a, "scale"_a, "softcap"_a, "dropout"_a, "step"_a, "boxes"_a.none(), "starts"_a.none(), "ends"_a.none())
-        .def("set_mask", [](Plan& plan, nb::handle mask) { plan.problem.mask = dense_of(mask); }, "mask"_a.none())
         .def(
             "forward",
-            [](Plan& plan, int itemsize, nb::handle query, nb::handle key, nb::handle value, nb::handle bias, nb::handle distances,
-               Address sinks, uint64_t seed, nb::handle out, Address lse, int threads) {
+            [](Plan& plan, const nb::tuple& arguments, uint64_t seed, nb::handle out, Address lse, int threads) {
                 check_threads(threads);
-                Call call = call_of(plan.problem, query, key, value, bias, distances, sinks, seed);
+                Call call = call_of(plan.problem, arguments, seed);
                 call.out = rows_of(out);
                 call.lse = reinterpret_cast<void*>(lse);
-                const Element element = element_of(itemsize);
+                const Kernels& kernels = kernels_of(element_of(arguments));
                 nb::gil_scoped_release release;
-                forward(call, plan.forward_work(kernels_of(element)), element, threads);
+                forward(call, plan.forward_work(kernels), kernels, threads);
             },
-            "itemsize"_a, "query"_a, "key"_a, "value"_a, "bias"_a.none(), "distances"_a.none(), "sinks"_a, "seed"_a, "out"_a, "lse"_a,
+            "arguments"_a, "seed"_a, "out"_a, "lse"_a,
             "threads"_a)
         .def(
             "backward",
-            [](Plan& plan, int itemsize, nb::handle query, nb::handle key, nb::handle value, nb::handle bias, nb::handle distances,
-               Address sinks, uint64_t seed, nb::handle out, Address lse, nb::handle grad_out, Address grad_lse, nb::handle grad_query,
-               nb::handle grad_key, nb::handle grad_value, Address grad_bias, Address grad_sinks, int threads) {
+            [](Plan& plan, const nb::tuple& arguments, uint64_t seed, nb::handle out, Address lse, nb::handle grad_out, Address grad_lse,
+               nb::handle grad_query, nb::handle grad_key, nb::handle grad_value, Address grad_bias, Address grad_sinks, int threads) {
                 check_threads(threads);
-                Call call = call_of(plan.problem, query, key, value, bias, distances, sinks, seed);
+                Call call = call_of(plan.problem, arguments, seed);
                 call.out = rows_of(out);
                 call.lse = reinterpret_cast<void*>(lse);
                 Gradients gradients{};
@@ -199,29 +186,28 @@ NB_MODULE(_kernel, module) {
                     gradients.distances = call.distances;
                     gradients.distances.values = reinterpret_cast<void*>(grad_bias);
                 }
-                const Element element = element_of(itemsize);
+                const Kernels& kernels = kernels_of(element_of(arguments));
                 const Problem::Chains chains = chains_of(call, gradients);
                 nb::gil_scoped_release release;
-                backward(call, gradients, plan.backward_work(kernels_of(element).panel, chains), element, threads);
+                backward(call, gradients, plan.backward_work(kernels.panel, chains), kernels, threads);
             },
-            "itemsize"_a, "query"_a, "key"_a, "value"_a, "bias"_a.none(), "distances"_a.none(), "sinks"_a, "seed"_a, "out"_a, "lse"_a,
+            "arguments"_a, "seed"_a, "out"_a, "lse"_a,
             "grad_out"_a, "grad_lse"_a, "grad_query"_a, "grad_key"_a, "grad_value"_a, "grad_bias"_a, "grad_sinks"_a, "threads"_a)
         .def(
             "inspect",
-            [](Plan& plan, int itemsize, nb::handle query, nb::handle key, nb::handle value, nb::handle bias, nb::handle distances,
-               Address sinks, Address lse, const Integers& rows, Address weights, long width, Address key_sums, long top,
-               Address top_keys, Address top_weights, int threads) {
+            [](Plan& plan, const nb::tuple& arguments, Address lse, const Integers& rows, Address weights, long width,
+               Address key_sums, long top, Address top_keys, Address top_weights, int threads) {
                 check_threads(threads);
-                Call call = call_of(plan.problem, query, key, value, bias, distances, sinks, 0);
+                Call call = call_of(plan.problem, arguments, 0);
                 call.lse = reinterpret_cast<void*>(lse);
                 Inspection wanted{rows.data(), long(rows.size()), reinterpret_cast<void*>(weights), width,
                                   reinterpret_cast<void*>(key_sums), top, reinterpret_cast<int64_t*>(top_keys),
                                   reinterpret_cast<void*>(top_weights)};
-                const Element element = element_of(itemsize);
+                const Kernels& kernels = kernels_of(element_of(arguments));
                 nb::gil_scoped_release release;
-                inspect(call, wanted, plan.backward_work(kernels_of(element).panel, {}), element, threads);
+                inspect(call, wanted, plan.backward_work(kernels.panel, {}), kernels, threads);
             },
-            "itemsize"_a, "query"_a, "key"_a, "value"_a, "bias"_a.none(), "distances"_a.none(), "sinks"_a, "lse"_a, "rows"_a,
+            "arguments"_a, "lse"_a, "rows"_a,
             "weights"_a, "width"_a, "key_sums"_a, "top"_a, "top_keys"_a, "top_weights"_a, "threads"_a);
 
     module.def("instruction_sets", &instruction_sets, "The instruction sets that this machine has, the best first.");

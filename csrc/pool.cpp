@@ -91,7 +91,10 @@ class Pool {
     int active_ = 0;
 };
 
-// Never destroyed: its threads wait until the process ends. A forked child has none of them and gets a new pool.
+using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+std::atomic<Parallel> openmp{nullptr};
+
+// Never destroyed: its threads wait until the process ends. A forked child has neither them nor OpenMP's and gets a new pool.
 Pool* the_pool = nullptr;
 std::once_flag made;
 
@@ -99,14 +102,14 @@ Pool& pool() {
     std::call_once(made, [] {
         the_pool = new Pool;
 #if defined(__unix__) || defined(__APPLE__)
-        pthread_atfork(nullptr, nullptr, [] { the_pool = new Pool; });
+        pthread_atfork(nullptr, nullptr, [] {
+            the_pool = new Pool;
+            openmp.store(nullptr);
+        });
 #endif
     });
     return *the_pool;
 }
-
-using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
-std::atomic<Parallel> openmp{nullptr};
 
 }  // namespace
 
@@ -125,13 +128,15 @@ void run_tasks(long count, int threads, void (*task)(void*, long, int), void* co
 bool share_openmp() {
 #if defined(__linux__)
     if (openmp.load(std::memory_order_acquire)) return true;
+    pool();  // prepares for forks
     // PyTorch's wheels bring a copy of their own; where several are loaded, theirs is the one that spins.
     std::string found;
     dl_iterate_phdr(
         [](dl_phdr_info* info, size_t, void* data) {
             auto& found = *static_cast<std::string*>(data);
             const char* name = info->dlpi_name;
-            if (name && std::strstr(name, "libgomp") && (found.empty() || std::strstr(name, "torch"))) found = name;
+            if (!name || !std::strstr(name, "libgomp")) return 0;
+            if (found.empty() || std::strstr(name, "/torch/lib") || std::strstr(name, "/torch.libs/")) found = name;
             return 0;
         },
         &found);

@@ -164,6 +164,7 @@ Problem::Forward Problem::forward_work(long panel, long few) const {
     for (long s = 0; s < long(spans.size()); ++s) {
         const Span& span = spans[s];
         const long lanes = lanes_of(span), together = heads_together(span);
+        if (!lanes) continue;
         // Few queries and many keys: the keys are cut too.
         constexpr long least_keys = 4 * key_block;
         long parts = 1;
@@ -172,7 +173,7 @@ Problem::Forward Problem::forward_work(long panel, long few) const {
         for (long j = 0; j < sizes.kv_heads; j += together) {
             const long last = std::min(j + together, sizes.kv_heads);
             // Units of nearly one size.
-            const long pieces = ceiling(lanes, width), size = pieces ? ceiling(lanes, pieces) : 0;
+            const long pieces = ceiling(lanes, width), size = ceiling(lanes, pieces);
             if (parts == 1) {
                 for (long lane = 0; lane < lanes; lane += size)
                     work.units.push_back({s, j, last, lane, std::min(lane + size, lanes), 0, span.keys, -1});

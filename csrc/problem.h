@@ -8,6 +8,8 @@
 
 namespace regard {
 
+static_assert(sizeof(long) == 8, "the kernel counts in 64-bit longs");
+
 // The queries of one sequence and the keys that they read, all rows of the flat arrays. Under dilation by `step` a sequence is
 // cut into `step` spans, each with every step-th query and every step-th key: that is why rows have a first and a stride.
 struct Span {
@@ -87,7 +89,6 @@ class Problem {
     long boxes_of_each;
     std::vector<Box> boxes;  // those of spans[n].sequence stand together; none: every pair
     Intervals intervals;
-    Dense mask;
 
     long group_size() const { return sizes.heads / sizes.kv_heads; }
     long lanes_of(const Span& span) const { return span.rows * group_size(); }
@@ -110,11 +111,10 @@ class Problem {
     struct Backward {
         std::vector<BackwardUnit> units;
         std::vector<long> tasks;
-        std::vector<long> turn_begin;  // of each span: its first turn counter for key head 0; see Turns in backward.h
+        std::vector<long> turn_begin;  // of each span: its first turn counter for key head 0, or -1
         long turns = 0;
     };
     // How the gradient of a bias is shared decides which units must follow each other.
-    enum class Shared { nothing, by_key, everything };
     struct Chains {
         bool sequences = false, heads = false;  // whether sequences or heads add to the same numbers
         bool blocks = false;                    // whether blocks of keys do

@@ -78,13 +78,10 @@ class Scratch {
     ~Scratch() {
         std::lock_guard<std::mutex> lock(mutex());
         auto& kept = store();
-        if (kept.size() < most_kept) {
+        if (kept.size() < most_kept && block_.bytes <= most_bytes) {
             kept.push_back(block_);
             return;
         }
-        // The smallest goes.
-        for (auto& other : kept)
-            if (other.bytes < block_.bytes) std::swap(other, block_);
         ::operator delete(block_.start, std::align_val_t(4096));
     }
     Scratch(const Scratch&) = delete;
@@ -97,7 +94,7 @@ class Scratch {
         size_t bytes = 0;
         void* start = nullptr;
     };
-    static constexpr size_t most_kept = 4;
+    static constexpr size_t most_kept = 4, most_bytes = size_t(64) << 20;
     static std::mutex& mutex() {
         static auto* mutex = new std::mutex;
         return *mutex;
@@ -143,8 +140,22 @@ void use_instruction_set(const std::string& name) { chosen.store(find(name)); }
 double fma_peak(double seconds) { return current().peak(seconds); }
 const Kernels& kernels_of(Element element) { return element == Element::float32 ? *current().of_float : *current().of_double; }
 
-void forward(const Call& call, const Problem::Forward& work, Element element, int threads) {
-    const Kernels& kernels = kernels_of(element);
+// Which units add to the same numbers of a bias's gradient.
+Problem::Chains chains_of(const Call& call, const Gradients& gradients) {
+    Problem::Chains chains;
+    chains.any = gradients.bias.values || gradients.distances.values;
+    if (gradients.bias.values) {
+        // Dilation cuts a sequence into several spans.
+        const bool one_number = call.bias.row_stride == 0 && call.bias.key_stride == 0;
+        chains.sequences = call.bias.sequence_stride == 0 || (call.problem->step > 1 && one_number);
+        chains.heads = call.bias.head_stride == 0;
+        chains.blocks = call.bias.key_stride == 0;
+    }
+    if (gradients.distances.values) chains.sequences = chains.blocks = true;
+    return chains;
+}
+
+void forward(const Call& call, const Problem::Forward& work, const Kernels& kernels, int threads) {
     threads = useful_threads(*call.problem, threads);
     const Scratch scratch(kernels.forward_scratch(call), threads);
     const std::unique_ptr<char[]> partials(new char[size_t(work.partials) * kernels.partial_size(call)]);
@@ -158,13 +169,11 @@ void forward(const Call& call, const Problem::Forward& work, Element element, in
         [&](long number, int worker) { kernels.join(call, work.joins[number], partials.get(), scratch.of(worker)); });
 }
 
-void backward(const Call& call, Gradients gradients, const Problem::Backward& work, Element element, int threads) {
-    const Kernels& kernels = kernels_of(element);
+void backward(const Call& call, Gradients gradients, const Problem::Backward& work, const Kernels& kernels, int threads) {
     const Problem& problem = *call.problem;
     threads = useful_threads(problem, threads);
     const Scratch scratch(kernels.backward_scratch(call), threads);
-    const size_t size = element == Element::float32 ? 4 : 8;
-    const std::unique_ptr<char[]> delta(new char[size_t(problem.sizes.total_queries * problem.sizes.heads) * size]);
+    const std::unique_ptr<char[]> delta(new char[size_t(problem.sizes.total_queries * problem.sizes.heads) * size_t(kernels.bytes)]);
     std::vector<int32_t> turns(size_t(work.turns), 0);
     gradients.delta = delta.get();
     gradients.turns = turns.data();
@@ -172,7 +181,7 @@ void backward(const Call& call, Gradients gradients, const Problem::Backward& wo
     std::vector<long> shared;  // spans whose queries several blocks of keys reach
     for (long s = 0; s < long(problem.spans.size()); ++s)
         if (work.turn_begin[s] >= 0) shared.push_back(s);
-    run(long(shared.size()), threads, [&](long i, int) { kernels.delta(call, gradients, shared[i], shared[i] + 1); });
+    run(long(shared.size()), threads, [&](long i, int) { kernels.delta(call, gradients, shared[i]); });
     run(long(work.tasks.size()) - 1, threads, [&](long task, int worker) {
         for (long u = work.tasks[task]; u < work.tasks[task + 1]; ++u)
             kernels.backward(call, gradients, work, work.units[u], following(work.units, u), scratch.of(worker));
@@ -180,8 +189,7 @@ void backward(const Call& call, Gradients gradients, const Problem::Backward& wo
     if (gradients.sinks) run(problem.sizes.heads, threads, [&](long head, int) { kernels.sinks(call, gradients, head); });
 }
 
-void inspect(const Call& call, const Inspection& wanted, const Problem::Backward& work, Element element, int threads) {
-    const Kernels& kernels = kernels_of(element);
+void inspect(const Call& call, const Inspection& wanted, const Problem::Backward& work, const Kernels& kernels, int threads) {
     threads = useful_threads(*call.problem, threads);
     const Scratch scratch(kernels.backward_scratch(call), threads);
     // A head's lists and sums have one owner.

@@ -18,8 +18,12 @@ double fma_peak(double seconds);
 enum class Element { float32, float64 };
 
 const Kernels& kernels_of(Element element);
-void forward(const Call& call, const Problem::Forward& work, Element element, int threads);
-void backward(const Call& call, Gradients gradients, const Problem::Backward& work, Element element, int threads);
-void inspect(const Call& call, const Inspection& wanted, const Problem::Backward& work, Element element, int threads);
+// Which units add to the same numbers of a bias's gradient: what the backward pass's work is cut by.
+Problem::Chains chains_of(const Call& call, const Gradients& gradients);
+
+// `work` must have been cut for the same kernels.
+void forward(const Call& call, const Problem::Forward& work, const Kernels& kernels, int threads);
+void backward(const Call& call, Gradients gradients, const Problem::Backward& work, const Kernels& kernels, int threads);
+void inspect(const Call& call, const Inspection& wanted, const Problem::Backward& work, const Kernels& kernels, int threads);
 
 }  // namespace regard

@@ -5,6 +5,8 @@
 // waited for always runs.
 #pragma once
 
+#include <sched.h>
+
 #include "flow.h"
 
 namespace regard::REGARD_ISA {
@@ -72,6 +74,19 @@ void add_products(const Scores<T>& scores, const BackwardRoom<T>& room, const T*
     }
 }
 
+// With sinks in the denominator the output is a share of what it would be, and so is what reaches it.
+template <class T>
+void take_share(const BackwardRoom<T>& room, const OwnedKeys<T>& own) {
+    const Panel<T>& panel = *room.panel;
+    for (long d = 0; d < own.value_dim; ++d)
+        for (long lane = 0; lane < panel.width; lane += lanes<T>) {
+            T* place = room.out_grads + d * panel.width + lane;
+            store<T>(place, load<T>(place) * load<T>(room.share + lane));
+        }
+    for (long lane = 0; lane < panel.count; ++lane)
+        for (long d = 0; d < own.padded_value; ++d) room.out_grad_rows[lane * own.padded_value + d] *= room.share[lane];
+}
+
 // Reads the panel's queries and gradients; returns whether all of them are finite.
 template <class T>
 bool load_panel(const Call& call, const Gradients& gradients, const BackwardRoom<T>& room, const OwnedKeys<T>& own) {
@@ -86,9 +101,10 @@ bool load_panel(const Call& call, const Gradients& gradients, const BackwardRoom
     }
     const T factor = T(score_factor(*call.problem));
     const bool finite = transpose_rows<T>(rows, panel.count, own.dim, factor, room.queries, panel.width, room.query_rows, own.padded_dim);
-    return transpose_rows<T>(out_rows, panel.count, own.value_dim, T(1), room.out_grads, panel.width, room.out_grad_rows,
-                             own.padded_value) &&
-           finite;
+    const bool out_finite = transpose_rows<T>(out_rows, panel.count, own.value_dim, T(1), room.out_grads, panel.width, room.out_grad_rows,
+                                              own.padded_value);
+    if (call.sinks) take_share(room, own);
+    return finite && out_finite;
 }
 
 // Writes or adds the panel's rows of the gradient of the queries; zeros where `found` is false.
@@ -109,9 +125,13 @@ void put_query_grads(const Gradients& gradients, const BackwardRoom<T>& room, co
 }
 
 inline void wait_for(const int32_t* turn, int32_t number) {
-    while (__atomic_load_n(turn, __ATOMIC_ACQUIRE) != number) {
+    for (int tries = 0; __atomic_load_n(turn, __ATOMIC_ACQUIRE) != number; ++tries) {
+        // With more threads than cores the one that is waited for needs this one's.
+        if (tries > 1000) sched_yield();
 #if defined(__x86_64__)
         __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        asm volatile("yield");
 #endif
     }
 }
@@ -128,7 +148,7 @@ bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<
         return false;
     }
     const long first = scores.cut.keys.begin - own.range.begin;
-    load_base(call, panel, room.base);
+    load_base(call, panel, room.base, room.share);
     const bool finite = load_panel(call, gradients, room, own) && keys_finite;
     find_seen(scores);
     fill(scores, own.keys.rows + first * own.keys.stride, own.keys.stride, room.queries, own.dim, room.weights);
@@ -144,7 +164,7 @@ bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<
         weights = room.dropped;
     }
     if (!delta_known) find_delta(call, gradients, scores, weights, room.flow);
-    load_delta(call, gradients, panel, room.base, room.delta);
+    load_delta(call, gradients, panel, room.base, room.share, room.delta);
     const bool bias = gradients.bias.values || gradients.distances.values;
     const T factor = T(problem.scale);
     turn_into_flow(scores, dropping ? room.kept : nullptr, room.delta, bias || capped ? T(1) : factor, room.flow);

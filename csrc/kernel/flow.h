@@ -15,7 +15,7 @@ struct BackwardRoom {
     T *query_grads;                  // (lanes, D padded)
     mutable Upcoming upcoming;
     T* zeros;                        // (D or V)
-    T *base, *delta;                 // (lanes): what scores are reduced by, what gradients are reduced by
+    T *base, *delta, *share;         // (lanes): what scores and gradients are reduced by, what sinks leave
 
     BackwardRoom(const Call& call, Room& room) {
         const Sizes& sizes = call.problem->sizes;
@@ -34,6 +34,7 @@ struct BackwardRoom {
         zeros = room.take<T>(dim > value_dim ? dim : value_dim);
         base = room.take<T>(Panel<T>::most);
         delta = room.take<T>(Panel<T>::most);
+        share = room.take<T>(Panel<T>::most);
     }
 };
 
@@ -61,16 +62,14 @@ T delta_of(const Call& call, const Gradients& gradients, long row, long head) {
 }
 
 template <class T>
-void delta_of_spans(const Call& call, const Gradients& gradients, long begin, long end) {
+void delta_of_span(const Call& call, const Gradients& gradients, long number) {
     const Problem& problem = *call.problem;
-    for (long s = begin; s < end; ++s) {
-        const Span& span = problem.spans[s];
-        for (long i = 0; i < span.rows; ++i)
-            for (long head = 0; head < problem.sizes.heads; ++head) {
-                const long row = span.q_begin + span.row_first + i * problem.step;
-                static_cast<T*>(gradients.delta)[lse_place(call, row, head)] = delta_of<T>(call, gradients, row, head);
-            }
-    }
+    const Span& span = problem.spans[number];
+    for (long i = 0; i < span.rows; ++i)
+        for (long head = 0; head < problem.sizes.heads; ++head) {
+            const long row = span.q_begin + span.row_first + i * problem.step;
+            static_cast<T*>(gradients.delta)[lse_place(call, row, head)] = delta_of<T>(call, gradients, row, head);
+        }
 }
 
 // The logarithm of what the weights of a query are divided by: its lse joined with the head's sink.
@@ -87,30 +86,28 @@ REGARD_INLINE long lane_place(const Call& call, const auto& panel, int lane) {
     return lse_place(call, panel.span->q_begin + panel.row[lane], panel.head[lane]);
 }
 
-// What the scores of each lane are reduced by: infinity where it sees nothing.
+// What the scores of each lane are reduced by: infinity where it sees nothing. `share`: what the sinks leave of each lane's weights.
 template <class T>
-void load_base(const Call& call, const Panel<T>& panel, T* base) {
+void load_base(const Call& call, const Panel<T>& panel, T* base, T* share) {
     for (int i = 0; i < panel.width; ++i) {
-        base[i] = infinity<T>;
+        base[i] = infinity<T>, share[i] = T(1);
         if (i >= panel.count) continue;
         const T lse = static_cast<const T*>(call.lse)[lane_place(call, panel, i)];
-        if (lse != -infinity<T>) base[i] = whole_lse(call, lse, panel.head[i]);
+        if (lse == -infinity<T>) continue;
+        base[i] = lse;
+        if (call.sinks) share[i] = exponential<T>(all<T>(lse - whole_lse(call, lse, panel.head[i])))[0];
     }
 }
 
-// What the gradients of each lane's weights are reduced by, from the sums in Gradients::delta. The gradient of the lse enters
-// with its own weights, which leave the sinks out.
+// What the gradients of each lane's weights are reduced by, from the sums in Gradients::delta and the gradient of the lse.
 template <class T>
-void load_delta(const Call& call, const Gradients& gradients, const Panel<T>& panel, const T* base, T* delta) {
+void load_delta(const Call& call, const Gradients& gradients, const Panel<T>& panel, const T* base, const T* share, T* delta) {
     for (int i = 0; i < panel.width; ++i) {
         delta[i] = T(0);
         if (i >= panel.count || base[i] == infinity<T>) continue;
         const long place = lane_place(call, panel, i);
-        delta[i] = static_cast<const T*>(gradients.delta)[place];
-        if (!gradients.lse) continue;
-        const T lse = static_cast<const T*>(call.lse)[place];
-        const T larger_share = call.sinks ? exponential<T>(all<T>(base[i] - lse))[0] : T(1);
-        delta[i] -= static_cast<const T*>(gradients.lse)[place] * larger_share;
+        delta[i] = static_cast<const T*>(gradients.delta)[place] * share[i];
+        if (gradients.lse) delta[i] -= static_cast<const T*>(gradients.lse)[place];
     }
 }
 
@@ -131,11 +128,8 @@ void find_delta(const Call& call, const Gradients& gradients, const Scores<T>& s
         store<T>(sums + v * lanes<T>, sum);
         store<T>(masses + v * lanes<T>, mass);
     }
-    for (int i = 0; i < panel.count; ++i) {
-        const long place = lane_place(call, panel, i);
-        // With sinks nobody knows what they should sum to.
-        static_cast<T*>(gradients.delta)[place] = !call.sinks && masses[i] > T(0) ? sums[i] / masses[i] : sums[i];
-    }
+    for (int i = 0; i < panel.count; ++i)
+        static_cast<T*>(gradients.delta)[lane_place(call, panel, i)] = masses[i] > T(0) ? sums[i] / masses[i] : sums[i];
 }
 
 template <class T>
@@ -144,8 +138,11 @@ void weigh_again(const Scores<T>& scores, const T* base) {
     for (int v = 0; v < scores.panel.vectors; ++v) {
         const Vector<T> by = load<T>(base + v * lanes<T>);
         T* values = scores.values + v * lanes<T>;
-        for (long key = scores.seen[v].begin; key < scores.seen[v].end; ++key)
-            store<T>(values + key * width, exponential<T>(load<T>(values + key * width) - by));
+        for (long key = scores.seen[v].begin; key < scores.seen[v].end; ++key) {
+            const Vector<T> score = load<T>(values + key * width), weight = exponential<T>(score - by);
+            // A masked pair of a row whose lse is NaN weighs nothing either.
+            store<T>(values + key * width, score == -infinity<T> ? Vector<T>{} : weight);
+        }
     }
     clear_unseen(scores, scores.values);
 }

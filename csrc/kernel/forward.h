@@ -134,7 +134,7 @@ void join_partials(const Call& call, const Join& join, void* partials, void* scr
         for (long part = 0; part < join.count; ++part) {
             const T* from = first + part * join.stride * size;
             const T share = exponential<T>(all<T>(from[i] - base))[0];
-            if (share == T(0)) continue;
+            if (from[panel_lanes<T> + i] == T(0)) continue;
             state.mass[i] += share * from[panel_lanes<T> + i];
             for (long d = 0; d < padded; ++d) sums[d] += share * from[2 * panel_lanes<T> + i * padded + d];
         }

@@ -43,7 +43,7 @@ struct Stream {
     T* scores;
     long width;
     const Range* keys;
-    int lanes;
+    int count;  // of lanes
     long ahead;  // whole rows, some kilobytes in all
 
     // The machine's own prefetching stops at the end of every page.
@@ -77,7 +77,7 @@ void fill_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Range 
             if (key >= stream.keys->begin && key < stream.keys->end) {
                 // Lanes without a query hold numbers too.
                 store<T>(stream.scores, Vector<T>{});
-                for (int lane = 0; lane < stream.lanes; ++lane) {
+                for (int lane = 0; lane < stream.count; ++lane) {
                     pairs[count++] = {stream.row, room.states[p].queries + lane * padded, stream.scores + lane};
                     if (count == lanes<T>) score_pairs(pairs, count, depth), count = 0;
                 }
@@ -99,7 +99,7 @@ void collect_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Ran
         for (int p = 0; p < heads; ++p) {
             Stream<T>& stream = streams[p];
             if (key >= stream.keys->begin && key < stream.keys->end)
-                for (int lane = 0; lane < stream.lanes; ++lane) {
+                for (int lane = 0; lane < stream.count; ++lane) {
                     const T weight = stream.scores[lane];
                     // A masked pair has weight 0, and its value may be NaN.
                     if (weight == T(0)) continue;

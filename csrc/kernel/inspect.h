@@ -19,14 +19,14 @@ template <class T>
 constexpr T masked = T(-1);
 
 template <class T>
-void weigh_and_mark(const Scores<T>& scores, const T* base) {
+void weigh_and_mark(const Scores<T>& scores, const T* base, const T* share) {
     const long width = scores.panel.width;
     for (int v = 0; v < scores.panel.vectors; ++v)
         for (long key = 0; key < scores.keys(); ++key) {
             T* values = scores.values + key * width + v * lanes<T>;
             const bool seen = key >= scores.seen[v].begin && key < scores.seen[v].end;
             const Vector<T> score = seen ? load<T>(values) : all<T>(-infinity<T>);
-            const Vector<T> weight = exponential<T>(score - load<T>(base + v * lanes<T>));
+            const Vector<T> weight = exponential<T>(score - load<T>(base + v * lanes<T>)) * load<T>(share + v * lanes<T>);
             store<T>(values, score == -infinity<T> ? all<T>(masked<T>) : weight);
         }
 }
@@ -88,12 +88,12 @@ void inspect_unit(const Call& call, const Inspection& wanted, const BackwardUnit
             const T* rows[Panel<T>::most];
             for (int i = 0; i < panel.count; ++i) rows[i] = row_of<T>(call.query, span.q_begin + panel.row[i], panel.head[i]);
             transpose_rows<T>(rows, panel.count, own.dim, T(score_factor(problem)), room.queries, panel.width, nullptr, 0);
-            load_base(call, panel, room.base);
+            load_base(call, panel, room.base, room.share);
             find_seen(scores);
             const long first = scores.cut.keys.begin - own.range.begin;
             fill(scores, own.keys.rows + first * own.keys.stride, own.keys.stride, room.queries, own.dim, room.weights);
             apply<T>(scores, nullptr);
-            weigh_and_mark(scores, room.base);
+            weigh_and_mark(scores, room.base, room.share);
             inspect_panel(call, wanted, scores);
         }
     }

@@ -6,7 +6,8 @@
 namespace regard::REGARD_ISA {
 
 template <class T>
-constexpr Kernels kernels{panel_lanes<T>,
+constexpr Kernels kernels{int(sizeof(T)),
+                          panel_lanes<T>,
                           few_lanes<T>,
                           forward_room<T>,
                           forward_unit<T>,
@@ -14,7 +15,7 @@ constexpr Kernels kernels{panel_lanes<T>,
                           join_partials<T>,
                           no_queries<T>,
                           backward_room<T>,
-                          delta_of_spans<T>,
+                          delta_of_span<T>,
                           backward_unit<T>,
                           no_gradients<T>,
                           sink_gradient<T>,

@@ -79,15 +79,15 @@ void add_distance_bias(const Call& call, const Panel<T>& panel, Range keys, T* t
 }
 
 template <class T>
-void close_by_bits(const Problem& problem, const Panel<T>& panel, Range keys, T* tile) {
-    const Dense& mask = problem.mask;
+void close_by_bits(const Call& call, const Panel<T>& panel, Range keys, T* tile) {
+    const Dense& mask = call.mask;
     const Span& span = *panel.span;
     for (int lane = 0; lane < panel.count; ++lane) {
         const long row = panel.row[lane];
         const uint8_t* from = static_cast<const uint8_t*>(mask.values) + span.sequence * mask.sequence_stride +
                               panel.head[lane] * mask.head_stride + row * mask.row_stride;
         for (long key = keys.begin; key < keys.end; ++key) {
-            const long number = span.key_first + key * problem.step;
+            const long number = span.key_first + key * call.problem->step;
             if (row >= mask.rows || number >= mask.keys || !from[number * mask.key_stride])
                 tile[(key - keys.begin) * panel.width + lane] = -infinity<T>;
         }
@@ -99,10 +99,10 @@ template <class T>
 Cut cut_and_fill(const Call& call, Panel<T>& panel, Range keys, T* tile) {
     const Problem& problem = *call.problem;
     Cut cut = cut_block(problem, panel, keys, tile);
-    if (cut.keys.empty() || !(has_bias<T>(call) || problem.mask.values)) return cut;
+    if (cut.keys.empty() || !(has_bias<T>(call) || call.mask.values)) return cut;
     if (!cut.tile) clear_tile(tile, panel, cut.keys, T(0));
     cut.tile = true;
-    if (problem.mask.values) close_by_bits(problem, panel, cut.keys, tile);
+    if (call.mask.values) close_by_bits(call, panel, cut.keys, tile);
     if (call.bias.values) add_dense_bias(call, panel, cut.keys, tile);
     if (call.distances.values) add_distance_bias(call, panel, cut.keys, tile);
     return cut;

@@ -67,7 +67,6 @@ Problem problem_of(const Task<T>& task) {
 // The mask's arrays belong to the call, not to the problem that calls share.
 template <class T>
 void set_mask(const Task<T>& task, Problem& problem) {
-    if (task.has_mask) problem.mask = dense_of(task.mask);
     if (!task.has_intervals) return;
     static const int32_t nothing = 0;
     const auto& shape = task.starts.shape;
@@ -78,6 +77,7 @@ void set_mask(const Task<T>& task, Problem& problem) {
 template <class T>
 Call call_of(const Task<T>& task, const Problem& problem) {
     Call call{};
+    if (task.has_mask) call.mask = dense_of(task.mask);
     call.problem = &problem;
     call.query = rows_of(task.query), call.key = rows_of(task.key), call.value = rows_of(task.value);
     if (task.has_bias) call.bias = dense_of(task.bias);
@@ -94,7 +94,7 @@ void compute(const Task<T>& task, Problem& problem, Found<T>& found, int threads
     const Kernels& kernels = kernels_of(element<T>);
     Call call = call_of(task, problem);
     call.out = rows_of(found.out), call.lse = found.lse.data();
-    forward(call, problem.forward_work(kernels.panel, kernels.few), element<T>, threads);
+    forward(call, problem.forward_work(kernels.panel, kernels.few), kernels, threads);
     if (!backward_too) return;
 
     Gradients gradients{};
@@ -102,20 +102,12 @@ void compute(const Task<T>& task, Problem& problem, Found<T>& found, int threads
     if (task.has_grad_lse) gradients.lse = task.grad_lse.data();
     gradients.query = rows_of(found.query), gradients.key = rows_of(found.key), gradients.value = rows_of(found.value);
     if (task.has_sinks) gradients.sinks = found.sinks.data();
-    Problem::Chains chains;
-    if (task.has_bias && task.wants_bias) {
-        gradients.bias = dense_of(found.bias);
-        chains.any = true;
-        chains.sequences = gradients.bias.sequence_stride == 0;
-        chains.heads = gradients.bias.head_stride == 0;
-        chains.blocks = gradients.bias.key_stride == 0;
-    }
+    if (task.has_bias && task.wants_bias) gradients.bias = dense_of(found.bias);
     if (task.has_distances && task.wants_bias) {
         gradients.distances = call.distances;
         gradients.distances.values = found.distances.data();
-        chains.any = chains.sequences = chains.blocks = true;
     }
-    backward(call, gradients, problem.backward_work(kernels.panel, chains), element<T>, threads);
+    backward(call, gradients, problem.backward_work(kernels.panel, chains_of(call, gradients)), kernels, threads);
 }
 
 // `found.rows` is set; rows, lists of `top` and sums over keys are looked at.
@@ -134,7 +126,7 @@ void look(const Task<T>& task, Problem& problem, Found<T>& found, long top, int 
     call.lse = found.lse.data();
     const Inspection wanted{found.rows.data(),     rows, found.weights.data(),  width,
                             found.key_sums.data(), top,  found.top_keys.data(), found.top_weights.data()};
-    inspect(call, wanted, problem.backward_work(kernels.panel, {}), element<T>, threads);
+    inspect(call, wanted, problem.backward_work(kernels.panel, {}), kernels, threads);
 }
 
 [[noreturn]] inline void fail(const std::string& what) {

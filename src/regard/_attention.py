@@ -20,7 +20,7 @@ from regard._checks import (
     refuse_packed_arguments,
 )
 from regard._errors import BackendError, RegardError, ShapeError
-from regard._lowering import kernel, missing
+from regard._lowering import beyond_limits, kernel, missing
 from regard._masks import Dense, Mask, host_array
 from regard._packed import Packed
 from regard._plan import Plan, is_small, leading_shape, make_plan, packed_spans, padded_spans, remembered_plan
@@ -281,7 +281,9 @@ def refusal(call: Call, name: str) -> str | None:
     device = getattr(getattr(call.arrays[0], "device", None), "type", "cpu")
     if device != "cpu":
         return f"computes on a CPU, these arrays are on {device}"
-    return None if kernel() is not None else missing
+    if kernel() is None:
+        return missing
+    return beyond_limits(call.plan, call.arrays[0].shape[-1], call.arrays[2].shape[-1])
 
 
 def _run_numpy(call: Call, name: str, aux: Aux | None) -> tuple[Any, AuxOutput | None]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from regard._errors import RegardError
 from regard._intervals import Boxes
 from regard._masks import Dense, Mask, conjuncts
 from regard._plan import Plan, Spans
@@ -18,13 +19,17 @@ from regard._plan import Plan, Spans
 # A list longer than this is quicker as intervals of rows, whose number of tests is bounded by what a row sees.
 _MANY_BOXES = 64
 
+_MOST_THREADS = 4096
+_LARGEST_HEAD = 1 << 16
+_MOST_ROWS = 2**31 - 1
+
 
 @functools.cache
 def kernel() -> Any:
     """The compiled module, or None where the package was installed without a compiler."""
     try:
         return importlib.import_module("regard._kernel")
-    except ImportError:
+    except ModuleNotFoundError:
         return None
 
 
@@ -33,15 +38,27 @@ missing = "was not built when the package was installed; install it where there 
 
 
 def threads() -> int:
-    """How many threads a call may use: REGARD_NUM_THREADS, else PyTorch's number where PyTorch is loaded, else every core."""
-    wanted = os.environ.get("REGARD_NUM_THREADS", "")
-    if wanted.isdigit() and int(wanted):
-        return int(wanted)
-    torch = sys.modules.get("torch")
-    if torch is not None and hasattr(torch, "get_num_threads"):
+    """How many threads a call may use: REGARD_NUM_THREADS, else PyTorch's number where PyTorch is loaded, else every core.
+
+    Raises RegardError where REGARD_NUM_THREADS is no number from 1 to 4096.
+    """
+    get = getattr(sys.modules.get("torch"), "get_num_threads", None)
+    if get is not None:
         _share_openmp()
-        return torch.get_num_threads()
+    wanted = os.environ.get("REGARD_NUM_THREADS")
+    if wanted:
+        return _checked_threads(wanted)
+    if get is not None:
+        return int(get())
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _checked_threads(wanted: str) -> int:
+    if wanted.isascii() and wanted.isdigit() and 1 <= int(wanted) <= _MOST_THREADS:
+        return int(wanted)
+    raise RegardError(
+        f"REGARD_NUM_THREADS must be a number from 1 to {_MOST_THREADS}. Received {wanted!r}; set or unset it."
+    )
 
 
 @functools.cache
@@ -83,7 +100,7 @@ def _lowered(plan: Plan, dim: int, value_dim: int) -> Lowered:
         else:
             starts, ends, step = _interval_arrays(mask, spans, plan.heads)
     made = kernel().Plan(
-        np.ascontiguousarray(np.stack([np.asarray(row, np.int64) for row in rows])),
+        np.stack([np.asarray(row, np.int64) for row in rows]),
         sizes, plan.scale, plan.softcap or 0.0, plan.dropout_p, step, boxes, starts, ends,
     )  # fmt: skip
     return Lowered(made, dense)
@@ -146,6 +163,17 @@ def bias_arguments(
     if plan.bias == "dense":
         return (address, *dense_layout(shape, strides)), None
     return None, (address, strides[0], plan.distances.start, shape[1])
+
+
+def beyond_limits(plan: Plan, dim: int, value_dim: int) -> str | None:
+    """Why the kernel cannot take a call of this size, or None where it can."""
+    if plan.heads == 0:
+        return "computes at least one head, these arrays have none"
+    if max(dim, value_dim) > _LARGEST_HEAD or max(plan.total_queries, plan.total_keys) > _MOST_ROWS:
+        return (
+            f"computes heads of size up to {_LARGEST_HEAD} and up to 2**31 - 1 rows, these arrays are larger"
+        )
+    return None
 
 
 def seed_word(seed: int | None) -> int:

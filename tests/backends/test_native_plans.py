@@ -127,10 +127,10 @@ def computed(made):
         view[...] = rng.normal(size=shape)
         views.append(view)
     query, key, value, out, lse, grad_out, *grads = views
-    given = (8, *map(native._view, (query, key, value)), None, None, 0)
-    made.forward(*given, 0, native._view(out), native._address(lse), 2)
+    given = (8, *map(native._view, (query, key, value)), None, None, None, 0)
+    made.forward(given, 0, native._view(out), native._address(lse), 2)
     made.backward(
-        *given, 0, native._view(out), native._address(lse), native._view(grad_out), 0, *map(native._view, grads), 0, 0, 2
+        given, 0, native._view(out), native._address(lse), native._view(grad_out), 0, *map(native._view, grads), 0, 0, 2
     )  # fmt: skip
     for guard in guards:
         assert (guard[:200] == 7).all()
@@ -185,20 +185,20 @@ def test_positions_far_away(start):
 @pytest.mark.parametrize("count", [0, -1, 5000])
 def test_numbers_of_threads_that_are_none_are_refused(count):
     made, x = plan(), np.zeros((12, 4, 5))
-    given = (8, *[native._view(x)] * 3, None, None, 0, 0, native._view(x), native._address(x), count)
+    arrays, rest = (*[native._view(x)] * 3, None, None, None, 0), (0, native._view(x), native._address(x))
     with pytest.raises(ValueError, match="threads must be between 1 and 4,096"):
-        made.forward(*given)
+        made.forward((8, *arrays), *rest, count)
     with pytest.raises(ValueError, match="elements must be float32 or float64"):
-        made.forward(2, *given[1:-1], 1)
+        made.forward((2, *arrays), *rest, 1)
 
 
 @needs_kernel
 def test_a_bias_by_distance_must_reach_every_distance():
     made, x, bias = plan(), np.zeros((12, 4, 5)), np.zeros((4, 9))
     for first in (-4, -6):  # distances go from -5 to 6
-        given = (8, *[native._view(x)] * 3, None, (native._address(bias), 9, first, 9), 0)
+        given = (8, *[native._view(x)] * 3, None, None, (native._address(bias), 9, first, 9), 0)
         with pytest.raises(ValueError, match="a number for every distance of the call"):
-            made.forward(*given, 0, native._view(x), native._address(x), 1)
+            made.forward(given, 0, native._view(x), native._address(x), 1)
 
 
 # Without a kernel.

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from regard._errors import RegardError
 from regard._lowering import kernel, threads
 from ways import INSTRUCTION_SETS
 
@@ -47,7 +48,7 @@ def test_results_are_the_same_bits_on_any_number_of_threads_of_either_pool():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here")
 @pytest.mark.parametrize("pool", ["own", "openmp"])
 def test_a_forked_child_computes(pool):
-    """With OpenMP on one thread: its runtime does not survive a fork on several."""
+    """OpenMP's own threads do not survive a fork: the child goes on with a pool of ours."""
     assert child("fork", pool) == ["same"]
 
 
@@ -59,9 +60,12 @@ def test_several_python_threads_may_call_at_once(pool):
 def test_the_number_of_threads(monkeypatch):
     monkeypatch.setenv("REGARD_NUM_THREADS", "5")
     assert threads() == 5
-    for nothing in ("", "0", "many", "-1"):
+    for nothing in ("0", "many", "-1", "5000", "²"):
         monkeypatch.setenv("REGARD_NUM_THREADS", nothing)
-        assert threads() == torch.get_num_threads()
+        with pytest.raises(RegardError, match="REGARD_NUM_THREADS must be a number from 1 to 4096"):
+            threads()
+    monkeypatch.setenv("REGARD_NUM_THREADS", "")
+    assert threads() == torch.get_num_threads()
     monkeypatch.delenv("REGARD_NUM_THREADS")
     assert threads() == torch.get_num_threads()
 

@@ -32,6 +32,7 @@ from regard import (
     Window,
     attention,
 )
+from regard.backends.torch import operator  # noqa: F401  (torch.ops knows it from then on)
 from regard.nn import SelfAttention
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""The C++ kernel on NumPy arrays; the functions of the reference, in the arrays' own precision."""
+"""The C++ kernel on NumPy arrays: the functions of the reference, in float32 or, for float64 and wider, float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard._aux import Aux, AuxOutput, TopK, checked_rows
-from regard._lowering import Lowered, bias_arguments, dense_layout, lowered, seed_word, threads
+from regard._lowering import bias_arguments, dense_layout, lowered, seed_word, threads
 from regard._masks import host_array
 from regard._plan import Plan
 
@@ -27,7 +27,7 @@ def forward(
     """The output (total_queries, H, V) in the query's dtype, and the lse (total_queries, H)."""
     call = _Call(plan, query, key, value, bias, sinks)
     out, lse = np.empty((*query.shape[:2], value.shape[2]), call.dtype), np.empty(query.shape[:2], call.dtype)
-    call.lowered.plan.forward(*call.arguments, seed_word(seed), _view(out), _address(lse), threads())
+    call.plan.forward(call.arguments, seed_word(seed), _view(out), _address(lse), threads())
     return out.astype(query.dtype, copy=False), lse
 
 
@@ -50,8 +50,8 @@ def backward(
     flat = [None if array is None else np.ascontiguousarray(array, call.dtype) for array in (lse, grad_lse)]
     grads = [np.empty(array.shape, call.dtype) for array in call.arrays]
     rest = [None if array is None else np.zeros(array.shape, call.dtype) for array in (call.bias, call.sinks)]
-    call.lowered.plan.backward(
-        *call.arguments, seed_word(seed), _view(given[0]), _address(flat[0]), _view(given[1]), _address(flat[1]),
+    call.plan.backward(
+        call.arguments, seed_word(seed), _view(given[0]), _address(flat[0]), _view(given[1]), _address(flat[1]),
         *map(_view, grads), *map(_address, rest), threads(),
     )  # fmt: skip
     sources = (query, key, value, bias, sinks)
@@ -82,8 +82,8 @@ def look(
     sums = np.zeros((plan.total_keys, plan.heads), call.dtype) if aux.key_sums else None
     shape = (plan.total_queries, plan.heads, aux.topk or 0)
     top = TopK(np.full(shape, -1, np.int64), np.zeros(shape, call.dtype))
-    call.lowered.plan.inspect(
-        *call.arguments, _address(lse), wanted, _address(rows), width, _address(sums), aux.topk or 0,
+    call.plan.inspect(
+        call.arguments, _address(lse), wanted, _address(rows), width, _address(sums), aux.topk or 0,
         _address(top.keys), _address(top.weights), threads(),
     )  # fmt: skip
     return AuxOutput(
@@ -100,17 +100,23 @@ class _Call:
     def __init__(
         self, plan: Plan, query: Array, key: Array, value: Array, bias: Array | None, sinks: Array | None
     ) -> None:
-        self.dtype = np.dtype(np.float64 if query.dtype == np.float64 else np.float32)
+        self.dtype = np.dtype(np.float64 if query.dtype.itemsize >= 8 else np.float32)
         self.arrays = [self.ready(array) for array in (query, key, value)]
         self.bias = None if bias is None else np.ascontiguousarray(bias, self.dtype)
         self.sinks = None if sinks is None else np.ascontiguousarray(sinks, self.dtype)
-        self.lowered = lowered(plan, query.shape[-1], value.shape[-1])
-        self.dense = _set_mask(self.lowered)
+        found = lowered(plan, query.shape[-1], value.shape[-1])
+        self.plan = found.plan
+        self.mask = None if found.dense is None else host_array(found.dense.array)
         dense = distances = None
         if self.bias is not None:
             dense, distances = bias_arguments(plan, self.bias.shape, _strides(self.bias), _address(self.bias))
+        mask = (
+            None
+            if self.mask is None
+            else (_address(self.mask), *dense_layout(self.mask.shape, _strides(self.mask)))
+        )
         self.arguments = (
-            self.dtype.itemsize, *map(_view, self.arrays), dense, distances, _address(self.sinks)
+            self.dtype.itemsize, *map(_view, self.arrays), mask, dense, distances, _address(self.sinks)
         )  # fmt: skip
 
     def ready(self, array: Array) -> Array:
@@ -121,15 +127,6 @@ class _Call:
         if whole and array.flags.aligned and not any(stride % size for stride in array.strides):
             return array
         return np.ascontiguousarray(array)
-
-
-def _set_mask(found: Lowered) -> Array | None:
-    """Tell the kernel where the mask's bits lie; the array is kept by the caller."""
-    if found.dense is None:
-        return None
-    array = host_array(found.dense.array)
-    found.plan.set_mask((_address(array), *dense_layout(array.shape, _strides(array))))
-    return array
 
 
 def _address(array: Array | None) -> int:

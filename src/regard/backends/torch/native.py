@@ -12,7 +12,6 @@ from torch._C._functorch import peek_interpreter_stack
 
 from regard._aux import Aux, AuxOutput, TopK, checked_rows
 from regard._lowering import bias_arguments, dense_layout, lowered, seed_word, threads
-from regard._masks import Dense
 from regard._plan import Plan
 from regard.backends.torch.backward import backward
 from regard.backends.torch.function import TiledAttention, is_differentiated
@@ -103,14 +102,14 @@ def compute(
     call = _Call(plan, query, key, value, bias, sinks)
     shape = query.shape[:-1]
     out, lse = torch.empty((*shape, value.shape[-1]), dtype=call.dtype), torch.empty(shape, dtype=call.dtype)
-    call.plan.forward(*call.arguments, seed_word(seed), _view(out), lse.data_ptr(), threads())
+    call.plan.forward(call.arguments, seed_word(seed), _view(out), lse.data_ptr(), threads())
     return out if out.dtype is query.dtype else out.to(query.dtype), lse
 
 
 class _Call:
     """The tensors of a call as the kernel reads them, kept alive, and their addresses."""
 
-    __slots__ = ("arguments", "arrays", "bias", "dense", "dtype", "given", "plan", "sinks")
+    __slots__ = ("arguments", "arrays", "bias", "dtype", "given", "mask", "plan", "sinks")
 
     def __init__(
         self, plan: Plan, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, sinks: Tensor | None
@@ -122,14 +121,16 @@ class _Call:
         self.sinks = None if sinks is None else _whole(sinks, dtype)
         found = lowered(plan, query.shape[-1], value.shape[-1])
         self.plan = found.plan
-        self.dense = None if found.dense is None else _set_mask(found.plan, found.dense)
-        dense = distances = None
+        self.mask = mask = dense = distances = None
+        if found.dense is not None:
+            self.mask = torch.as_tensor(found.dense.array, device="cpu")
+            mask = (self.mask.data_ptr(), *dense_layout(tuple(self.mask.shape), self.mask.stride()))
         if self.bias is not None:
             layout = tuple(self.bias.shape), self.bias.stride()
             dense, distances = bias_arguments(plan, *layout, self.bias.data_ptr())
         size = 8 if dtype is torch.float64 else 4
         self.arguments = (
-            size, _view(query), _view(key), _view(value), dense, distances, _address(self.sinks)
+            size, _view(query), _view(key), _view(value), mask, dense, distances, _address(self.sinks)
         )  # fmt: skip
 
     def backward(
@@ -152,7 +153,7 @@ class _Call:
             None if self.sinks is None else torch.empty_like(self.sinks),
         ]
         self.plan.backward(
-            *self.arguments, seed_word(seed), _view(out), lse.data_ptr(), _view(grad_out), _address(grad_lse),
+            self.arguments, seed_word(seed), _view(out), lse.data_ptr(), _view(grad_out), _address(grad_lse),
             *map(_view, grads), *map(_address, rest), threads(),
         )  # fmt: skip
         if self.given[0].dtype is self.dtype and self.bias is None and self.sinks is None:
@@ -167,6 +168,8 @@ def _ready(array: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor itself, or flattened to (total, H, D), where the kernel can read it as it lies; else a copy."""
     if array.dtype is not dtype:
         array = array.detach().to(dtype)
+    if array.is_neg():  # negated when somebody looks
+        array = array.detach().resolve_neg()
     if array.shape[-1] > 1 and array.stride(-1) != 1:
         array = array.detach().contiguous()
     return array if array.ndim == 3 or array.is_contiguous() else array.detach().flatten(0, -3)
@@ -180,7 +183,7 @@ def _empty_like(array: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _whole(array: Tensor, dtype: torch.dtype) -> Tensor:
-    return array.detach().to(dtype).contiguous()
+    return array.detach().to(dtype).resolve_neg().contiguous()
 
 
 def attend(
@@ -222,7 +225,7 @@ def look(
     shape = (plan.total_queries, plan.heads, aux.topk or 0)
     top = TopK(torch.full(shape, -1), torch.zeros(shape, dtype=call.dtype))
     call.plan.inspect(
-        *call.arguments, lse.data_ptr(), wanted, rows.data_ptr(), width, _address(sums), aux.topk or 0,
+        call.arguments, lse.data_ptr(), wanted, rows.data_ptr(), width, _address(sums), aux.topk or 0,
         top.keys.data_ptr(), top.weights.data_ptr(), threads(),
     )  # fmt: skip
     return AuxOutput(
@@ -231,13 +234,6 @@ def look(
         topk=None if aux.topk is None else top,
         key_sums=sums,
     )
-
-
-def _set_mask(plan: Any, mask: Dense) -> Tensor:
-    """Tell the kernel where the mask's bits lie; the tensor is kept by the caller."""
-    array = torch.as_tensor(mask.array, device="cpu")
-    plan.set_mask((array.data_ptr(), *dense_layout(tuple(array.shape), array.stride())))
-    return array
 
 
 def _address(array: Tensor | None) -> int:
