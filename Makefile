@@ -1,6 +1,7 @@
 # make install   a virtual environment in .venv with everything; quick when nothing changed
 # make demo      train a small translator for three minutes and look at its attention
 # make test      lint, types, import floors, tests
+# make sanitize  the kernel under sanitizers, with random calls; some minutes
 # make wheel     build a wheel and try it in an environment of its own
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 export REGARD_REQUIRE_KERNEL ?= $(if $(shell command -v "$${CXX:-c++}" || command -v g++ || command -v clang++),1,0)
 KERNEL := tools/editable/CMakeLists.txt $(wildcard csrc/*.* csrc/kernel/*)
 
-.PHONY: install demo test wheel lint types floors format clean
+.PHONY: install demo test wheel lint types floors format clean sanitize instructions
 
 install: $(STAMP)
 
@@ -49,6 +50,12 @@ floors: install
 format: install
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+sanitize: install
+	@$(BIN)/python tools/check_kernel.py
+
+instructions: install
+	@$(BIN)/python tools/check_kernel.py --instructions
 
 clean:
 	-git clean -fdXq tools/editable src
