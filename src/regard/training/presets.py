@@ -70,6 +70,13 @@ def encoder_decoder_sizes(examples: int) -> dict[str, float]:
     return _preset(vocabulary=8000, dim=256, heads=8, hidden=768, layers=(6, 3), dropout=0.1)
 
 
+def encoder_sizes(examples: int) -> dict[str, Any]:
+    """An encoder and its vocabulary that fit so many examples."""
+    sizes = encoder_decoder_sizes(examples)
+    del sizes["decoder_layers"]
+    return sizes
+
+
 def _preset(
     *, vocabulary: int, dim: int, heads: int, hidden: int, layers: tuple[int, int], dropout: float
 ) -> dict[str, float]:
