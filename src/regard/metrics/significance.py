@@ -81,9 +81,9 @@ def compare(
         ConfigError: an unknown test, or a number out of range.
 
     Source: Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation"; Noreen 1989; Riezler and
-    Maxwell 2005, who show that randomisation errs less often. sacrebleu draws the same samples from the same seed,
-    but counts an equal difference as smaller and folds the bootstrap's differences before it centers them: its p is
-    too small for ties and, of the bootstrap, about half.
+    Maxwell 2005, who find that randomisation sees fewer differences where there are none. sacrebleu draws the same
+    samples from the same seed, but counts a difference that is equal as smaller, and folds those of the bootstrap
+    before it centers them: its p is too small for ties, and with the bootstrap about half of this one or less.
 
     >>> right, wrong = np.ones(20), np.array([1.0, 0.0] * 10)
     >>> print(compare(wrong, right))
