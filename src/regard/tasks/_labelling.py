@@ -1,0 +1,102 @@
+"""What a person gets for a sentence: for each of its predicates who did what to whom, with probabilities.
+
+Shape letters: B blocks, H heads, W words, Q predicates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regard._errors import ConfigError
+from regard.data.columns import write_columns
+from regard.data.sentences import Sentence
+from regard.pictures import AttentionPicture
+
+
+@dataclass(frozen=True)
+class Span:
+    """Words `first` to `last`, both included, under a role; `probability` is that of exactly this span with this role."""
+
+    role: str
+    first: int
+    last: int
+    text: str
+    probability: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Role, place, text and probability."""
+        return {**vars(self), "probability": round(self.probability, 4)}
+
+
+@dataclass(frozen=True)
+class Proposition:
+    """A predicate, its position, with a BIO tag for each word and the spans that the tags make."""
+
+    predicate: int
+    roles: tuple[str, ...]
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """A sentence with its propositions; as text one line for each, `[ARG0 The dog] [V chases] [ARG1 the cat]`.
+
+    `found` are the positions where the model sees predicates, also where others were given; `attention` is there on request.
+    """
+
+    sentence: Sentence
+    propositions: tuple[Proposition, ...]
+    found: tuple[int, ...]
+    identity: Any = None
+    attention: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    """(blocks, heads, predicates, words, words): what each word looked at while it was labelled for each predicate."""
+
+    def __str__(self) -> str:
+        lines = [self._line(proposition) for proposition in self.propositions]
+        return "\n".join(lines or [self.sentence.span(0, len(self.sentence.words) - 1)])
+
+    def as_json(self) -> dict[str, Any]:
+        """The sentence in the form of a record, with the spans of every predicate beside it."""
+        return {
+            **({} if self.identity is None else {"id": self.identity}),
+            "words": list(self.sentence.words),
+            "predicates": [one.predicate for one in self.propositions],
+            "roles": [list(one.roles) for one in self.propositions],
+            "spans": [[span.as_json() for span in one.spans] for one in self.propositions],
+        }
+
+    def as_columns(self) -> str:
+        """The sentence in the columns of CoNLL, a blank line at its end."""
+        predicates = [one.predicate for one in self.propositions]
+        return write_columns(self.sentence.words, predicates, [one.roles for one in self.propositions])
+
+    def picture(self, number: int = 0) -> AttentionPicture:
+        """What every word looked at while it was labelled for one predicate; for a labelling with attention.
+
+        Arguments:
+            number: which predicate, from 0.
+        """
+        if self.attention is None:
+            raise ConfigError("this labelling was made without looking. Expected: attention=True when it is made.")
+        if not 0 <= number < len(self.propositions):
+            raise ConfigError(
+                f"there is no predicate {number}. Expected: a number below {len(self.propositions)}, the predicates of "
+                f"this sentence. Received: {number}."
+            )
+        one, words = self.propositions[number], self.sentence.words
+        queries = [word if tag == "O" else f"{word} {tag}" for word, tag in zip(words, one.roles, strict=True)]
+        weights_BHWW = self.attention[:, :, number]
+        return AttentionPicture(
+            weights_BHWW, queries, words, title=self._line(one), query_name="word and role", key_name="sentence"
+        )
+
+    def _line(self, proposition: Proposition) -> str:
+        parts, word = [], 0
+        for span in proposition.spans:
+            parts += [*self.sentence.words[word : span.first], f"[{span.role} {span.text}]"]
+            word = span.last + 1
+        return " ".join([*parts, *self.sentence.words[word:]])

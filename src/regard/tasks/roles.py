@@ -1,0 +1,286 @@
+"""Semantic roles: for each predicate of a sentence, who did what to whom, as spans of words.
+
+A sentence becomes the pieces of its words, where each word begins, what its spelling tells, its predicates, and the tags of
+all its predicates one after another. Lower layers run once a sentence, the upper ones once a predicate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from regard._errors import CheckpointError
+from regard._packed import Packed
+from regard.data.packing import pack_ids
+from regard.data.records import Record, Source
+from regard.data.sentences import Sentence, read_sentences, sentence_of, sentence_record
+from regard.data.tokenizer import Tokenizer
+from regard.data.word_features import COUNT, FEATURES, word_features
+from regard.decoding.bio import best_tags, span_probabilities
+from regard.metrics.measurement import measured, percentage
+from regard.metrics.propositions import tagged_phrases
+from regard.metrics.spans import EXCLUDED, role_scores
+from regard.metrics.translation import Score
+from regard.nn.loss import vocabulary_loss
+from regard.nn.roles import RoleLabeller
+from regard.nn.watch import watch
+from regard.tasks._encoder import make_encoder
+from regard.tasks._labelling import Labelling, Proposition, Span
+from regard.training.presets import encoder_decoder_sizes
+from regard.training.recipe import Recipe
+
+LABELS = "labels.json"
+TOGETHER = 64  # sentences labelled at once, of like length
+UNSEEN = -1  # the tag of a role that no training record has
+
+
+class Roles:
+    """The task, as `regard.training` knows it."""
+
+    name = "roles"
+    streams = ("pieces", "starts", "features", "predicates", "tags")
+    options = ("attention",)
+    score_options = ("each",)
+    tokenizer: Tokenizer
+    roles: tuple[str, ...]
+    """V first, then the others, the frequent ones first; role r has the tags 1 + 2r (B) and 2 + 2r (I)."""
+
+    def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
+        """Sentences with their predicates and, as answers, roles."""
+        return read_sentences(source, max_characters, answers=answers)
+
+    def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
+        """A sentence as text, as a tuple of words, or as a record with `words` and perhaps `predicates`."""
+        fields = given if isinstance(given, dict) else {"words": list(given) if isinstance(given, tuple) else given}
+        return sentence_record(Record(fields, *place), max_characters, answers=False)
+
+    def input_of(self, record: Record) -> Sentence:
+        """The sentence; predicates that the record does not name are to be found."""
+        return sentence_of(record)
+
+    def characters(self, record: Record) -> int:
+        """Of the words."""
+        return sum(len(word) + 1 for word in record.fields["words"])
+
+    def sizes(self, examples: int) -> dict[str, Any]:
+        """Model and vocabulary by the number of sentences."""
+        return encoder_decoder_sizes(examples)
+
+    def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
+        """Train the vocabulary and note which roles there are."""
+        texts, counts = [], Counter[str]()
+        for record in records:
+            texts.append(" ".join(record.fields["words"]))
+            counts.update(tag[2:] for row in record.fields["roles"] for tag in row if tag != "O")
+        del counts[EXCLUDED]
+        self.roles = (EXCLUDED, *sorted(counts, key=lambda role: (-counts[role], role)))
+        self.tokenizer = Tokenizer.train(texts, recipe.vocabulary or 4000, lowercase=recipe.lowercase)
+
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
+        """The streams of every sentence."""
+        numbers = {"O": 0}
+        for number, role in enumerate(self.roles):
+            numbers |= {f"B-{role}": 1 + 2 * number, f"I-{role}": 2 + 2 * number}
+        spell = Spelling(self.tokenizer)
+        for record in records:
+            tags = [numbers.get(tag, UNSEEN) for row in record.fields["roles"] for tag in row]
+            yield *spell(record.fields["words"]), record.fields["predicates"], tags
+
+    def model(self, recipe: Recipe) -> nn.Module:
+        """A new encoder with the blocks that run for each predicate."""
+        return RoleLabeller(
+            make_encoder(recipe, len(self.tokenizer)),
+            features=FEATURES,
+            tags=1 + 2 * len(self.roles),
+            heads=recipe.heads or 4,
+            hidden=recipe.hidden or 256,
+            layers=recipe.decoder_layers or 2,
+            dropout=recipe.dropout or 0.0,
+        )
+
+    def loss(self, model: RoleLabeller, batch: dict[str, Packed], smoothing: float) -> Tensor:
+        """Cross-entropy of the tags, and of whether each word is a predicate, summed over both."""
+        words = self._words(model, batch)
+        rows = model.rows(words, batch["predicates"]).values
+        tags = batch["tags"].values
+        if (tags == UNSEEN).any():
+            rows, tags = rows[tags != UNSEEN], tags[tags != UNSEEN]
+        labelled = vocabulary_loss(rows, model.tags.weight, tags, smoothing)
+        return labelled + vocabulary_loss(words.values, model.finder.weight, _marks(batch), 0.0)
+
+    def counted(self, batch: dict[str, Packed]) -> int:
+        """Tags of known roles, and words."""
+        return int((batch["tags"].values != UNSEEN).sum()) + len(batch["starts"].values)
+
+    @torch.no_grad()
+    def predict(
+        self, model: RoleLabeller, inputs: Sequence[Sentence], *, attention: bool = False
+    ) -> list[Labelling]:
+        """Label sentences; each result is the same whatever others stand beside it.
+
+        Arguments:
+            model: in evaluation mode.
+            inputs: the sentences; where they have no predicates, those that the model finds are labelled.
+            attention: look at every sentence, one after the other, and give the weights with it.
+        """
+        spell = Spelling(self.tokenizer)
+        results: dict[int, Labelling] = {}
+        order = sorted(range(len(inputs)), key=lambda number: len(inputs[number].words))
+        for start in range(0, len(order), TOGETHER):
+            numbers = order[start : start + TOGETHER]
+            found = self._label(model, [inputs[number] for number in numbers], spell)
+            results |= zip(numbers, found, strict=True)
+        labelled = [results[number] for number in range(len(inputs))]
+        return [self._looked(model, one, spell) for one in labelled] if attention else labelled
+
+    def score(
+        self, predictions: Sequence[Labelling], records: Sequence[Record], *, each: bool = False
+    ) -> list[Score]:
+        """F1, precision and recall of arguments, and F1 of the predicates that the model finds by itself.
+
+        Gold predicates that a prediction leaves out count all their arguments as missed, as in srl-eval.pl. Roles that
+        training never saw are missed too, and named in the signature. With `each`, F1 of every role follows.
+        """
+        expected = [row for record in records for row in record.fields["roles"]]
+        ours = []
+        for one, record in zip(predictions, records, strict=True):
+            rows = {proposition.predicate: proposition.roles for proposition in one.propositions}
+            nothing = ("O",) * len(one.sentence.words)
+            ours += [rows.get(predicate, nothing) for predicate in record.fields["predicates"]]
+        scores = role_scores(ours, expected)
+        unseen = sorted({tag[2:] for row in expected for tag in row if tag != "O"} - set(self.roles))
+        note = f"|unseen:{','.join(unseen)}" if unseen else ""
+        main = [
+            replace(one, signature=one.signature + note) for one in (scores.f1, scores.precision, scores.recall)
+        ]
+        parts = [
+            Score(role, counts.f1, f"correct:{counts.correct}|excess:{counts.excess}|missed:{counts.missed}")
+            for role, counts in scores.roles.items()
+        ]
+        return [*main, _finding(predictions, records), *(parts if each else [])]
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and `labels.json`."""
+        self.tokenizer.save(folder / "tokenizer.json")
+        (folder / LABELS).write_text(json.dumps({"roles": self.roles}, ensure_ascii=False), encoding="utf8")
+
+    def load(self, folder: Path) -> None:
+        """Read `tokenizer.json` and `labels.json`."""
+        self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        try:
+            self.roles = tuple(map(str, json.loads((folder / LABELS).read_text(encoding="utf8"))["roles"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{folder / LABELS}: the roles cannot be read. Expected: the file that regard train wrote. Received: "
+                f"{type(error).__name__}, {error}. To mend it: copy the run folder again, or train again."
+            ) from error
+
+    def facts(self) -> dict[str, Any]:
+        """The size of the vocabulary and the roles."""
+        return {"vocabulary": len(self.tokenizer), "roles": list(self.roles)}
+
+    def _words(self, model: RoleLabeller, batch: dict[str, Packed]) -> Packed:
+        return model(batch["pieces"], batch["starts"], batch["features"].values.view(-1, COUNT))
+
+    def _label(self, model: RoleLabeller, sentences: Sequence[Sentence], spell: Spelling) -> list[Labelling]:
+        streams = zip(*(spell(one.words) for one in sentences), strict=True)
+        words = self._words(model, dict(zip(self.streams, map(pack_ids, streams), strict=False)))
+        marks = F.linear(words.values, model.finder.weight).argmax(-1).numpy()
+        found = [
+            tuple(np.flatnonzero(marks[begin:end]).tolist())
+            for begin, end in zip(words.offsets[:-1], words.offsets[1:], strict=True)
+        ]
+        chosen = [one.predicates if one.predicates is not None else seen for one, seen in zip(sentences, found, strict=True)]
+        rows = model.rows(words, pack_ids(chosen))
+        of_row = [one for one, places in zip(sentences, chosen, strict=True) for _ in places]
+        places = np.array([place for one in chosen for place in one], np.int64)
+        propositions = iter(self._propositions(of_row, places, model.tag_scores(rows).numpy(), rows.offsets))
+        return [
+            Labelling(one, tuple(next(propositions) for _ in predicates), seen)
+            for one, predicates, seen in zip(sentences, chosen, found, strict=True)
+        ]
+
+    def _propositions(
+        self, sentences: Sequence[Sentence], predicates: np.ndarray, scores: np.ndarray, offsets: np.ndarray
+    ) -> list[Proposition]:
+        """The best valid tags of each row, where the predicate, and no other word, begins the role V."""
+        own = offsets[:-1] + predicates
+        at_predicate = scores[own, 1]
+        scores[:, 1] = -np.inf
+        scores[own] = -np.inf
+        scores[own, 1] = at_predicate
+        names = np.array(["O", *(f"{mark}-{role}" for role in self.roles for mark in "BI")])
+        tags = names[best_tags(scores, offsets)]
+        phrases = [tagged_phrases(tags[b:e].tolist()) for b, e in zip(offsets[:-1], offsets[1:], strict=True)]
+        numbers = {role: number for number, role in enumerate(self.roles)}
+        wanted = [
+            (begin + one.first, begin + one.last, numbers[one.role])
+            for begin, row in zip(offsets.tolist(), phrases, strict=False)
+            for one in row
+        ]
+        chances = iter(span_probabilities(scores, offsets, wanted).tolist())
+        return [
+            Proposition(
+                int(predicate),
+                tuple(tags[begin : begin + len(one.words)].tolist()),
+                tuple(Span(p.role, p.first, p.last, one.span(p.first, p.last), next(chances)) for p in row),
+            )
+            for one, predicate, begin, row in zip(sentences, predicates, offsets.tolist(), phrases, strict=False)
+        ]
+
+    def _looked(self, model: RoleLabeller, one: Labelling, spell: Spelling) -> Labelling:
+        """The same with what its words looked at: one pass, with the kernel that always runs."""
+        places = tuple(proposition.predicate for proposition in one.propositions)
+        with watch(model.blocks) as seen:
+            self._label(model, [replace(one.sentence, predicates=places)], spell)
+        length = len(one.sentence.words)
+        weights_BTHW = torch.stack(seen).float().numpy()
+        weights_BQWHW = weights_BTHW.reshape(len(seen), len(places), length, -1, length)
+        return replace(one, attention=weights_BQWHW.transpose(0, 3, 1, 2, 4))
+
+
+class Spelling:
+    """Words to their pieces, where each begins, and features; every word is spelled once."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.known: dict[str, tuple[list[int], list[int]]] = {}
+
+    def __call__(self, words: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
+        """The streams `pieces`, `starts` and `features` of a sentence."""
+        pieces: list[int] = []
+        starts: list[int] = []
+        features: list[int] = []
+        for word in words:
+            if word not in self.known:
+                self.known[word] = self.tokenizer.encode(word) or [self.tokenizer.unk], word_features(word)
+            ids, told = self.known[word]
+            starts.append(len(pieces))
+            pieces += ids
+            features += told
+        return pieces, starts, features
+
+
+def _marks(batch: dict[str, Packed]) -> Tensor:
+    """(W,): 1 where a word is a predicate."""
+    words, predicates = batch["starts"], batch["predicates"]
+    marks = torch.zeros(len(words.values), dtype=torch.int64)
+    begins = np.repeat(words.offsets[:-1].astype(np.int64), predicates.lengths)
+    marks[predicates.values + torch.from_numpy(begins)] = 1
+    return marks
+
+
+def _finding(predictions: Sequence[Labelling], records: Sequence[Record]) -> Score:
+    """F1 of predicates: 2 * right / (found + expected)."""
+    pairs = [(set(one.found), set(record.fields["predicates"])) for one, record in zip(predictions, records, strict=True)]
+    rows = [[2 * len(ours & gold), len(ours) + len(gold)] for ours, gold in pairs]
+    return measured("predicates", "f1 of the predicates that the model finds", rows, percentage)
