@@ -62,7 +62,9 @@ def test_the_probability_of_a_span_is_that_of_brute_force(lengths, roles, seed, 
         whole = sum(map(np.exp, sums.values()))
         for span in {span for tags in sums for span in spans_of(tags)}:
             spans.append((span[0] + begin, span[1] + begin, span[2]))
-            expected.append(sum(np.exp(value) for tags, value in sums.items() if span in spans_of(tags)) / whole)
+            expected.append(
+                sum(np.exp(value) for tags, value in sums.items() if span in spans_of(tags)) / whole
+            )
     found = span_probabilities(scores, offsets, spans)
     np.testing.assert_allclose(found, expected, atol=1e-12)
 

@@ -14,6 +14,7 @@ COMMANDS = {
         regard train translate --train pairs.tsv --out runs/mine --minutes 5
         regard train translate --train train.jsonl.gz --dev dev.jsonl.gz
         regard train translate --train a.en,a.de --dev b.en,b.de --dry-run
+        regard train roles --train train.jsonl.gz --dev dev.jsonl.gz --out runs/roles
         regard train --resume --out runs/mine
         """,
     ),
@@ -22,6 +23,7 @@ COMMANDS = {
         """
         regard evaluate runs/mine --data test.jsonl.gz
         regard evaluate runs/mine --data test.en,test.de --lowercase --json
+        regard evaluate runs/roles --data test.conll --each
         """,
     ),
     "predict": (
@@ -31,6 +33,7 @@ COMMANDS = {
         regard predict runs/mine --input sentences.txt > translations.txt
         cat sentences.txt | regard predict runs/mine --json
         regard predict runs/mine "A dog runs." --attention dog.html
+        regard predict runs/roles "The dog chases the cat." --columns
         """,
     ),
     "inspect": (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from regard._errors import ConfigError, DataError
+from regard.cli._options import task_options
 from regard.cli._output import give, give_json, tell
 
 TOGETHER = 256  # texts of a file that are predicted at once
@@ -19,28 +20,33 @@ def predict(
     /,
     *texts: str,
     input: Path | None = None,  # noqa: A002 -- the flag's name
-    beam: int = 5,
-    length_penalty: float = 1.0,
+    beam: int | None = None,
+    length_penalty: float | None = None,
     attention: Path | None = None,
+    columns: bool = False,
     json: bool = False,
 ) -> None:
     """Use a model: on texts, on a file, or on what comes in.
 
     Args:
         run: A run folder.
-        texts: What to translate. Default: the lines of --input, or of standard input.
-        input: A file with a text on each line, or a .jsonl or .tsv file with a column "source".
-        beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
+        texts: What to translate or label. Default: the lines of --input, or of standard input.
+        input: A file with a text on each line, or one with the columns of the task, such as .jsonl with "source" or "words".
+        beam: Hypotheses kept for each sentence that is written; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
-        json: One JSON object on each line: source, text and score.
+        columns: Roles in the columns of CoNLL.
+        json: One JSON object on each line, such as source, text and score.
     """
     from regard._load import load
 
     if texts and input is not None:
         raise ConfigError("there are two inputs. Expected texts or --input. Received both; leave one out.")
     predictor = load(run)
-    options = {"beam": beam, "penalty": length_penalty, **({"attention": True} if attention else {})}
+    task = predictor.task
+    given = {"beam": beam, "penalty": length_penalty, "attention": True if attention else None}
+    options = task_options(task.name, task.options, given)
+    show = _printer(task, columns, json)
     records = _inputs(predictor, texts, input)
     together = 1 if _waits(texts, input) else TOGETHER
     done = 0
@@ -50,7 +56,7 @@ def predict(
                 "one page shows one text. Expected a single text with --attention. Received several."
             )
         for result in predictor(chunk, **options) if chunk else []:
-            _show(result, json)
+            show(result)
             done += 1
             if attention:
                 _write_page(result, attention)
@@ -105,11 +111,16 @@ def _chunks(inputs: Iterable[Any], size: int) -> Iterator[tuple[list[Any], DataE
         yield chunk, None
 
 
-def _show(result: Any, as_json: bool) -> None:
-    if as_json:
-        give_json(result.as_json())
-    else:
-        give(str(result))
+def _printer(task: Any, columns: bool, json: bool) -> Callable[[Any], None]:
+    """How a result is printed."""
+    if columns and (json or not hasattr(task, "columns")):
+        what = "--json and --columns" if json else f"--columns, and the task {task.name!r} has none"
+        raise ConfigError(
+            f"output has one form. Expected --json, --columns (of the task 'roles'), or neither. Received: {what}."
+        )
+    if json:
+        return lambda result: give_json(result.as_json())
+    return lambda result: give(task.columns(result) if columns else str(result))
 
 
 def _write_page(result: Any, path: Path) -> None:

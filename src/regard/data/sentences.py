@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from regard.data.checks import Record, is_blank
 from regard.data.columns import read_columns
 from regard.data.formats import reader
 from regard.data.lines import data_error, find_file, shorten
+from regard.data.records import Source
 from regard.data.roles import check_predicates, check_roles, check_words
 
 # Apart from contractions, which English corpora cut: digits with their points stay together, as does a row of one mark.
@@ -33,12 +35,13 @@ WORD = re.compile(
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words, the positions of its predicates (None: to be found), and where the words stand in a text."""
+    """Words, the positions of its predicates (None: to be found), where the words stand in a text, and what names it."""
 
     words: tuple[str, ...]
     predicates: tuple[int, ...] | None = None
     text: str | None = None
     places: tuple[tuple[int, int], ...] = ()
+    identity: Any = None
 
     def span(self, first: int, last: int) -> str:
         """The words `first` to `last`, both included, as they were written.
@@ -61,21 +64,23 @@ def cut(text: str) -> Sentence:
     return Sentence(tuple(text[begin:end] for begin, end in places), None, text, places)
 
 
-def read_sentences(
-    source: str | Path, max_characters: int, *, answers: bool = True
-) -> Iterator[Record]:
+def read_sentences(source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
     """Streams the sentences of a file, each checked, none skipped.
 
     Args:
         source: `.jsonl`, or `.conll` with a column of words, one that marks predicates and one of roles for each of them
-            (both also with `.gz`); without `answers` also lines of plain text.
+            (both also with `.gz`); without `answers` also lines of plain text; a tuple holds several files.
         max_characters: the longest sentence.
         answers: whether predicates and roles must be there; without, roles are not looked at.
 
     Raises:
         DataError: at once when the file is missing or empty; while iterating when a line cannot be used.
     """
-    path = find_file(Path(source))
+    paths = [find_file(Path(path)) for path in ([source] if isinstance(source, str | Path) else source)]
+    return chain.from_iterable(_read(path, max_characters, answers) for path in paths)
+
+
+def _read(path: Path, max_characters: int, answers: bool) -> Iterator[Record]:
     if path.name.removesuffix(".gz").lower().endswith(".conll"):
         return (sentence_record(record, max_characters, answers) for record in read_columns(path, answers))
     fields = ("words", "predicate", "roles") if answers else ("words",)
@@ -106,7 +111,7 @@ def sentence_of(record: Record) -> Sentence:
     fields = record.fields
     predicates = tuple(fields["predicates"]) if "predicates" in fields else None
     places = tuple((begin, end) for begin, end in fields.get("places", ()))
-    return Sentence(tuple(fields["words"]), predicates, fields.get("text"), places)
+    return Sentence(tuple(fields["words"]), predicates, fields.get("text"), places, fields.get("id"))
 
 
 def _joined(records: Iterator[Record]) -> Iterator[Record]:

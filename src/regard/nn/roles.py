@@ -6,6 +6,7 @@ Shape letters: P pieces, W words, Q predicates of all sentences, T rows: the wor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,9 @@ REACH = 16  # words; predicates further away are all equally far
 class RowAttention(CrossAttention):
     """Cross-attention that knows where words stand: queries and keys are rotated by their place in the sentence."""
 
-    def attend(self, x: Packed, context: Packed, sentences: np.ndarray, turns: Tensor, of_row: Tensor) -> Tensor:
+    def attend(
+        self, x: Packed, context: Packed, sentences: np.ndarray, turns: Tensor, of_row: Tensor
+    ) -> Tensor:
         """Rows (T, dim) of Q sequences, of which number q reads sentence `sentences[q]` of the context (W, dim)."""
         query = self.query(x.values).unflatten(-1, (-1, self.head_dim))
         projected = self.key_value(context.values).unflatten(-1, (-1, self.head_dim))
@@ -53,7 +56,9 @@ class RowBlock(nn.Module):
         self.feed_forward = FeedForward(dim, hidden)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Packed, context: Packed, sentences: np.ndarray, turns: Tensor, of_row: Tensor) -> Packed:
+    def forward(
+        self, x: Packed, context: Packed, sentences: np.ndarray, turns: Tensor, of_row: Tensor
+    ) -> Packed:
         """Rows (T, dim), in and out; arguments as for `RowAttention.attend`."""
         inside = x.with_values(self.attention_norm(x.values))
         found = self.attention.attend(inside, context, sentences, turns, of_row)
@@ -115,7 +120,7 @@ class RoleLabeller(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Any,
         *,
         features: int,
         tags: int,
@@ -125,7 +130,7 @@ class RoleLabeller(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        dim = encoder.dim
+        dim = self.dim = int(encoder.dim)
         # The two tables of scores are embeddings: they belong to AdamW, not to the orthogonal steps of inner matrices.
         self.features = nn.Embedding(features, dim)
         self.finder = nn.Embedding(2, dim)
@@ -147,11 +152,13 @@ class RoleLabeller(nn.Module):
             starts: the position (W,) of each word's first piece within its sentence; each sentence's first is 0.
             features: (W, F) feature ids.
         """
-        first = starts.values + torch.from_numpy(np.repeat(pieces.offsets[:-1].astype(np.int64), starts.lengths))
+        first = starts.values + torch.from_numpy(
+            np.repeat(pieces.offsets[:-1].astype(np.int64), starts.lengths)
+        )
         begins = torch.zeros(len(pieces.values), dtype=torch.int64)
         begins[first] = 1
         known = self.features(features).sum(1)
-        states = self.encoder(pieces, known[begins.cumsum(0) - 1] * self.encoder.dim**0.5)
+        states = self.encoder(pieces, known[begins.cumsum(0) - 1] * self.dim**0.5)
         return starts.with_values(states.values[first])
 
     def rows(self, words: Packed, predicates: Packed) -> Packed:
@@ -165,7 +172,7 @@ class RoleLabeller(nn.Module):
         of_row = torch.from_numpy(rows.words)
         centre = self.predicate(words.values[torch.from_numpy(rows.predicates)])
         lengths = torch.from_numpy(np.diff(rows.offsets))
-        values = words.values[of_row] + self.distance(torch.from_numpy(rows.distances)) * self.encoder.dim**0.5
+        values = words.values[of_row] + self.distance(torch.from_numpy(rows.distances)) * self.dim**0.5
         x = Packed(self.dropout(values + centre.repeat_interleave(lengths, 0)), rows.offsets)
         turns = self.rotary(positions_of(words), words.values.dtype)
         for block in self.blocks:

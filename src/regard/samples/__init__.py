@@ -7,7 +7,7 @@ from pathlib import Path
 
 from regard._errors import ConfigError, nearest
 
-FOLDERS = {"translate": "tatoeba_en_zh"}
+FOLDERS = {"translate": "tatoeba_en_zh", "roles": "propbank_ewt"}
 SPLITS = ("train", "dev", "test")
 
 

@@ -51,7 +51,6 @@ class Labelling:
     sentence: Sentence
     propositions: tuple[Proposition, ...]
     found: tuple[int, ...]
-    identity: Any = None
     attention: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     """(blocks, heads, predicates, words, words): what each word looked at while it was labelled for each predicate."""
 
@@ -61,8 +60,9 @@ class Labelling:
 
     def as_json(self) -> dict[str, Any]:
         """The sentence in the form of a record, with the spans of every predicate beside it."""
+        name = self.sentence.identity
         return {
-            **({} if self.identity is None else {"id": self.identity}),
+            **({} if name is None else {"id": name}),
             "words": list(self.sentence.words),
             "predicates": [one.predicate for one in self.propositions],
             "roles": [list(one.roles) for one in self.propositions],
@@ -81,17 +81,26 @@ class Labelling:
             number: which predicate, from 0.
         """
         if self.attention is None:
-            raise ConfigError("this labelling was made without looking. Expected: attention=True when it is made.")
+            raise ConfigError(
+                "this labelling was made without looking. Expected: attention=True when it is made."
+            )
         if not 0 <= number < len(self.propositions):
             raise ConfigError(
                 f"there is no predicate {number}. Expected: a number below {len(self.propositions)}, the predicates of "
                 f"this sentence. Received: {number}."
             )
         one, words = self.propositions[number], self.sentence.words
-        queries = [word if tag == "O" else f"{word} {tag}" for word, tag in zip(words, one.roles, strict=True)]
+        queries = [
+            word if tag == "O" else f"{word} {tag}" for word, tag in zip(words, one.roles, strict=True)
+        ]
         weights_BHWW = self.attention[:, :, number]
         return AttentionPicture(
-            weights_BHWW, queries, words, title=self._line(one), query_name="word and role", key_name="sentence"
+            weights_BHWW,
+            queries,
+            words,
+            title=self._line(one),
+            query_name="word and role",
+            key_name="sentence",
         )
 
     def _line(self, proposition: Proposition) -> str:

@@ -6,6 +6,7 @@ all its predicates one after another. Lower layers run once a sentence, the uppe
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,8 +24,8 @@ from regard._packed import Packed
 from regard.data.packing import pack_ids
 from regard.data.records import Record, Source
 from regard.data.sentences import Sentence, read_sentences, sentence_of, sentence_record
+from regard.data.spelling import COUNT, FEATURES, Spelling
 from regard.data.tokenizer import Tokenizer
-from regard.data.word_features import COUNT, FEATURES, word_features
 from regard.decoding.bio import best_tags, span_probabilities
 from regard.metrics.measurement import measured, percentage
 from regard.metrics.propositions import tagged_phrases
@@ -60,7 +61,11 @@ class Roles:
 
     def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
         """A sentence as text, as a tuple of words, or as a record with `words` and perhaps `predicates`."""
-        fields = given if isinstance(given, dict) else {"words": list(given) if isinstance(given, tuple) else given}
+        fields = (
+            given
+            if isinstance(given, dict)
+            else {"words": list(given) if isinstance(given, tuple) else given}
+        )
         return sentence_record(Record(fields, *place), max_characters, answers=False)
 
     def input_of(self, record: Record) -> Sentence:
@@ -160,13 +165,18 @@ class Roles:
         unseen = sorted({tag[2:] for row in expected for tag in row if tag != "O"} - set(self.roles))
         note = f"|unseen:{','.join(unseen)}" if unseen else ""
         main = [
-            replace(one, signature=one.signature + note) for one in (scores.f1, scores.precision, scores.recall)
+            replace(one, signature=one.signature + note)
+            for one in (scores.f1, scores.precision, scores.recall)
         ]
         parts = [
             Score(role, counts.f1, f"correct:{counts.correct}|excess:{counts.excess}|missed:{counts.missed}")
             for role, counts in scores.roles.items()
         ]
         return [*main, _finding(predictions, records), *(parts if each else [])]
+
+    def columns(self, labelling: Labelling) -> str:
+        """A sentence in the columns of CoNLL."""
+        return labelling.as_columns()
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `labels.json`."""
@@ -197,9 +207,12 @@ class Roles:
         marks = F.linear(words.values, model.finder.weight).argmax(-1).numpy()
         found = [
             tuple(np.flatnonzero(marks[begin:end]).tolist())
-            for begin, end in zip(words.offsets[:-1], words.offsets[1:], strict=True)
+            for begin, end in itertools.pairwise(words.offsets)
         ]
-        chosen = [one.predicates if one.predicates is not None else seen for one, seen in zip(sentences, found, strict=True)]
+        chosen = [
+            one.predicates if one.predicates is not None else seen
+            for one, seen in zip(sentences, found, strict=True)
+        ]
         rows = model.rows(words, pack_ids(chosen))
         of_row = [one for one, places in zip(sentences, chosen, strict=True) for _ in places]
         places = np.array([place for one in chosen for place in one], np.int64)
@@ -220,7 +233,7 @@ class Roles:
         scores[own, 1] = at_predicate
         names = np.array(["O", *(f"{mark}-{role}" for role in self.roles for mark in "BI")])
         tags = names[best_tags(scores, offsets)]
-        phrases = [tagged_phrases(tags[b:e].tolist()) for b, e in zip(offsets[:-1], offsets[1:], strict=True)]
+        phrases = [tagged_phrases(tags[b:e].tolist()) for b, e in itertools.pairwise(offsets)]
         numbers = {role: number for number, role in enumerate(self.roles)}
         wanted = [
             (begin + one.first, begin + one.last, numbers[one.role])
@@ -234,7 +247,9 @@ class Roles:
                 tuple(tags[begin : begin + len(one.words)].tolist()),
                 tuple(Span(p.role, p.first, p.last, one.span(p.first, p.last), next(chances)) for p in row),
             )
-            for one, predicate, begin, row in zip(sentences, predicates, offsets.tolist(), phrases, strict=False)
+            for one, predicate, begin, row in zip(
+                sentences, predicates, offsets.tolist(), phrases, strict=False
+            )
         ]
 
     def _looked(self, model: RoleLabeller, one: Labelling, spell: Spelling) -> Labelling:
@@ -244,30 +259,9 @@ class Roles:
             self._label(model, [replace(one.sentence, predicates=places)], spell)
         length = len(one.sentence.words)
         weights_BTHW = torch.stack(seen).float().numpy()
-        weights_BQWHW = weights_BTHW.reshape(len(seen), len(places), length, -1, length)
+        heads = weights_BTHW.shape[2]
+        weights_BQWHW = weights_BTHW.reshape(len(seen), len(places), length, heads, length)
         return replace(one, attention=weights_BQWHW.transpose(0, 3, 1, 2, 4))
-
-
-class Spelling:
-    """Words to their pieces, where each begins, and features; every word is spelled once."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.known: dict[str, tuple[list[int], list[int]]] = {}
-
-    def __call__(self, words: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
-        """The streams `pieces`, `starts` and `features` of a sentence."""
-        pieces: list[int] = []
-        starts: list[int] = []
-        features: list[int] = []
-        for word in words:
-            if word not in self.known:
-                self.known[word] = self.tokenizer.encode(word) or [self.tokenizer.unk], word_features(word)
-            ids, told = self.known[word]
-            starts.append(len(pieces))
-            pieces += ids
-            features += told
-        return pieces, starts, features
 
 
 def _marks(batch: dict[str, Packed]) -> Tensor:
@@ -281,6 +275,9 @@ def _marks(batch: dict[str, Packed]) -> Tensor:
 
 def _finding(predictions: Sequence[Labelling], records: Sequence[Record]) -> Score:
     """F1 of predicates: 2 * right / (found + expected)."""
-    pairs = [(set(one.found), set(record.fields["predicates"])) for one, record in zip(predictions, records, strict=True)]
+    pairs = [
+        (set(one.found), set(record.fields["predicates"]))
+        for one, record in zip(predictions, records, strict=True)
+    ]
     rows = [[2 * len(ours & gold), len(ours) + len(gold)] for ours, gold in pairs]
     return measured("predicates", "f1 of the predicates that the model finds", rows, percentage)
