@@ -209,6 +209,15 @@ def test_every_character_but_spaces_is_in_one_word(text):
     assert all(sentence.span(i, i) == word for i, word in enumerate(sentence.words))
 
 
+@pytest.mark.parametrize(
+    "row",
+    [{"words": WORDS, "id": 3}, {"words": WORDS, "predicates": []}, {"text": "It's  I.", "predicate": 1}],
+)
+def test_a_sentence_becomes_a_record_and_itself_again(row):
+    sentence = sentence_of(sentence_record(Record(row, "x", 1), 100, answers=False))
+    assert sentence_of(sentence_record(Record(sentence.fields(), "x", 1), 100, answers=False)) == sentence
+
+
 def test_a_span_is_what_stands_in_the_text():
     record = sentence_record(Record({"text": "I  don't know."}, "x", 1), 100, answers=False)
     assert sentence_of(record).span(0, 2) == "I  don't"

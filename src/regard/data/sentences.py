@@ -53,6 +53,17 @@ class Sentence:
             return " ".join(self.words[first : last + 1])
         return self.text[self.places[first][0] : self.places[last][1]]
 
+    def fields(self) -> dict[str, Any]:
+        """The fields of a record, from which `sentence_record` and `sentence_of` make the sentence again."""
+        given = {
+            "id": self.identity,
+            "text": self.text,
+            "words": list(self.words),
+            "predicates": self.predicates,
+        }
+        fields = {name: value for name, value in given.items() if value is not None}
+        return fields if self.predicates is None else fields | {"predicates": list(self.predicates)}
+
 
 def cut(text: str) -> Sentence:
     """The words of a text, cut at spaces and punctuation; English contractions are cut as corpora do.

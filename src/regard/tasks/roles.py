@@ -61,12 +61,11 @@ class Roles:
 
     def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
         """A sentence as text, as a tuple of words, or as a record with `words` and perhaps `predicates`."""
-        fields = (
-            given
-            if isinstance(given, dict)
-            else {"words": list(given) if isinstance(given, tuple) else given}
-        )
-        return sentence_record(Record(fields, *place), max_characters, answers=False)
+        if isinstance(given, Sentence):
+            given = given.fields()
+        elif not isinstance(given, dict):
+            given = {"words": list(given) if isinstance(given, tuple) else given}
+        return sentence_record(Record(given, *place), max_characters, answers=False)
 
     def input_of(self, record: Record) -> Sentence:
         """The sentence; predicates that the record does not name are to be found."""
