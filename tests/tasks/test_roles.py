@@ -119,7 +119,10 @@ def test_a_labelling_does_not_depend_on_its_batch(run, monkeypatch):
     together = task.predict(model, inputs)
     backwards = task.predict(model, inputs[::-1])[::-1]
     monkeypatch.setattr("regard.tasks.roles.TOGETHER", 3)
+    monkeypatch.setattr("regard.tasks.roles.ROWS", 9)
     small = task.predict(model, inputs)
+    looked = task.predict(model, inputs[:2], attention=True)
+    assert [one.attention.shape[2] for one in looked] == [2, 2]
     assert [one.sentence for one in together] == inputs
     for one, *others in zip(together, backwards, small, strict=True):
         for other in others:

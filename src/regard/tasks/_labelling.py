@@ -1,10 +1,12 @@
 """What a person gets for a sentence: for each of its predicates who did what to whom, with probabilities.
 
-Shape letters: B blocks, H heads, W words, Q predicates.
+Shape letters: B blocks, H heads, W words, Q predicates, T rows (the words of a sentence once for each predicate), K tags.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 from regard._errors import ConfigError
 from regard.data.columns import write_columns
 from regard.data.sentences import Sentence
+from regard.decoding.bio import best_tags, span_probabilities
+from regard.metrics.propositions import tagged_phrases
 from regard.pictures import AttentionPicture
 
 
@@ -109,3 +113,42 @@ class Labelling:
             parts += [*self.sentence.words[word : span.first], f"[{span.role} {span.text}]"]
             word = span.last + 1
         return " ".join([*parts, *self.sentence.words[word:]])
+
+
+def read_propositions(
+    scores_TK: NDArray[np.float32],
+    offsets: NDArray[np.integer],
+    pairs: Sequence[tuple[Sentence, int]],
+    roles: Sequence[str],
+) -> list[Proposition]:
+    """The best valid tags of every row, where the predicate, and no other word, begins the role V.
+
+    Arguments:
+        scores_TK: log-probabilities of tags, which are overwritten.
+        offsets: (Q + 1,): the rows of each predicate.
+        pairs: (Q,): the sentence of each predicate, and its position.
+        roles: V first; role r has the tags 1 + 2r (B) and 2 + 2r (I).
+    """
+    own = offsets[:-1] + np.array([predicate for _, predicate in pairs], np.int64)
+    at_predicate = scores_TK[own, 1]
+    scores_TK[:, 1] = scores_TK[own] = -np.inf
+    scores_TK[own, 1] = at_predicate
+    names = np.array(["O", *(f"{mark}-{role}" for role in roles for mark in "BI")])
+    tags = names[best_tags(scores_TK, offsets)].tolist()
+    rows = [tags[begin:end] for begin, end in itertools.pairwise(offsets.tolist())]
+    phrases = [tagged_phrases(row) for row in rows]
+    numbers = {role: number for number, role in enumerate(roles)}
+    places = [
+        (begin + one.first, begin + one.last, numbers[one.role])
+        for begin, found in zip(offsets[:-1].tolist(), phrases, strict=True)
+        for one in found
+    ]
+    chances = iter(span_probabilities(scores_TK, offsets, places).tolist())
+    return [
+        Proposition(
+            predicate,
+            tuple(row),
+            tuple(Span(p.role, p.first, p.last, one.span(p.first, p.last), next(chances)) for p in found),
+        )
+        for (one, predicate), row, found in zip(pairs, rows, phrases, strict=True)
+    ]

@@ -26,21 +26,20 @@ from regard.data.records import Record, Source
 from regard.data.sentences import Sentence, read_sentences, sentence_of, sentence_record
 from regard.data.spelling import COUNT, FEATURES, Spelling
 from regard.data.tokenizer import Tokenizer
-from regard.decoding.bio import best_tags, span_probabilities
 from regard.metrics.measurement import measured, percentage
-from regard.metrics.propositions import tagged_phrases
 from regard.metrics.spans import EXCLUDED, role_scores
 from regard.metrics.translation import Score
 from regard.nn.loss import vocabulary_loss
 from regard.nn.roles import RoleLabeller
 from regard.nn.watch import watch
 from regard.tasks._encoder import make_encoder
-from regard.tasks._labelling import Labelling, Proposition, Span
+from regard.tasks._labelling import Labelling, Proposition, read_propositions
 from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
 
 LABELS = "labels.json"
-TOGETHER = 64  # sentences labelled at once, of like length
+TOGETHER = 64  # sentences encoded at once, of like length
+ROWS = 16384  # words labelled at once, those of a sentence once for each of its predicates
 UNSEEN = -1  # the tag of a role that no training record has
 
 
@@ -212,43 +211,15 @@ class Roles:
             one.predicates if one.predicates is not None else seen
             for one, seen in zip(sentences, found, strict=True)
         ]
-        rows = model.rows(words, pack_ids(chosen))
-        of_row = [one for one, places in zip(sentences, chosen, strict=True) for _ in places]
-        places = np.array([place for one in chosen for place in one], np.int64)
-        propositions = iter(self._propositions(of_row, places, model.tag_scores(rows).numpy(), rows.offsets))
+        propositions: list[Proposition] = []
+        for group in _groups(sentences, chosen):
+            rows = model.rows(words, pack_ids(group))
+            pairs = [(one, place) for one, places in zip(sentences, group, strict=True) for place in places]
+            propositions += read_propositions(model.tag_scores(rows).numpy(), rows.offsets, pairs, self.roles)
+        following = iter(propositions)
         return [
-            Labelling(one, tuple(next(propositions) for _ in predicates), seen)
-            for one, predicates, seen in zip(sentences, chosen, found, strict=True)
-        ]
-
-    def _propositions(
-        self, sentences: Sequence[Sentence], predicates: np.ndarray, scores: np.ndarray, offsets: np.ndarray
-    ) -> list[Proposition]:
-        """The best valid tags of each row, where the predicate, and no other word, begins the role V."""
-        own = offsets[:-1] + predicates
-        at_predicate = scores[own, 1]
-        scores[:, 1] = -np.inf
-        scores[own] = -np.inf
-        scores[own, 1] = at_predicate
-        names = np.array(["O", *(f"{mark}-{role}" for role in self.roles for mark in "BI")])
-        tags = names[best_tags(scores, offsets)]
-        phrases = [tagged_phrases(tags[b:e].tolist()) for b, e in itertools.pairwise(offsets)]
-        numbers = {role: number for number, role in enumerate(self.roles)}
-        wanted = [
-            (begin + one.first, begin + one.last, numbers[one.role])
-            for begin, row in zip(offsets.tolist(), phrases, strict=False)
-            for one in row
-        ]
-        chances = iter(span_probabilities(scores, offsets, wanted).tolist())
-        return [
-            Proposition(
-                int(predicate),
-                tuple(tags[begin : begin + len(one.words)].tolist()),
-                tuple(Span(p.role, p.first, p.last, one.span(p.first, p.last), next(chances)) for p in row),
-            )
-            for one, predicate, begin, row in zip(
-                sentences, predicates, offsets.tolist(), phrases, strict=False
-            )
+            Labelling(one, tuple(itertools.islice(following, len(places))), seen)
+            for one, places, seen in zip(sentences, chosen, found, strict=True)
         ]
 
     def _looked(self, model: RoleLabeller, one: Labelling, spell: Spelling) -> Labelling:
@@ -257,10 +228,27 @@ class Roles:
         with watch(model.blocks) as seen:
             self._label(model, [replace(one.sentence, predicates=places)], spell)
         length = len(one.sentence.words)
-        weights_BTHW = torch.stack(seen).float().numpy()
+        blocks = len(model.blocks)
+        weights_BTHW = (
+            torch.stack([torch.cat(seen[block::blocks]) for block in range(blocks)]).float().numpy()
+        )
         heads = weights_BTHW.shape[2]
-        weights_BQWHW = weights_BTHW.reshape(len(seen), len(places), length, heads, length)
+        weights_BQWHW = weights_BTHW.reshape(blocks, len(places), length, heads, length)
         return replace(one, attention=weights_BQWHW.transpose(0, 3, 1, 2, 4))
+
+
+def _groups(sentences: Sequence[Sentence], chosen: Sequence[tuple[int, ...]]) -> Iterator[list[list[int]]]:
+    """The predicates of all sentences in parts of about ROWS rows: a long sentence may have many; at least one part."""
+    group: list[list[int]] = [[] for _ in sentences]
+    rows = 0
+    for number, places in enumerate(chosen):
+        for place in places:
+            if rows > ROWS:
+                yield group
+                group, rows = [[] for _ in sentences], 0
+            group[number].append(place)
+            rows += len(sentences[number].words)
+    yield group
 
 
 def _marks(batch: dict[str, Packed]) -> Tensor:
