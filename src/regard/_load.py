@@ -13,7 +13,7 @@ class Predictor:
     """A model from a run folder, with everything that it needs to be used.
 
     Call it with one input, or with a list of them: it gives one result, or a list in the same order. Keywords are the
-    task's own; for translation `beam` (5), `penalty` (1.0) and `attention` (False).
+    task's own: for translation `beam` (5), `penalty` (1.0) and `attention` (False), for roles `attention`.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -51,6 +51,10 @@ def load(folder: str | Path) -> Predictor:
         translator("A dog runs.").text
         translator(["A dog runs.", "A cat sleeps."], beam=1)
         translator("A dog runs.", attention=True).attention.weights    # (layers, heads, target, source)
+
+        labeller = regard.load("runs/roles")
+        labeller("The dog chases the cat.").propositions[0].spans
+        labeller({"words": ["The", "dog", "runs"], "predicate": 2})    # or words alone, as a tuple
 
     Raises:
         CheckpointError: the folder holds no run, or a file in it is missing, damaged or cut short.

@@ -48,7 +48,7 @@ def word_features(word: str) -> list[int]:
     >>> word_features("Running")[0] == word_features("Walking")[0] != word_features("WALKING")[0]
     True
     >>> word_features("Running")[1:] == word_features("WALKING")[1:]
-    False
+    True
     """
     folded = word.lower()
     endings = [zlib.crc32(folded[-length:].encode("utf-8", "replace")) % SUFFIXES for length in LENGTHS]

@@ -79,7 +79,7 @@ def span_probabilities(
         A probability for each span.
 
     >>> span_probabilities(np.log([[0.6, 0.3, 0.1], [0.2, 0.1, 0.7]]), np.array([0, 2]), [(0, 1, 0)])
-    array([0.5385])
+    array([0.4375])
     """
     begins, lasts, roles = np.array(spans, np.int64).reshape(-1, 3).T
     before, after = _sums_before(scores_TK, offsets), _sums_after(scores_TK, offsets)

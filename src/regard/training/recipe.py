@@ -60,7 +60,7 @@ class Recipe:
     encoder_layers: int | None = None
     """Blocks of the encoder."""
     decoder_layers: int | None = None
-    """Blocks of the decoder."""
+    """Blocks of the decoder; for roles, blocks that run once for each predicate."""
     dropout: float | None = None
     """Share of activations dropped after embedding and in both halves of every block."""
     label_smoothing: float = 0.1
