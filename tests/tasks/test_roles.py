@@ -265,6 +265,15 @@ def test_predicates_that_were_left_out_are_missed(run):
     assert 45 < recall.value < 55
 
 
+@pytest.mark.parametrize(("examples", "dropout"), [(1, 0.3), (10_000, 0.2), (200_000, 0.1)])
+def test_sizes_make_a_model_with_one_block_a_predicate(run, examples, dropout):
+    task, _, _, _ = run
+    model = task.model(Recipe(**task.sizes(examples)))
+    assert len(model.blocks) == 1
+    assert model.dropout.p == dropout
+    assert model.encoder.dim == task.sizes(examples)["dim"]
+
+
 def test_damaged_labels_are_told(run, tmp_path):
     task, _, _, _ = run
     task.save(tmp_path)

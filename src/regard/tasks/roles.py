@@ -40,6 +40,7 @@ from regard.training.recipe import Recipe
 LABELS = "labels.json"
 TOGETHER = 64  # sentences encoded at once, of like length
 ROWS = 16384  # words labelled at once, those of a sentence once for each of its predicates
+MUCH = 100_000  # sentences
 UNSEEN = -1  # the tag of a role that no training record has
 
 
@@ -75,8 +76,10 @@ class Roles:
         return sum(len(word) + 1 for word in record.fields["words"])
 
     def sizes(self, examples: int) -> dict[str, Any]:
-        """Model and vocabulary by the number of sentences; a second block for each predicate costs more than it gives."""
-        return {**encoder_decoder_sizes(examples), "decoder_layers": 1}
+        """Model and vocabulary by the number of sentences; what runs once a predicate, on about five times the words, is one block."""
+        sizes = {**encoder_decoder_sizes(examples), "decoder_layers": 1}
+        # Tens of epochs fit into the usual budget, and then more dropout pays; a few fit where there is much data.
+        return sizes if examples >= MUCH else {**sizes, "dropout": max(0.2, sizes["dropout"])}
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """Train the vocabulary and note which roles there are."""
