@@ -15,7 +15,8 @@ class Predictor:
     """A model from a run folder, with everything that it needs to be used.
 
     Call it with one input, or with a list of them: it gives one result, or a list in the same order. Keywords are the
-    task's own; for translation `beam` (5), `penalty` (1.0) and `attention` (False).
+    task's own; for translation `beam` (5), `penalty` (1.0), `attention` (False) and `precision` ("fp32", or "bf16" and
+    "int8", which are faster and lose a little). The model is packed for the kernel at the first call with a precision.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -27,6 +28,7 @@ class Predictor:
         self.model = self.task.model(self.recipe)
         checkpoints.load_weights(self.folder, self.model)
         self.model.eval()
+        self._engines: dict[str, Any] = {}
 
     def __call__(self, inputs: str | Sequence[str], **options: Any) -> Any:
         """Predict.
@@ -39,8 +41,15 @@ class Predictor:
         field = self.task.fields[0]
         for number, text in enumerate(texts, start=1):
             checked(Record({field: text}, "the given texts", number), [field], self.recipe.max_characters)
+        if hasattr(self.task, "engine"):
+            options["engine"] = self._engine(options.get("precision", "fp32"))
         results = self.task.predict(self.model, texts, **options)
         return results[0] if single else results
+
+    def _engine(self, precision: str) -> Any:
+        if precision not in self._engines:
+            self._engines[precision] = self.task.engine(self.model, precision)
+        return self._engines[precision]
 
     def __repr__(self) -> str:
         return f"Predictor({self.task.name}, {str(self.folder)!r})"
@@ -51,7 +60,7 @@ def load(folder: str | Path) -> Predictor:
 
         translator = regard.load("runs/en-zh")
         translator("A dog runs.").text
-        translator(["A dog runs.", "A cat sleeps."], beam=1)
+        translator(["A dog runs.", "A cat sleeps."], beam=1, precision="int8")
         translator("A dog runs.", attention=True).attention.weights    # (layers, heads, target, source)
 
     Raises:

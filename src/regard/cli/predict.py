@@ -6,7 +6,7 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from regard._errors import ConfigError, DataError
 from regard.cli._output import give, give_json, tell
@@ -22,6 +22,7 @@ def predict(
     beam: int = 5,
     length_penalty: float = 1.0,
     attention: Path | None = None,
+    precision: Literal["fp32", "bf16", "int8"] = "fp32",
     json: bool = False,
 ) -> None:
     """Use a model: on texts, on a file, or on what comes in.
@@ -33,6 +34,7 @@ def predict(
         beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
+        precision: Of the weights while writing; bf16 and int8 are faster and lose a little. Default: fp32.
         json: One JSON object on each line: source, text and score.
     """
     from regard._load import load
@@ -41,7 +43,8 @@ def predict(
         raise ConfigError("there are two inputs. Expected texts or --input. Received both; leave one out.")
     predictor = load(run)
     field, longest = predictor.task.fields[0], predictor.recipe.max_characters
-    options = {"beam": beam, "penalty": length_penalty, **({"attention": True} if attention else {})}
+    options = {"beam": beam, "penalty": length_penalty, "precision": precision}
+    options |= {"attention": True} if attention else {}
     records = _records(texts, input, field, longest)
     together = 1 if _waits(texts, input) else TOGETHER
     done = 0

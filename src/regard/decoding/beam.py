@@ -1,23 +1,43 @@
-"""Greedy and beam search over packed hypotheses: finished sentences leave the batch, sources are read in place."""
+"""Greedy and beam search: finished sources leave at once and others take their places; hypotheses are never padded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Candidates(NamedTuple):
+    """What may follow each of M hypotheses: the likeliest tokens, the best first, and how likely the end is."""
+
+    ids: Array
+    """(M, count)"""
+    log_p: Array
+    """(M, count); -inf where there are fewer"""
+    end_log_p: Array
+    """(M,)"""
 
 
 class Stepper(Protocol):
     """A model in the middle of writing: it knows the sources, and what each live hypothesis has so far."""
 
-    def step(self, tokens: Tensor, sources: Tensor) -> Tensor:
-        """Log-probabilities (M, vocabulary) of what follows `tokens` (M,) of the M hypotheses of `sources` (M,)."""
+    refills: bool
+    """Whether sources may begin while others are being written."""
 
-    def keep(self, hypotheses: Tensor) -> None:
-        """Go on with these hypotheses (M',) only; one may be named several times."""
+    def begin(self, sources: Array) -> None:
+        """Sources (N,), by their numbers, of which the next step has the first rows."""
+
+    def step(self, tokens: Array, sources: Array, parents: Array, count: int, end: int) -> Candidates:
+        """The best `count` tokens that follow `tokens` (M,) of M hypotheses, and the log-probability of `end`.
+
+        The hypotheses of a source stand together; `parents` (M,) says which hypothesis of the step before each one goes
+        on with, or -1 for a source's first. Who is not among `sources` (M,) is done.
+        """
 
 
 @dataclass(frozen=True)
@@ -40,22 +60,22 @@ def search(
     bos: int,
     eos: int,
     penalty: float = 1.0,
-    device: str = "cpu",
+    together: int | None = None,
 ) -> list[list[Hypothesis]]:
     """Beam search: the likeliest ways to go on are kept at every step, by `log p / length ** penalty` in the end.
 
     A source is done when `beam` hypotheses are finished and its best live one, scored as if it ended now at no cost, is
-    behind all of them; it leaves the batch at once. Greedy search is done with its first end. With a penalty above 0
-    a live hypothesis might yet have overtaken them: the rule is a heuristic.
+    behind all of them; it leaves at once. Greedy search is done with its first end. With a penalty above 0 a live
+    hypothesis might yet have overtaken them: the rule is a heuristic.
 
     Arguments:
-        stepper: the model, with the sources encoded.
+        stepper: the model, with the sources.
         limits: for each source, the most tokens to write, the end counted.
         beam: hypotheses kept for each source; 1 is greedy search.
         bos: id of the begin.
         eos: id of the end.
         penalty: exponent of the length by which scores are divided; 0 favors short outputs.
-        device: where the stepper's tensors are.
+        together: the most sources that are written at once; by default all of them.
 
     Returns:
         For each source its finished hypotheses, at most `beam`, by `Hypothesis.score(penalty)`, best first. There is at
@@ -65,81 +85,139 @@ def search(
     al. 2017, "When to Finish?".
 
     >>> class Stutter:
-    ...     def step(self, tokens, sources):
-    ...         return torch.tensor([0.0, 0.4, 0.6]).log().repeat(len(tokens), 1)
-    ...     def keep(self, hypotheses):
+    ...     refills = True
+    ...     def begin(self, sources):
     ...         pass
+    ...     def step(self, tokens, sources, parents, count, end):
+    ...         ids, log_p = np.array([2, 1]), np.log([0.6, 0.4])
+    ...         return Candidates(*(np.tile(array, (len(tokens), 1)) for array in (ids, log_p)), log_p[[1] * len(tokens)])
     >>> [one.tokens for one in search(Stutter(), [3], beam=2, bos=0, eos=1)[0]]
     [(2, 2), (2,)]
     """
-    count = len(limits)
-    finished: list[list[Hypothesis]] = [[] for _ in range(count)]
-    live = torch.arange(count, device=device)  # sources still being written
-    longest = torch.tensor(list(limits), device=device).clamp(min=1)
-    tokens = torch.full((count, 1), bos, device=device)
-    written = torch.empty(count, 1, 0, dtype=torch.int64, device=device)
-    totals = torch.zeros(count, 1, device=device)
-    while len(live):
-        width = tokens.shape[1]
-        log_p = stepper.step(tokens.reshape(-1), live.repeat_interleave(width)).view(len(live), width, -1)
-        length = written.shape[2] + 1
-        ending = length >= longest[live]
-        if ending.any():
-            log_p[ending] = _only(log_p[ending], eos)
-        candidates = (totals.unsqueeze(-1) + log_p).flatten(1)
-        best, place = candidates.topk(min(2 * beam, candidates.shape[1]), dim=1)
-        parent, token = place // log_p.shape[2], place % log_p.shape[2]
-        _collect(finished, live, written, parent, token, best, beam, eos)
-        best = best.masked_fill(token == eos, -torch.inf)
-        totals, chosen = best.topk(min(beam, best.shape[1]), dim=1)
-        parent, tokens = parent.gather(1, chosen), token.gather(1, chosen)
-        remaining = ~ending & _may_improve(
-            finished, live, totals[:, 0] / (length + 1) ** penalty, beam, penalty
-        )
-        base = torch.arange(len(live), device=device)[:, None] * width
-        stepper.keep((base + parent)[remaining].reshape(-1))
-        written = torch.cat(
-            [written.gather(1, parent[..., None].expand(-1, -1, length - 1)), tokens[..., None]], dim=2
-        )
-        live, tokens, totals, written = (
-            live[remaining],
-            tokens[remaining],
-            totals[remaining],
-            written[remaining],
-        )
-    return [sorted(found, key=lambda one: one.score(penalty), reverse=True)[:beam] for found in finished]
+    state = _Search(np.maximum(np.asarray(limits, np.int64), 1), beam, bos, eos, penalty)
+    waiting, count = 0, len(limits)
+    together = max(1, count if together is None else together)
+    while True:
+        room = together - len(state.sources)
+        # A few at a time: beginning costs nearly as much for one source as for several.
+        if waiting < count and (len(state.sources) == 0 or (stepper.refills and 4 * room >= together)):
+            new = np.arange(waiting, min(count, waiting + room))
+            stepper.begin(new)
+            state.begin(new)
+            waiting += len(new)
+        if len(state.sources) == 0:
+            return state.results()
+        state.advance(stepper)
 
 
-def _only(log_p: Tensor, token: int) -> Tensor:
-    only = torch.full_like(log_p, -torch.inf)
-    only[..., token] = log_p[..., token]
-    return only
+class _Search:
+    """The live hypotheses of L sources, at most B each: those with a total above -inf."""
 
+    def __init__(self, limits: Array, beam: int, bos: int, eos: int, penalty: float) -> None:
+        self.limits, self.beam, self.bos, self.eos, self.penalty = limits, beam, bos, eos, penalty
+        self.finished: list[list[Hypothesis]] = [[] for _ in limits]
+        self.sources = np.empty(0, np.int64)  # (L,) by number
+        self.length = np.empty(0, np.int64)  # (L,) tokens written so far
+        self.bar = np.empty(0)  # (L,) the score that a live hypothesis has to pass
+        self.totals: Array = np.empty((0, beam))
+        self.tokens: Array = np.empty((0, beam), np.int64)  # the last ones
+        self.parents: Array = np.empty((0, beam), np.int64)
+        self.written = np.empty((0, beam, 32), np.int32)
 
-def _collect(
-    finished: list[list[Hypothesis]],
-    live: Tensor,
-    written: Tensor,
-    parent: Tensor,
-    token: Tensor,
-    best: Tensor,
-    beam: int,
-    eos: int,
-) -> None:
-    """Take the candidates that end among the best `beam` of their source."""
-    ends = (token[:, :beam] == eos) & (best[:, :beam] > -torch.inf)
-    for row, column in ends.nonzero().tolist():
-        tokens = tuple(written[row, parent[row, column]].tolist())
-        finished[live[row]].append(Hypothesis(tokens, float(best[row, column])))
+    def begin(self, new: Array) -> None:
+        """Add sources, of which each has one hypothesis, the begin."""
+        shape = len(new), self.beam
+        totals = np.full(shape, -np.inf)
+        totals[:, 0] = 0.0
+        self.sources = np.concatenate([self.sources, new])
+        self.length = np.concatenate([self.length, np.zeros(len(new), np.int64)])
+        self.bar = np.concatenate([self.bar, np.full(len(new), -np.inf)])
+        self.totals = np.concatenate([self.totals, totals])
+        self.tokens = np.concatenate([self.tokens, np.full(shape, self.bos)])
+        self.parents = np.concatenate([self.parents, np.full(shape, -1)])
+        self.written = np.concatenate([self.written, np.zeros((*shape, self.written.shape[2]), np.int32)])
 
+    def advance(self, stepper: Stepper) -> None:
+        """One more token for every hypothesis; sources that are done leave."""
+        live = self.totals > -np.inf
+        place = np.arange(len(live))[:, None]
+        rows = live.cumsum().reshape(live.shape) - 1  # the stepper's number of each hypothesis
+        tokens, log_p = self._candidates(stepper, live)
+        self.length += 1
+        scores = (self.totals[:, :, None] + log_p).reshape(len(live), -1)
+        order: Array = np.argsort(-scores, axis=1, kind="stable")[:, : 2 * self.beam]
+        best = scores[place, order]
+        parent: Array = order // log_p.shape[2]
+        token: Array = tokens.reshape(len(live), -1)[place, order]
+        is_end = token == self.eos
+        if is_end.any():
+            self._collect(is_end, parent, best)
+            best[is_end] = -np.inf
+            # Those that go on, the best first; a stable sort leaves them in their order.
+            chosen = np.argsort(is_end, axis=1, kind="stable")[:, : self.beam]
+            best, parent, token = best[place, chosen], parent[place, chosen], token[place, chosen]
+        best, parent, token = (array[:, : self.beam] for array in (best, parent, token))
+        if best.shape[1] < self.beam:
+            missing = ((0, 0), (0, self.beam - best.shape[1]))
+            best = np.pad(best, missing, constant_values=-np.inf)
+            parent, token = np.pad(parent, missing), np.pad(token, missing)
+        self.totals, self.tokens, self.parents = best, token, rows[place, parent]
+        self._write(place, parent, token)
+        self._leave()
 
-def _may_improve(
-    finished: list[list[Hypothesis]], live: Tensor, scores: Tensor, beam: int, penalty: float
-) -> Tensor:
-    """Whether the best live hypothesis of each source is not yet behind `beam` finished ones."""
-    improving = []
-    for source, score in zip(live.tolist(), scores.tolist(), strict=True):
-        best = sorted((one.score(penalty) for one in finished[source]), reverse=True)[:beam]
-        open_end = len(best) < beam or (beam > 1 and score > best[-1])
-        improving.append(open_end and score > -torch.inf)
-    return torch.tensor(improving, dtype=torch.bool, device=live.device)
+    def _write(self, place: Array, parent: Array, token: Array) -> None:
+        longest, room = int(self.length.max()), self.written.shape[2]
+        if longest > room:
+            self.written = np.concatenate([self.written, np.zeros_like(self.written)], axis=2)
+        self.written[:, :, :longest] = self.written[place, parent, :longest]
+        self.written[place, np.arange(self.beam), self.length[:, None] - 1] = token
+
+    def _candidates(self, stepper: Stepper, live: Array) -> tuple[Array, Array]:
+        """Tokens and log-probabilities (L, B, count) of what may follow; at its limit a source can only end."""
+        sources = np.repeat(self.sources, live.sum(axis=1))
+        # Of one hypothesis the best `beam` others and the end can matter.
+        found = stepper.step(self.tokens[live], sources, self.parents[live], self.beam + 1, self.eos)
+        shape = (*live.shape, found.ids.shape[1])
+        if live.all():
+            token, log_p, end = (
+                found.ids.reshape(shape),
+                found.log_p.reshape(shape),
+                found.end_log_p.reshape(live.shape),
+            )
+        else:
+            token, log_p, end = (
+                np.zeros(shape, np.int64),
+                np.full(shape, -np.inf),
+                np.full(live.shape, -np.inf),
+            )
+            token[live], log_p[live], end[live] = found
+        last = self.length + 1 >= self.limits[self.sources]
+        if last.any():
+            log_p[last], token[last, :, 0], log_p[last, :, 0] = -np.inf, self.eos, end[last]
+        return token, log_p
+
+    def _collect(self, is_end: Array, parent: Array, best: Array) -> None:
+        """Take the candidates that end among the best `beam` of their source."""
+        ends = is_end[:, : self.beam] & (best[:, : self.beam] > -np.inf)
+        for row, column in zip(*(places.tolist() for places in ends.nonzero()), strict=True):
+            tokens = self.written[row, parent[row, column], : self.length[row] - 1].tolist()
+            finished = self.finished[self.sources[row]]
+            finished.append(Hypothesis(tuple(tokens), float(best[row, column])))
+            if self.beam == 1:
+                self.bar[row] = np.inf
+            elif len(finished) >= self.beam:
+                self.bar[row] = sorted(one.score(self.penalty) for one in finished)[-self.beam]
+
+    def _leave(self) -> None:
+        best = self.totals[:, 0] / (self.length + 1.0) ** self.penalty
+        stays = (best > self.bar) & (self.length < self.limits[self.sources])
+        if not stays.all():
+            for name in ("sources", "length", "bar", "totals", "tokens", "parents", "written"):
+                setattr(self, name, getattr(self, name)[stays])
+
+    def results(self) -> list[list[Hypothesis]]:
+        """What was found for every source, the best first."""
+        return [
+            sorted(found, key=lambda one: one.score(self.penalty), reverse=True)[: self.beam]
+            for found in self.finished
+        ]
