@@ -114,7 +114,7 @@ void bind_decoder(nb::module_& module) {
             "weights"_a, "slots"_a)
         .def("admit", &admit, "numbers"_a, "hidden"_a.none(), "offsets"_a.none(), "threads"_a)
         .def("read", [](Writer& writer, int64_t number, const Ids& tokens) { writer.read(number, tokens.data(), long(tokens.size())); })
-        .def("allow", &Writer::allow, "ids"_a)
+        .def("allow", [](Writer& writer, const Ids& ids) { writer.allow({ids.data(), ids.data() + ids.size()}); }, "ids"_a)
         .def("step", &step, "tokens"_a, "sources"_a, "parents"_a, "end"_a, "ids"_a, "log_p"_a, "end_log_p"_a, "threads"_a)
         .def_prop_ro("sources", &Writer::sources);
 }

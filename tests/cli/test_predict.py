@@ -10,6 +10,7 @@ import sacrebleu
 
 import regard
 from regard._lowering import kernel
+from regard.data.records import read_records
 from regard.tasks.translate import Translate, Translation
 
 
@@ -94,6 +95,19 @@ def test_a_precision_can_be_chosen(regard_command, refused, trained):
     result = regard_command("predict", trained, "A dog runs.", "--precision", "int8")
     assert result.out == regard.load(trained)("A dog runs.", precision="int8").text + "\n"
     assert "--precision" in refused("predict", trained, "A dog runs.", "--precision", "fp16")
+
+
+@pytest.mark.skipif(kernel() is None, reason="needs the compiled kernel")
+def test_a_shortlist_is_read_from_a_file(regard_command, refused, trained, data, tmp_path):
+    translator, path = regard.load(trained), tmp_path / "short.npz"
+    shortlist = translator.task.shortlist(read_records(data / "train.jsonl", ("source", "target")))
+    shortlist.save(path)
+    expected = translator("A dog runs.", shortlist=shortlist).text
+    assert regard_command("predict", trained, "A dog runs.", "--shortlist", path).out == expected + "\n"
+    options = ("--data", data / "dev.jsonl", "--beam", "1", "--shortlist", path)
+    assert regard_command("evaluate", trained, *options).code == 0
+    path.write_text("nothing")
+    assert "cannot be read" in refused("predict", trained, "A dog runs.", "--shortlist", path)
 
 
 def test_evaluation_without_data_is_for_models_of_the_sample(refused, trained):

@@ -16,6 +16,7 @@ from regard.decoding import engine as engine_module
 from regard.decoding import search
 from regard.decoding.engine import Engine, EngineWriter, pack_stack
 from regard.decoding.plain import PlainWriter
+from regard.decoding.shortlist import Shortlist
 from regard.nn import Decoder, EncoderBlock, EncoderDecoder, Shape
 
 pytestmark = [pytest.mark.usefixtures("instruction_set")]
@@ -155,6 +156,25 @@ def test_only_allowed_tokens_are_candidates(model, precision):
         assert all(set(one.tokens) <= {9, 4} for one in found)
     few.allow([])
     assert few.candidates == model.shape.vocabulary
+
+
+def test_a_shortlist_follows_the_live_sources(model):
+    """Candidates are those of the sources that are being written; alone, each writes only its own."""
+    vocabulary = model.shape.vocabulary
+    sources, engine = drawn(vocabulary), Engine(model)
+    candidates = (np.arange(vocabulary)[:, None] + np.arange(3)) % vocabulary
+    shortlist = Shortlist(candidates.astype(np.int32), np.array([5], np.int32))
+    writer = EngineWriter(engine, sources, 2, shortlist)
+    search(writer, [12] * 7, beam=2, bos=BOS, eos=EOS, together=1)
+    assert writer.candidates == len(shortlist.allowed([sources[-1]], [EOS]))
+    writer = EngineWriter(engine, sources, 2, shortlist)
+    for source, found in zip(
+        sources, search(writer, [12] * 7, beam=2, bos=BOS, eos=EOS, together=1), strict=True
+    ):
+        assert set(found[0].tokens) <= set(shortlist.allowed([source]).tolist())
+    everything = Shortlist(np.full((vocabulary, 1), -1, np.int32), np.arange(vocabulary, dtype=np.int32))
+    writer = EngineWriter(engine, sources, 2, everything)
+    assert search(writer, [12] * 7, beam=2, bos=BOS, eos=EOS) == written(engine, sources, 2)
 
 
 def grouped():

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from regard._errors import ConfigError
 from regard.cli._output import give, give_json
+from regard.cli._shortlist import shortlist_option
 from regard.samples import sample_path
 
 
@@ -21,6 +22,7 @@ def evaluate(
     lowercase: bool = False,
     language: str | None = None,
     precision: Literal["fp32", "bf16", "int8"] = "fp32",
+    shortlist: Path | None = None,
     json: bool = False,
 ) -> None:
     """Score a model on a file of examples.
@@ -35,6 +37,8 @@ def evaluate(
         language: Language of the references, such as de or zh. Default: looked up in the text.
         precision: Of the weights while writing. bf16 and int8 are faster; what they lose against fp32 is measured too.
             Default: fp32.
+        shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
+            README. Default: the whole vocabulary.
         json: One JSON object.
     """
     from regard._load import load
@@ -48,7 +52,7 @@ def evaluate(
         )
     )
     inputs = [record.fields[task.fields[0]] for record in records]
-    options = {"beam": beam, "penalty": length_penalty}
+    options = {"beam": beam, "penalty": length_penalty, **shortlist_option(predictor, shortlist)}
 
     def scored(**chosen: Any) -> tuple[list[Any], float]:
         begin = time.monotonic()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from regard._errors import ConfigError, DataError
 from regard.cli._output import give, give_json, tell
+from regard.cli._shortlist import shortlist_option
 
 TOGETHER = 256  # texts of a file that are predicted at once
 
@@ -23,6 +24,7 @@ def predict(
     length_penalty: float = 1.0,
     attention: Path | None = None,
     precision: Literal["fp32", "bf16", "int8"] = "fp32",
+    shortlist: Path | None = None,
     json: bool = False,
 ) -> None:
     """Use a model: on texts, on a file, or on what comes in.
@@ -35,6 +37,8 @@ def predict(
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
         precision: Of the weights while writing; bf16 and int8 are faster and lose a little. Default: fp32.
+        shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
+            README. Default: the whole vocabulary.
         json: One JSON object on each line: source, text and score.
     """
     from regard._load import load
@@ -45,6 +49,7 @@ def predict(
     field, longest = predictor.task.fields[0], predictor.recipe.max_characters
     options = {"beam": beam, "penalty": length_penalty, "precision": precision}
     options |= {"attention": True} if attention else {}
+    options |= shortlist_option(predictor, shortlist)
     records = _records(texts, input, field, longest)
     together = 1 if _waits(texts, input) else TOGETHER
     done = 0

@@ -123,6 +123,7 @@ class _Search:
         self.tokens: Array = np.empty((0, beam), np.int64)  # the last ones
         self.parents: Array = np.empty((0, beam), np.int64)
         self.written = np.empty((0, beam, 32), np.int32)
+        self._settle()
 
     def begin(self, new: Array) -> None:
         """Add sources, of which each has one hypothesis, the begin."""
@@ -136,65 +137,69 @@ class _Search:
         self.tokens = np.concatenate([self.tokens, np.full(shape, self.bos)])
         self.parents = np.concatenate([self.parents, np.full(shape, -1)])
         self.written = np.concatenate([self.written, np.zeros((*shape, self.written.shape[2]), np.int32)])
+        self._settle()
+
+    def _settle(self) -> None:
+        """What stays as it is while the same sources are being written: a step of few hypotheses is mostly overhead."""
+        count = len(self.sources)
+        self.place: Array = np.arange(count)[:, None]
+        self.slot = np.arange(self.beam)
+        self.everyone: Array = np.arange(count * self.beam).reshape(count, self.beam)
+        self.row_sources = np.repeat(self.sources, self.beam)
+        self.steps_left = int((self.limits[self.sources] - self.length).min(initial=2**62))
+        self.longest = int(self.length.max(initial=0))
 
     def advance(self, stepper: Stepper) -> None:
         """One more token for every hypothesis; sources that are done leave."""
-        live = self.totals > -np.inf
-        place = np.arange(len(live))[:, None]
-        rows = live.cumsum().reshape(live.shape) - 1  # the stepper's number of each hypothesis
-        tokens, log_p = self._candidates(stepper, live)
+        rows, tokens, log_p = self._candidates(stepper)
+        count = len(rows)
         self.length += 1
-        scores = (self.totals[:, :, None] + log_p).reshape(len(live), -1)
+        self.longest += 1
+        self.steps_left -= 1
+        scores = (self.totals[:, :, None] + log_p).reshape(count, -1)
         order: Array = np.argsort(-scores, axis=1, kind="stable")[:, : 2 * self.beam]
-        best = scores[place, order]
+        best = scores[self.place, order]
         parent: Array = order // log_p.shape[2]
-        token: Array = tokens.reshape(len(live), -1)[place, order]
+        token: Array = tokens.reshape(count, -1)[self.place, order]
         is_end = token == self.eos
         if is_end.any():
             self._collect(is_end, parent, best)
             best[is_end] = -np.inf
             # Those that go on, the best first; a stable sort leaves them in their order.
-            chosen = np.argsort(is_end, axis=1, kind="stable")[:, : self.beam]
-            best, parent, token = best[place, chosen], parent[place, chosen], token[place, chosen]
-        best, parent, token = (array[:, : self.beam] for array in (best, parent, token))
-        if best.shape[1] < self.beam:
-            missing = ((0, 0), (0, self.beam - best.shape[1]))
-            best = np.pad(best, missing, constant_values=-np.inf)
-            parent, token = np.pad(parent, missing), np.pad(token, missing)
-        self.totals, self.tokens, self.parents = best, token, rows[place, parent]
-        self._write(place, parent, token)
+            chosen = np.argsort(is_end, axis=1, kind="stable")
+            best, parent, token = (array[self.place, chosen] for array in (best, parent, token))
+        missing = self.beam - best.shape[1]
+        if missing > 0:
+            best = np.pad(best, ((0, 0), (0, missing)), constant_values=-np.inf)
+            parent, token = (np.pad(array, ((0, 0), (0, missing))) for array in (parent, token))
+        self.totals, self.tokens, parent = best[:, : self.beam], token[:, : self.beam], parent[:, : self.beam]
+        self.parents = rows[self.place, parent]
+        self._write(parent)
         self._leave()
 
-    def _write(self, place: Array, parent: Array, token: Array) -> None:
-        longest, room = int(self.length.max()), self.written.shape[2]
-        if longest > room:
-            self.written = np.concatenate([self.written, np.zeros_like(self.written)], axis=2)
-        self.written[:, :, :longest] = self.written[place, parent, :longest]
-        self.written[place, np.arange(self.beam), self.length[:, None] - 1] = token
-
-    def _candidates(self, stepper: Stepper, live: Array) -> tuple[Array, Array]:
-        """Tokens and log-probabilities (L, B, count) of what may follow; at its limit a source can only end."""
-        sources = np.repeat(self.sources, live.sum(axis=1))
+    def _candidates(self, stepper: Stepper) -> tuple[Array, Array, Array]:
+        """The stepper's row of each hypothesis (L, B), and tokens and log-probabilities (L, B, count) of what may follow."""
         # Of one hypothesis the best `beam` others and the end can matter.
-        found = stepper.step(self.tokens[live], sources, self.parents[live], self.beam + 1, self.eos)
-        shape = (*live.shape, found.ids.shape[1])
+        count = self.beam + 1
+        live: Array = self.totals > -np.inf
         if live.all():
-            token, log_p, end = (
-                found.ids.reshape(shape),
-                found.log_p.reshape(shape),
-                found.end_log_p.reshape(live.shape),
-            )
+            rows: Array = self.everyone
+            parents = self.parents.reshape(-1)
+            found = stepper.step(self.tokens.reshape(-1), self.row_sources, parents, count, self.eos)
+            token: Array
+            token, log_p, end = (array.reshape(*live.shape, -1) for array in found)
         else:
-            token, log_p, end = (
-                np.zeros(shape, np.int64),
-                np.full(shape, -np.inf),
-                np.full(live.shape, -np.inf),
-            )
-            token[live], log_p[live], end[live] = found
-        last = self.length + 1 >= self.limits[self.sources]
-        if last.any():
-            log_p[last], token[last, :, 0], log_p[last, :, 0] = -np.inf, self.eos, end[last]
-        return token, log_p
+            rows = live.cumsum().reshape(live.shape) - 1
+            sources = np.repeat(self.sources, live.sum(axis=1))
+            found = stepper.step(self.tokens[live], sources, self.parents[live], count, self.eos)
+            shape = (*live.shape, found.ids.shape[1])
+            token, log_p = np.zeros(shape, np.int64), np.full(shape, -np.inf)
+            end = np.full((*live.shape, 1), -np.inf)
+            token[live], log_p[live], end[live, 0] = found
+        if self.steps_left <= 1:  # at its limit a source can only end
+            last = self.length + 1 >= self.limits[self.sources]
+            log_p[last], token[last, :, 0], log_p[last, :, 0] = -np.inf, self.eos, end[last, :, 0]
+        return rows, token, log_p
 
     def _collect(self, is_end: Array, parent: Array, best: Array) -> None:
         """Take the candidates that end among the best `beam` of their source."""
@@ -208,12 +213,24 @@ class _Search:
             elif len(finished) >= self.beam:
                 self.bar[row] = sorted(one.score(self.penalty) for one in finished)[-self.beam]
 
+    def _write(self, parent: Array) -> None:
+        if self.longest > self.written.shape[2]:
+            self.written = np.concatenate([self.written, np.zeros_like(self.written)], axis=2)
+        if self.beam > 1:
+            self.written[:, :, : self.longest] = self.written[self.place, parent, : self.longest]
+        self.written[self.place, self.slot, self.length[:, None] - 1] = self.tokens
+
     def _leave(self) -> None:
-        best = self.totals[:, 0] / (self.length + 1.0) ** self.penalty
-        stays = (best > self.bar) & (self.length < self.limits[self.sources])
+        best = self.totals[:, 0]
+        if self.steps_left > 0 and self.bar.max() == -np.inf < best.min():
+            return
+        stays = (best / (self.length + 1.0) ** self.penalty > self.bar) & (
+            self.length < self.limits[self.sources]
+        )
         if not stays.all():
             for name in ("sources", "length", "bar", "totals", "tokens", "parents", "written"):
                 setattr(self, name, getattr(self, name)[stays])
+            self._settle()
 
     def results(self) -> list[list[Hypothesis]]:
         """What was found for every source, the best first."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from regard._errors import ConfigError
 from regard._lowering import kernel, missing, threads
 from regard.decoding.beam import Candidates
+from regard.decoding.shortlist import Shortlist
 from regard.nn.blocks import DecoderBlock, EncoderBlock
 from regard.nn.transformer import EncoderDecoder
 
@@ -67,12 +68,20 @@ class EngineWriter:
         engine: the model.
         sources: the token ids of every source.
         beam: the most hypotheses of a source.
+        shortlist: what can be written for the sources; by default the whole vocabulary.
     """
 
     refills = True
 
-    def __init__(self, engine: Engine, sources: Sequence[Sequence[int]], beam: int) -> None:
-        self.engine, self.sources = engine, sources
+    def __init__(
+        self,
+        engine: Engine,
+        sources: Sequence[Sequence[int]],
+        beam: int,
+        shortlist: Shortlist | None = None,
+    ) -> None:
+        self.engine, self.sources, self.shortlist = engine, sources, shortlist
+        self.others = False  # whether sources began since the last step
         self.writer = kernel().Writer(engine.decoder, beam)
         self.threads = threads()
         self.candidates = engine.decoder.vocabulary
@@ -81,14 +90,19 @@ class EngineWriter:
         """Encode them, and project their keys and values."""
         hidden, offsets = self.engine.encode([self.sources[number] for number in sources])
         self.writer.admit(sources, hidden, offsets, self.threads)
+        self.others = True
 
-    def allow(self, ids: Sequence[int]) -> None:
+    def allow(self, ids: Sequence[int] | Array) -> None:
         """From now on only these tokens are candidates, until others are allowed; with none given, all are."""
-        self.writer.allow(list(ids))
+        self.writer.allow(np.asarray(ids, np.int32))
         self.candidates = len(ids) or self.engine.decoder.vocabulary
 
     def step(self, tokens: Array, sources: Array, parents: Array, count: int, end: int) -> Candidates:
         """As `Stepper.step`."""
+        if self.shortlist is not None and self.others:
+            live = [self.sources[number] for number in np.unique(sources)]
+            self.allow(self.shortlist.allowed(live, also=[end]))
+        self.others = False
         shape = len(tokens), min(count, self.candidates)
         found = Candidates(
             np.empty(shape, np.int32), np.empty(shape, np.float32), np.empty(len(tokens), np.float32)

@@ -23,6 +23,7 @@ from regard.data.tokenizer import Tokenizer
 from regard.decoding import Stepper, search
 from regard.decoding.engine import Engine, EngineWriter, Precision, check_precision, is_for
 from regard.decoding.plain import PlainWriter
+from regard.decoding.shortlist import Shortlist
 from regard.metrics.translation import Score, bleu, chrf
 from regard.nn.loss import vocabulary_loss
 from regard.nn.transformer import EncoderDecoder, Shape
@@ -90,6 +91,10 @@ class Translate:
         check_precision(precision)
         return Engine(model, precision) if precision != "fp32" or is_for(model) else None
 
+    def shortlist(self, records: Iterable[Record]) -> Shortlist:
+        """What the words of a language become in the other, learned from pairs, to be given to `predict`."""
+        return Shortlist.learn(self.encode(records), len(self.tokenizer))
+
     @torch.no_grad()
     def predict(
         self,
@@ -101,6 +106,7 @@ class Translate:
         attention: bool = False,
         precision: Precision = "fp32",
         engine: Engine | None = None,
+        shortlist: Shortlist | None = None,
     ) -> list[Translation]:
         """Translate sentences; each result is the same whatever others stand beside it.
 
@@ -112,6 +118,7 @@ class Translate:
             attention: look at every translation, one after the other, and give the weights with it.
             precision: of the weights while writing: "fp32", "bf16" or "int8".
             engine: what `engine` gave for this model and precision; by default the model is packed anew.
+            shortlist: what `shortlist` gave: only its candidates are written. Results then depend on the sentences beside.
         """
         if beam < 1:
             raise ConfigError(
@@ -122,7 +129,11 @@ class Translate:
         order = sorted(range(len(inputs)), key=lambda number: len(sources[number]))
         ordered = [sources[number] for number in order]
         engine = engine or self.engine(model, precision)
-        writer: Stepper = EngineWriter(engine, ordered, beam) if engine else PlainWriter(model, ordered)
+        writer: Stepper = PlainWriter(model, ordered)
+        if engine is not None:
+            writer = EngineWriter(engine, ordered, beam, shortlist)
+        elif shortlist is not None:
+            raise ConfigError("a shortlist needs the compiled kernel and a model on a CPU; leave it out.")
         limits = [2 * len(source) + 10 for source in ordered]
         together = max(1, HYPOTHESES // beam)
         found = search(writer, limits, beam=beam, bos=bos, eos=eos, penalty=penalty, together=together)
