@@ -3,7 +3,7 @@
 
 #include "tiles.h"
 
-namespace regard::REGARD_ISA {
+namespace regard::REGARD_ISA::stacks {
 
 constexpr long padded(long columns) { return round_up(columns, panel_columns); }
 
@@ -136,4 +136,4 @@ inline void panels_product(const Matrix& w, long begin, long end, const Sides& r
     }
 }
 
-}  // namespace regard::REGARD_ISA
+}  // namespace regard::REGARD_ISA::stacks

@@ -1,7 +1,7 @@
 // A stack's passes for one instruction set: this file is compiled once for each.
 #include "tokens.h"
 
-namespace regard::REGARD_ISA {
+namespace regard::REGARD_ISA::stacks {
 
 using decoder::block_columns;
 using decoder::Choice;
@@ -271,8 +271,9 @@ void choose(const Stack& stack, const Choice& choice, long row, long rows, long 
             for (long i = 0; i < height; ++i) {
                 const long r = row + first + i, place = (first + i) * choice.count;
                 float* x = desk.wide + i * desk.wide_row;
-                gathered(x, n, choice.most + r * all_blocks + b, choice.sums + r * all_blocks + b);
-                offer_all(x, n, column, choice, scores + place, numbers + place);
+                float* const most = choice.most + r * all_blocks + b;
+                gathered(x, n, most, choice.sums + r * all_blocks + b);
+                if (*most > scores[place + choice.count - 1]) offer_all(x, n, column, choice, scores + place, numbers + place);
                 if (choice.end_column >= column && choice.end_column < column + n) choice.ends[r] = x[choice.end_column - column];
             }
         }
@@ -280,6 +281,11 @@ void choose(const Stack& stack, const Choice& choice, long row, long rows, long 
     }
 }
 
-extern const Functions decoder_functions = {lanes<float>, panel_columns, room_for, write, choose, remember, encode};
+}  // namespace regard::REGARD_ISA::stacks
+
+namespace regard::REGARD_ISA {
+
+extern const decoder::Functions decoder_functions = {lanes<float>,   stacks::panel_columns, stacks::room_for, stacks::write,
+                                                     stacks::choose, stacks::remember,      stacks::encode};
 
 }  // namespace regard::REGARD_ISA

@@ -6,7 +6,7 @@
 #include "../kernel/vector.h"
 #include "stack.h"
 
-namespace regard::REGARD_ISA {
+namespace regard::REGARD_ISA::stacks {
 
 using decoder::Kind;
 using decoder::Matrix;
@@ -237,4 +237,4 @@ REGARD_INLINE void tile_of(long rows, const Weights& w, const Sides& x) {
         tile<Numbers, M>(w, x);
 }
 
-}  // namespace regard::REGARD_ISA
+}  // namespace regard::REGARD_ISA::stacks

@@ -4,7 +4,7 @@
 #include "../kernel/functions.h"
 #include "product.h"
 
-namespace regard::REGARD_ISA {
+namespace regard::REGARD_ISA::stacks {
 
 using decoder::Sizes;
 using decoder::Stack;
@@ -141,4 +141,4 @@ inline void attend_written(const Stack& stack, const float* queries, const float
     }
 }
 
-}  // namespace regard::REGARD_ISA
+}  // namespace regard::REGARD_ISA::stacks

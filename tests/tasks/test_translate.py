@@ -118,6 +118,17 @@ def test_what_is_known_by_heart_survives_a_lower_precision(run, precision):
         task.predict(model, ["A dog."], precision="int4")
 
 
+def test_a_model_without_numbers_writes_nothing(run, monkeypatch):
+    task = run[0]
+    broken = task.model(RECIPE)
+    for parameter in broken.parameters():
+        parameter.data.fill_(float("nan"))
+    found = task.predict(broken.eval(), ["A dog.", "A cat sleeps."])
+    assert [one.text for one in found] == ["", ""]
+    monkeypatch.setattr("regard.tasks.translate.is_for", lambda model: False)
+    assert [one.text for one in task.predict(broken, ["A dog."], beam=1)] == [""]
+
+
 def test_order_is_restored(run):
     task, model, _, _ = run
     inputs = [PAIRS[number][0] for number in (5, 0, 28, 0, 11)]

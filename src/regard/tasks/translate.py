@@ -6,6 +6,7 @@ target likewise; the decoder reads the target shifted by one, begun by a begin.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from regard._packed import Packed
 from regard.data.packing import pack_ids
 from regard.data.records import Record
 from regard.data.tokenizer import Tokenizer
-from regard.decoding import Stepper, search
+from regard.decoding import Hypothesis, Stepper, search
 from regard.decoding.engine import Engine, EngineWriter, Precision, check_precision, is_for
 from regard.decoding.plain import PlainWriter
 from regard.decoding.shortlist import Shortlist
@@ -32,6 +33,7 @@ from regard.tasks._attention import Attention, read_attention
 from regard.training.recipe import Recipe
 
 BEAM, PENALTY = 5, 1.0
+NOTHING = Hypothesis((), -math.inf)
 HYPOTHESES = 320  # written at once; sources of like length stand together
 
 
@@ -137,7 +139,8 @@ class Translate:
         limits = [2 * len(source) + 10 for source in ordered]
         together = max(1, HYPOTHESES // beam)
         found = search(writer, limits, beam=beam, bos=bos, eos=eos, penalty=penalty, together=together)
-        best = dict(zip(order, (hypotheses[0] for hypotheses in found), strict=True))
+        # A model that gives no numbers any more finds nothing.
+        best = {number: (*some, NOTHING)[0] for number, some in zip(order, found, strict=True)}
         written = [
             Translation(
                 text, self.tokenizer.decode(best[number].tokens), best[number].score(1.0), best[number].tokens
