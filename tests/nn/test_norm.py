@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from regard.nn import RMSNorm
+from regard.nn.norm import JointRMSNorm
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -58,3 +59,12 @@ def test_a_row_does_not_depend_on_the_others():
     expected = RMSNorm()(x)[1]
     x[0], x[2] = torch.nan, torch.inf
     assert torch.equal(RMSNorm()(x)[1], expected)
+
+
+@pytest.mark.parametrize("shape", [(5, 2, 8), (0, 3, 4), (2, 3, 1, 6)])
+def test_the_joint_norm_is_the_norm_of_all_heads_side_by_side(shape):
+    x = torch.randn(shape, requires_grad=True)
+    ours, theirs = JointRMSNorm()(x), RMSNorm()(x.flatten(-2)).view(shape)
+    assert torch.equal(ours, theirs)
+    up = torch.randn(shape)
+    assert torch.equal(torch.autograd.grad(ours, x, up)[0], torch.autograd.grad(theirs, x, up)[0])

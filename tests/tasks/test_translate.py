@@ -218,3 +218,11 @@ def test_tasks_are_made_by_name():
 def test_a_missing_vocabulary_is_told(tmp_path):
     with pytest.raises(CheckpointError, match="tokenizer"):
         Translate().load(tmp_path)
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_a_portable_model_joins_the_queries_of_all_heads(run, portable):
+    task, _, _, _ = run
+    model = task.model(RECIPE.replace(portable=portable))
+    joint = [type(block.context_attention.query_norm).__name__ for block in model.decoder.blocks]
+    assert joint == ["JointRMSNorm" if portable else "RMSNorm"]

@@ -40,6 +40,13 @@ COMMANDS = {
         regard inspect runs/mine --json
         """,
     ),
+    "export": (
+        "Write a model for another program: CTranslate2 or ONNX Runtime.",
+        """
+        regard export runs/mine --to onnx --out exported/mine
+        regard export runs/mine --to ctranslate2 --out exported/mine
+        """,
+    ),
 }
 
 

@@ -16,7 +16,7 @@ from regard._packed import Packed
 from regard.nn._sequences import Sequences, like, positions_of, values_of
 from regard.nn.cache import ContextCache, KeyValueCache
 from regard.nn.linear import Linear
-from regard.nn.norm import RMSNorm
+from regard.nn.norm import JointRMSNorm, RMSNorm
 from regard.nn.rotary import Rotary, turn
 
 Combine = Literal["project", "concat"]
@@ -216,6 +216,7 @@ class CrossAttention(_Attention):
         head_dim: size of one head; by default `dim / heads`.
         bias: whether the projections add a bias.
         qk_norm: normalize queries and keys per head before they meet (RMSNorm).
+        joint_query_norm: with `qk_norm`, normalize the queries over all heads together, as other programs do (CTranslate2).
         dropout: share of attention weights dropped in training.
 
     The input is `Packed` with values (total, dim), or a tensor (..., T, dim); the output has the same form.
@@ -240,9 +241,12 @@ class CrossAttention(_Attention):
         head_dim: int | None = None,
         bias: bool = False,
         qk_norm: bool = False,
+        joint_query_norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(dim, heads, kv_heads, head_dim, bias, qk_norm, dropout, "project")
+        if qk_norm and joint_query_norm:
+            self.query_norm = JointRMSNorm()
         self.query = Linear(dim, heads * self.head_dim, bias=bias)
         self.key_value = Linear(context_dim or dim, 2 * self.kv_heads * self.head_dim, bias=bias)
 

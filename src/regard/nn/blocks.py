@@ -76,7 +76,7 @@ class DecoderBlock(EncoderBlock):
     """An encoder block, causal, that attends to a context between its two halves.
 
     `x + attention(norm(x))`, then `x + attention(norm(x), context)`, then `x + feed_forward(norm(x))`. Arguments and
-    errors are those of `EncoderBlock`; the context has the width `dim`.
+    errors are those of `EncoderBlock`, and `joint_query_norm` as for `CrossAttention`; the context has the width `dim`.
 
     >>> block = regard.nn.DecoderBlock(32, heads=4, hidden=64)
     >>> block(torch.randn(2, 7, 32), torch.randn(2, 9, 32)).shape
@@ -92,10 +92,13 @@ class DecoderBlock(EncoderBlock):
         dropout: float = 0.0,
         kv_heads: int | None = None,
         qk_norm: bool = True,
+        joint_query_norm: bool = False,
     ) -> None:
         super().__init__(dim, heads, hidden, dropout=dropout, kv_heads=kv_heads, qk_norm=qk_norm)
         self.context_norm = RMSNorm()
-        self.context_attention = CrossAttention(dim, heads, kv_heads=kv_heads, qk_norm=qk_norm)
+        self.context_attention = CrossAttention(
+            dim, heads, kv_heads=kv_heads, qk_norm=qk_norm, joint_query_norm=joint_query_norm
+        )
 
     def forward(  # type: ignore[override]
         self,
@@ -150,7 +153,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """A stack of decoder blocks and a last normalization; with caches it goes on where it stopped.
 
-    Arguments and errors are those of `Encoder`.
+    Arguments and errors are those of `Encoder`; `joint_query_norm`, as for `DecoderBlock`, is one more option.
 
     >>> decoder, context = regard.nn.Decoder(2, dim=32, heads=4, hidden=64), torch.randn(3, 9, 32)
     >>> x, caches = torch.randn(3, 2, 32), decoder.caches()

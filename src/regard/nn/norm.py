@@ -56,3 +56,17 @@ class RMSNorm(nn.Module):
         if torch.is_grad_enabled():
             return _Normalize.apply(x, self.eps)[0]
         return _Normalize.forward(x, self.eps)[0]
+
+
+class JointRMSNorm(RMSNorm):
+    """`RMSNorm` over all heads of a token together, so that a head may be sharper than another.
+
+    >>> from regard.nn.norm import JointRMSNorm
+    >>> JointRMSNorm()(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+    tensor([[1.2000, 0.0000],
+            [0.0000, 1.6000]])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., heads, head_dim), in and out, in the dtype of x."""
+        return super().forward(x.flatten(-2)).view_as(x)

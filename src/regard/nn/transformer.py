@@ -27,6 +27,7 @@ class Shape:
         decoder_layers: blocks of the decoder.
         dropout: share of the entries dropped in training, of embeddings and of every branch.
         qk_norm: normalize queries and keys per head before they meet.
+        joint_query_norm: with `qk_norm`, the decoder's queries to its source are normalized over all heads together.
     """
 
     vocabulary: int
@@ -37,6 +38,7 @@ class Shape:
     decoder_layers: int = 2
     dropout: float = 0.1
     qk_norm: bool = True
+    joint_query_norm: bool = False
 
 
 class EncoderDecoder(nn.Module):
@@ -64,7 +66,9 @@ class EncoderDecoder(nn.Module):
         self.embedding = nn.Embedding(shape.vocabulary, shape.dim)
         self.dropout = Dropout(shape.dropout)
         self.encoder = Encoder(shape.encoder_layers, *sizes, **options)
-        self.decoder = Decoder(shape.decoder_layers, *sizes, **options)
+        self.decoder = Decoder(
+            shape.decoder_layers, *sizes, joint_query_norm=shape.joint_query_norm, **options
+        )
         self.apply(_initialize)
 
     def forward(self, source: Packed, target: Packed) -> Tensor:

@@ -61,6 +61,8 @@ class Recipe:
     """Blocks of the encoder."""
     decoder_layers: int | None = None
     """Blocks of the decoder."""
+    portable: bool = False
+    """Normalize the decoder's queries to its source over all heads together, which CTranslate2 needs to run the model."""
     dropout: float | None = None
     """Share of activations dropped after embedding and in both halves of every block."""
     label_smoothing: float = 0.1
