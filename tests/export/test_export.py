@@ -61,3 +61,11 @@ def test_a_parameter_of_another_shape_is_refused(usual, tmp_path):
     model.decoder.blocks[0].feed_forward.down = nn.Linear(9, 8, bias=False)
     with pytest.raises(ConfigError, match=r"down.weight of shape \(8, 8\), received \(8, 9\)"):
         export(of(model, usual), "onnx", tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["eps", "base"])
+def test_other_numbers_than_ours_are_refused(usual, tmp_path, name):
+    model = small()
+    setattr(model.decoder.norm if name == "eps" else model.decoder.rotary, name, 1e-5)
+    with pytest.raises(ConfigError, match=f"received .* with .*{name}=1e-05"):
+        export(of(model, usual), "onnx", tmp_path / "model")

@@ -20,7 +20,7 @@ ORDERS = {
     "random": "batches of random examples: the default of transformers and of JoeyNMT",
     "pools": "50 batches at a time, sorted by their first field: group_by_length of transformers",
     "sorted": "the whole set sorted, by the last field and then by the others: fairseq",
-    "packed": "random examples without padding: regard",
+    "packed": "no padding, whatever the order: regard",
 }
 POOL = 50  # batches sorted at a time
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from regard._errors import ConfigError
 from regard.export.files import TOKENIZER, needed, prepare
-from regard.export.weights import EPSILON, Weights
+from regard.export.weights import EPSILON, ROTARY_BASE, Weights
 
 FILES = ("model.bin", "config.json", "shared_vocabulary.json", TOKENIZER)
 
@@ -59,6 +59,7 @@ def _spec(specs: Any, weights: Weights) -> Any:
         "activation": specs.common_spec.Activation.SWISH,
         "rotary_dim": weights.head_dim,
         "rotary_interleave": True,
+        "rotary_base": ROTARY_BASE,
         "qk_norm": shape.qk_norm,
     }
     encoder = specs.transformer_spec.TransformerEncoderSpec(shape.encoder_layers, shape.heads, **options)

@@ -21,10 +21,9 @@ import numpy as np
 
 from regard.export._graph import Graph
 from regard.export.files import TOKENIZER, needed, prepare
-from regard.export.weights import EPSILON, Weights
+from regard.export.weights import EPSILON, ROTARY_BASE, Weights
 
 FILES = ("encoder.onnx", "decoder.onnx", TOKENIZER)
-ROTARY_BASE = 10000.0
 
 
 def write(predictor: Any, folder: Path) -> list[Path]:
@@ -83,7 +82,7 @@ class _Blocks:
     def turns(self, tokens: str, start: str | None = None) -> tuple[str, str]:
         """Cosines and sines (batch, length, head size / 2) of the positions of the tokens, in float64 until then."""
         add, graph = self.graph.add, self.graph
-        axis = graph.constant([0])
+        axis, kinds = graph.constant([0]), graph.onnx.TensorProto
         length = graph.add("Shape", tokens, start=1, end=2)
         zero, one = graph.constant(0), graph.constant(1)
         position = add("Range", zero, add("Squeeze", length, axis), one)
@@ -91,9 +90,12 @@ class _Blocks:
             position = add("Add", position, start)
         pair = np.arange(0, self.head_dim, 2)
         speed = graph.constant(ROTARY_BASE ** (-pair / self.head_dim), np.float64)
-        angle = add("Mul", add("Unsqueeze", add("Cast", position, to=11), graph.constant([-1])), speed)
+        wide = add("Cast", position, to=kinds.DOUBLE)
+        angle = add("Mul", add("Unsqueeze", wide, graph.constant([-1])), speed)
         sizes = add("Concat", graph.add("Shape", tokens), graph.constant([self.head_dim // 2]), axis=0)
-        cosine, sine = (add("Expand", add("Cast", add(name, angle), to=1), sizes) for name in ("Cos", "Sin"))
+        cosine, sine = (
+            add("Expand", add("Cast", add(name, angle), to=kinds.FLOAT), sizes) for name in ("Cos", "Sin")
+        )
         return cosine, sine
 
     def turned(self, x: str, turns: tuple[str, str]) -> str:

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from regard._errors import ConfigError
 from regard.nn.blocks import DecoderBlock, EncoderBlock
+from regard.nn.norm import RMSNorm
+from regard.nn.rotary import Rotary
 from regard.nn.transformer import EncoderDecoder, Shape
 
 Array = NDArray[np.float32]
-EPSILON = 1e-6  # of every normalization
+EPSILON, ROTARY_BASE = 1e-6, 10000.0  # of every norm, and of all positions
 
 
 class Weights:
@@ -67,3 +69,10 @@ def _check(model: Any) -> None:
                 raise ConfigError(
                     f"the model cannot be exported: expected blocks of {kind.__name__}, received {type(block).__name__}."
                 )
+    for module in model.modules():
+        eps, base = getattr(module, "eps", EPSILON), getattr(module, "base", ROTARY_BASE)
+        if isinstance(module, RMSNorm | Rotary) and (eps, base) != (EPSILON, ROTARY_BASE):
+            raise ConfigError(
+                f"the model cannot be exported: expected norms with eps={EPSILON} and positions with base={ROTARY_BASE}, "
+                f"received {type(module).__name__} with eps={eps} and base={base}."
+            )
