@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from regard.data.checks import Record, checked
 from regard.tasks import make_task
 from regard.training import checkpoints, runs
 
@@ -28,19 +26,19 @@ class Predictor:
         checkpoints.load_weights(self.folder, self.model)
         self.model.eval()
 
-    def __call__(self, inputs: str | Sequence[str], **options: Any) -> Any:
-        """Predict.
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        """Predict: a list holds several inputs, anything else is one.
 
         Raises:
             DataError: an input is empty, no text, or longer than the run's `max_characters`.
         """
-        single = isinstance(inputs, str)
-        texts = [inputs] if single else list(inputs)
-        field = self.task.fields[0]
-        for number, text in enumerate(texts, start=1):
-            checked(Record({field: text}, "the given texts", number), [field], self.recipe.max_characters)
-        results = self.task.predict(self.model, texts, **options)
-        return results[0] if single else results
+        items = inputs if isinstance(inputs, list) else [inputs]
+        longest = self.recipe.max_characters
+        records = (
+            self.task.record(item, ("the given texts", line), longest) for line, item in enumerate(items, 1)
+        )
+        results = self.task.predict(self.model, [self.task.input_of(one) for one in records], **options)
+        return results if items is inputs else results[0]
 
     def __repr__(self) -> str:
         return f"Predictor({self.task.name}, {str(self.folder)!r})"

@@ -35,18 +35,13 @@ def evaluate(
         json: One JSON object.
     """
     from regard._load import load
-    from regard.data.records import read_records
 
     predictor = load(run)
     task = predictor.task
-    records = list(
-        read_records(
-            data or _sample_test(predictor), task.fields, max_characters=predictor.recipe.max_characters
-        )
-    )
+    records = list(task.read(data or _sample_test(predictor), predictor.recipe.max_characters))
     begin = time.monotonic()
-    inputs = [record.fields[task.fields[0]] for record in records]
-    predictions = predictor(inputs, beam=beam, penalty=length_penalty)
+    inputs = [task.input_of(record) for record in records]
+    predictions = task.predict(predictor.model, inputs, beam=beam, penalty=length_penalty)
     seconds = time.monotonic() - begin
     scores = task.score(predictions, records, lowercase=lowercase, language=language)
     if json:

@@ -12,7 +12,6 @@ from regard._errors import ConfigError
 from regard.cli._output import give, give_json
 
 if TYPE_CHECKING:
-    from regard.data.records import Record
     from regard.data.waste import Waste
 
 Unit = Literal["words", "characters"]
@@ -93,7 +92,6 @@ def _counted(
 
 
 def _pieces(file: str, run: Path) -> tuple[Sequence[str], Iterator[Sequence[int]]]:
-    from regard.data.records import read_records
     from regard.tasks import make_task
     from regard.training import runs
 
@@ -101,8 +99,8 @@ def _pieces(file: str, run: Path) -> tuple[Sequence[str], Iterator[Sequence[int]
     task = make_task(config["run"].get("task", ""))
     task.load(run)
     limit = runs.recipe_of(config, run).max_characters
-    records: Iterator[Record] = read_records(file, task.fields, max_characters=limit)
-    return task.streams, ([len(ids) for ids in streams] for streams in task.encode(records))
+    encoded = task.encode(task.read(file, limit))
+    return task.streams, ([len(ids) for ids in streams] for streams in encoded)
 
 
 def _text(

@@ -132,7 +132,7 @@ class Trainer:
         share = learning_rate_share(progress, self.recipe.warmup)
         indices = next(self.batches)
         parts = [self._batch(part) for part in np.array_split(indices, self.recipe.accumulate) if len(part)]
-        counted = workers.total(sum(len(part[self.task.streams[-1]].values) for part in parts))
+        counted = workers.total(sum(self.task.counted(part) for part in parts))
         loss = 0.0
         for part in parts:
             with autocast(self.recipe.precision):
@@ -176,8 +176,9 @@ class Trainer:
         with averaged, torch.no_grad():
             loss = self.dev_loss()
             records = self.dev[: self.recipe.dev_examples]
-            inputs = [record.fields[self.task.fields[0]] for record in records]
-            mine = self.task.predict(self.model, inputs[workers.rank() :: workers.world()], beam=1)
+            inputs = [self.task.input_of(record) for record in records]
+            quick = {"beam": 1} if "beam" in self.task.options else {}
+            mine = self.task.predict(self.model, inputs[workers.rank() :: workers.world()], **quick)
             scores = self.task.score(workers.gathered(mine), records)
             better = self.position.compare(workers.first(scores[0].value), loss)
             if better and workers.rank() == 0:
@@ -192,7 +193,7 @@ class Trainer:
         for start in range(0, len(mine), 64):
             batch = pack_streams(mine[start : start + 64], self.task.streams)
             summed += float(self.task.loss(self.model, batch, 0.0))
-            counted += len(batch[self.task.streams[-1]].values)
+            counted += self.task.counted(batch)
         return workers.total(summed) / max(1, workers.total(counted))
 
     def save(self) -> None:
