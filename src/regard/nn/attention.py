@@ -215,7 +215,7 @@ class CrossAttention(_Attention):
         kv_heads: key and value heads that groups of query heads share; by default as many as `heads`.
         head_dim: size of one head; by default `dim / heads`.
         bias: whether the projections add a bias.
-        qk_norm: normalize queries and keys per head before they meet (RMSNorm).
+        qk_norm: normalize keys per head, and queries over all heads together as CTranslate2 does, before they meet (RMSNorm).
         dropout: share of attention weights dropped in training.
 
     The input is `Packed` with values (total, dim), or a tensor (..., T, dim); the output has the same form.
@@ -282,14 +282,16 @@ class CrossAttention(_Attention):
             raise ShapeError(
                 "key_sequence names sequences of packed arrays. Received tensors; pack x and context."
             )
-        query = self.query(values_of(x)).unflatten(-1, (-1, self.head_dim))
+        query = self.query(values_of(x))
+        if self.query_norm is not None:
+            query = self.query_norm(query)
+        query = query.unflatten(-1, (-1, self.head_dim))
         if cache is not None and cache.entry is not None:
             key, value = cache.entry
-            query = query if self.query_norm is None else self.query_norm(query)
         else:
             projected = self.key_value(values_of(context)).unflatten(-1, (-1, self.head_dim))
             key, value = projected.split([self.kv_heads, self.kv_heads], dim=-2)
-            query, key = self._normalized(query, key)
+            key = key if self.key_norm is None else self.key_norm(key)
             if cache is not None:
                 cache.entry = key, value
         options: dict[str, Any] = {"mask": mask, "return_aux": return_aux}

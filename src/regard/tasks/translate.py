@@ -117,7 +117,8 @@ class Translate:
             for name in ("dim", "heads", "hidden", "encoder_layers", "decoder_layers")
         }
         given = {name: size for name, size in sizes.items() if size is not None}
-        return EncoderDecoder(Shape(len(self.tokenizer), dropout=recipe.dropout or 0.0, **given))
+        shape = Shape(len(self.tokenizer), dropout=recipe.dropout or 0.0, **given)
+        return EncoderDecoder(shape)
 
     def loss(self, model: EncoderDecoder, batch: dict[str, Packed], smoothing: float) -> Tensor:
         """Cross-entropy of the targets, summed over their pieces and ends."""
