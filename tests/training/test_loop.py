@@ -63,7 +63,9 @@ def test_gradients_are_clipped_together(trainer_of):
 @pytest.mark.parametrize("largest", [0.01, 0.5, 1e9])
 def test_scaling_and_clipping_are_those_of_pytorch(largest):
     torch.manual_seed(0)
-    ours, theirs = ([torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (5,), (2,))] for _ in range(2))
+    ours, theirs = (
+        [torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (5,), (2,))] for _ in range(2)
+    )
     for one, other in zip(ours[:2], theirs[:2], strict=True):  # the last has no gradient
         one.grad = torch.randn_like(one)
         other.grad = one.grad / 7

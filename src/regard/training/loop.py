@@ -24,6 +24,7 @@ from regard.data.store import TokenStore
 from regard.metrics.translation import Score
 from regard.training import checkpoints, workers
 from regard.training.averaging import WeightAverage
+from regard.training.memory import release_freed_memory
 from regard.training.muon import make_optimizers
 from regard.training.precision import autocast
 from regard.training.progress import Reporter
@@ -95,6 +96,7 @@ class Trainer:
         """Train until the budget is spent or the dev score stays behind; the weights to use are in the run folder."""
         started = time.monotonic() - self.position.seconds
         self.reporter.start(self.recipe, self.position.seconds)
+        release_freed_memory()  # what reading the data has left
         with Stop() as stop:
             while (progress := self.progress()) < 1 and self.position.stale < self.recipe.patience:
                 self.update(progress)
@@ -108,6 +110,7 @@ class Trainer:
                     self.position.seconds = workers.first(time.monotonic() - started)
                     self.position.scoring = self.position.seconds - before
                     self.save()
+                    release_freed_memory()
                 elif self._due() or stop.asked:
                     self.save()
                 if stop.asked:
