@@ -34,15 +34,12 @@ class Muon(Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
+            matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+            if not matrices:
+                continue
+            directions = self._directions(matrices, group["momentum"])
             pieces: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-            for matrix in group["params"]:
-                if matrix.grad is None:
-                    continue
-                if "momentum" not in self.state[matrix]:
-                    self.state[matrix]["momentum"] = torch.zeros_like(matrix)
-                momentum = self.state[matrix]["momentum"]
-                momentum.lerp_(matrix.grad, 1 - group["momentum"])
-                direction = matrix.grad.lerp(momentum, group["momentum"])
+            for matrix, direction in zip(matrices, directions, strict=True):
                 for part, turn in zip(_squares(matrix), _squares(direction), strict=True):
                     pieces.setdefault(tuple(part.shape), []).append((part, turn))
             for shape, pairs in pieces.items():
@@ -53,6 +50,16 @@ class Muon(Optimizer):
                 torch._foreach_add_(
                     parts, list(steps.to(parts[0].dtype).unbind()), alpha=-group["lr"] * scale
                 )
+
+    def _directions(self, matrices: list[Tensor], momentum: float) -> tuple[Tensor, ...]:
+        """Nesterov's look ahead, after the momenta have taken in the gradients; all matrices in one operation."""
+        for matrix in matrices:
+            if "momentum" not in self.state[matrix]:
+                self.state[matrix]["momentum"] = torch.zeros_like(matrix)
+        momenta = [self.state[matrix]["momentum"] for matrix in matrices]
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        return torch._foreach_lerp(gradients, momenta, momentum)
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
@@ -83,7 +90,7 @@ def make_optimizers(
     """Muon for the linear layers and AdamW for the rest; decay for matrices only."""
     matrices, rest = split_parameters(model)
     muon = Muon(matrices, matrix_learning_rate, weight_decay=weight_decay)
-    return muon, AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, foreach=True)
+    return muon, AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True)
 
 
 def _squares(matrix: Tensor) -> tuple[Tensor, ...]:
