@@ -59,7 +59,8 @@ instructions: install
 	@$(BIN)/python tools/check_kernel.py --instructions
 
 # Each peer in an environment of its own; torch first, so that nothing asks for another build of it. CTranslate2 converts what
-# transformers trained. JoeyNMT needs the last two and does not say so: newer sentencepiece lacks what it calls.
+# transformers trained. JoeyNMT leaves the last two open: newer sentencepiece lacks a function
+# that it calls, and importlib_metadata it does not ask for.
 PEERS := $(addprefix build/peers/,$(addsuffix /.installed,transformers joeynmt eole))
 build/peers/transformers/.installed: NEEDS := transformers==5.23.0 ctranslate2==4.8.5
 build/peers/joeynmt/.installed: NEEDS := joeynmt==2.3.0 sentencepiece==0.2.0 importlib_metadata==10.2.0

@@ -45,7 +45,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     """The command line."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--data", type=Path, required=True)
-    shared.add_argument("--work", type=Path, default=contenders.ENVIRONMENTS / "work")
+    shared.add_argument("--work", type=Path, default=contenders.BENCHMARKS.parent / "runs" / "peers")
     shared.add_argument("--only", nargs="+", default=[], help="contenders by name")
     shared.add_argument("--threads", type=int, default=_cores(), help="default: all cores")
     shared.add_argument(

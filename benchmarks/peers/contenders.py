@@ -38,7 +38,7 @@ class Entry:
         return ENVIRONMENTS / self.interpreter / "bin" / "python"
 
 
-# Peak learning rates that `tune` found; each is for a cosine with 10 % of warm-up.
+# Peak learning rates for a cosine with 10 % of warm-up; `tune` looks at multiples of them.
 BASES = {
     "ours": Entry("ours", None),
     "mbart": Entry("transformers", "transformers", {"architecture": "mbart", "learning_rate": 3e-3}),
