@@ -178,11 +178,13 @@ def build(architecture: str, pad: int) -> Any:
         "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256,
         "activation_function": "relu", "dropout": 0.1, "attention_dropout": 0.0, "activation_dropout": 0.0,
         "init_std": 128**-0.5, "scale_embedding": True, "max_position_embeddings": 256,
-        "pad_token_id": pad, "eos_token_id": corpus.EOS, "forced_eos_token_id": corpus.EOS, "bos_token_id": None,
+        # An end that is forced costs nothing, and would win over honest ones.
+        "forced_eos_token_id": None,
+        "pad_token_id": pad, "eos_token_id": corpus.EOS, "bos_token_id": None,
         "attn_implementation": "sdpa",
     }  # fmt: skip
     if architecture == "mbart":
-        # The last three are read by CTranslate2's converter; the model has them by nature.
+        # Read by CTranslate2's converter: what the model is by nature, and a tokenizer that is not mBART's own.
         said = {"normalize_before": True, "normalize_embedding": True, "tokenizer_class": "Tokenizer"}
         return transformers.MBartForConditionalGeneration(
             transformers.MBartConfig(**sizes, **said, decoder_start_token_id=corpus.EOS)
