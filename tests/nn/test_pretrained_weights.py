@@ -104,7 +104,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, message):
     [
         ("pytorch_model.bin", "pytorch_model.bin, which is pickled.*save_pretrained"),
         ("model.safetensors.index.json", "several files.*save the model anew"),
-        (None, "Received: neither"),
+        (None, "Received: no weights at all"),
     ],
 )
 def test_other_files_are_refused_with_the_remedy(tmp_path, name, message):

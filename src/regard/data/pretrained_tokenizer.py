@@ -83,12 +83,9 @@ class PretrainedTokenizer(Tokenizer):
         return cls(core, str(path))
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of `encode(text)`, and for each the characters `text[start:end]` it stands for."""
+        """`encode(text)` and `spans(text)` at once; a span holds the accents that the vocabulary leaves out."""
         encoding = self._core.encode(_checked(text), add_special_tokens=False)
         return encoding.ids, [_whole_characters(text, *span) for span in encoding.offsets]
-
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        return self.encode_with_offsets(text)[1]
 
     def join(self, first: Sequence[int], second: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
         """One sequence as the encoder knows it, of one or two texts' ids: its ids and their token types."""

@@ -66,7 +66,7 @@ class PretrainedShape:
         positions: rows of the position table.
         first_position: the row of a sequence's first token.
         token_types: rows of the table of token types; 0: none.
-        embedding_dim: width of the tables; another than `dim` where a projection follows (ELECTRA).
+        embedding_dim: width of the tables, behind which a projection follows (ELECTRA); 0: `dim`, without one.
         approximate: "none" for the exact GELU, "tanh" for its approximation.
         eps: added to variances by the layer norms.
         dropout: share dropped behind embeddings, attention and feed-forward in training.
@@ -85,7 +85,7 @@ class PretrainedShape:
     positions: int = 512
     first_position: int = 0
     token_types: int = 2
-    embedding_dim: int | None = None
+    embedding_dim: int = 0
     approximate: Literal["none", "tanh"] = "none"
     eps: float = 1e-12
     dropout: float = 0.1
@@ -126,18 +126,17 @@ def read_shape(folder: Path) -> PretrainedShape:
     if not isinstance(activation, str) or activation not in GELU:
         raise _refused(path, keys["activation"], f"one of {', '.join(GELU)}", activation)
     padding = config.get("pad_token_id", 1) if architecture in COUNTED_FROM_PADDING else -1
+    width = _taken(config, "embedding_size", path) if architecture == "electra" else 0
+    bare = architecture == "distilbert"  # it has no token types, and one eps for all
+    types = 0 if bare else config.get("type_vocab_size", 2)
     return PretrainedShape(
         **sizes,
         architecture=architecture,
         first_position=_whole(padding, "pad_token_id", path, least=-1) + 1,
-        token_types=0
-        if architecture == "distilbert"
-        else _whole(config.get("type_vocab_size", 2), "type_vocab_size", path, least=0),
-        embedding_dim=_whole(_taken(config, "embedding_size", path), "embedding_size", path)
-        if architecture == "electra"
-        else None,
+        token_types=_whole(types, "type_vocab_size", path, least=0),
+        embedding_dim=_whole(width, "embedding_size", path, least=0),
         approximate=GELU[activation],
-        eps=_share(config, "layer_norm_eps", 1e-12, path) if architecture != "distilbert" else 1e-12,
+        eps=1e-12 if bare else _share(config, "layer_norm_eps", 1e-12, path),
         dropout=_share(config, keys["dropout"], 0.1, path),
         attention_dropout=_share(config, keys["attention_dropout"], 0.1, path),
     )

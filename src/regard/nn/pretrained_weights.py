@@ -78,7 +78,7 @@ def _file(folder: Path) -> Path:
             "`transformers`: AutoModel.from_pretrained(folder).save_pretrained(folder)"
         )
     else:
-        received, remedy = "neither", "name the folder that holds the weights"
+        received, remedy = "no weights at all", "name the folder that holds the weights"
     raise CheckpointError(
         f"{folder} holds no {MODEL}. Expected: the weights as safetensors. Received: {received}. To mend it: {remedy}."
     )
