@@ -15,7 +15,7 @@ struct Pair {
 
 // Dot products of up to W pairs, of which none is left.
 template <class T, class S>
-__attribute__((noinline)) void score_pairs(const Pair<T, S>* pairs, int& count, long depth) {
+void score_pairs(const Pair<T, S>* pairs, int& count, long depth) {
     constexpr int W = lanes<T>;
     const S* keys[W];
     const T* queries[W];
@@ -36,6 +36,12 @@ __attribute__((noinline)) void score_pairs(const Pair<T, S>* pairs, int& count, 
     for (int i = 1; i < W; ++i) total += sums[i];
     for (int i = 0; i < count; ++i) *pairs[i].score = total[i];
     count = 0;
+}
+
+// The same, out of line: numbers that are widened take many instructions, and time goes elsewhere.
+template <class T, class S>
+__attribute__((noinline)) void score_narrow_pairs(const Pair<T, S>* pairs, int& count, long depth) {
+    score_pairs(pairs, count, depth);
 }
 
 // A head's rows of keys or values, and the scores that belong to them, key after key.
@@ -75,6 +81,10 @@ void fill_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Range 
     open_streams(call, room, call.key, span, keys, heads, streams);
     Pair<T, S> pairs[lanes<T>];
     int count = 0;
+    const auto score = [&] {
+        if constexpr (sizeof(S) == sizeof(T)) score_pairs(pairs, count, depth);
+        else score_narrow_pairs(pairs, count, depth);
+    };
     for (long key = keys.begin; key < keys.end; ++key)
         for (int p = 0; p < heads; ++p) {
             Stream<T, S>& stream = streams[p];
@@ -83,14 +93,14 @@ void fill_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Range 
                 store<T>(stream.scores, Vector<T>{});
                 for (int lane = 0; lane < stream.count; ++lane) {
                     pairs[count++] = {stream.row, room.states[p].queries + lane * padded, stream.scores + lane};
-                    if (count == lanes<T>) score_pairs(pairs, count, depth);
+                    if (count == lanes<T>) score();
                 }
             }
             stream.ask(depth);
             stream.row += stream.stride;
             stream.scores += stream.width;
         }
-    if (count) score_pairs(pairs, count, depth);
+    if (count) score();
 }
 
 // sums += weights^T values, key by key for all heads.
