@@ -15,32 +15,30 @@ struct Pair {
 
 // Dot products of up to W pairs, of which none is left.
 template <class T, class S>
-void score_pairs(const Pair<T, S>* pairs, int& count, long depth) {
+void score_pairs(Pair<T, S>* pairs, int& count, long depth) {
     constexpr int W = lanes<T>;
-    const S* keys[W];
-    const T* queries[W];
-    for (int i = 0; i < W; ++i) keys[i] = pairs[smallest(i, count - 1)].key, queries[i] = pairs[smallest(i, count - 1)].query;
+    for (int i = count; i < W; ++i) pairs[i] = pairs[count - 1];
     Vector<T> sums[W];
     // Pair by pair: the machine's prefetching wants lines in their order.
 #pragma GCC unroll 16
     for (int i = 0; i < W; ++i) {
         Vector<T> sum{};
         long d = 0;
-        for (; d + W <= depth; d += W) sum += load<T>(keys[i] + d) * load<T>(queries[i] + d);
-        if (d < depth) sum += load_first<T>(keys[i] + d, depth - d) * load<T>(queries[i] + d);
+        for (; d + W <= depth; d += W) sum += load<T>(pairs[i].key + d) * load<T>(pairs[i].query + d);
+        if (d < depth) sum += load_first<T>(pairs[i].key + d, depth - d) * load<T>(pairs[i].query + d);
         sums[i] = sum;
     }
     transpose_block<T>(sums);
     Vector<T> total = sums[0];
 #pragma GCC unroll 16
     for (int i = 1; i < W; ++i) total += sums[i];
-    for (int i = 0; i < count; ++i) *pairs[i].score = total[i];
+    for (int i = 0; i < W; ++i) *pairs[i].score = total[i];
     count = 0;
 }
 
 // The same, out of line: numbers that are widened take many instructions, and time goes elsewhere.
 template <class T, class S>
-__attribute__((noinline)) void score_narrow_pairs(const Pair<T, S>* pairs, int& count, long depth) {
+__attribute__((noinline)) void score_narrow_pairs(Pair<T, S>* pairs, int& count, long depth) {
     score_pairs(pairs, count, depth);
 }
 

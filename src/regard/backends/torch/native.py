@@ -104,11 +104,16 @@ def compute(
     value: Tensor,
     bias: Tensor | None,
     sinks: Tensor | None,
+    *,
+    wide: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The output (..., T, H, Dv) and lse (..., T, H) of arrays (..., T, H, D), (..., S, J, D) and (..., S, J, Dv)."""
+    """The output (..., T, H, Dv) and lse (..., T, H) of arrays (..., T, H, D), (..., S, J, D) and (..., S, J, Dv).
+
+    `wide`: the output in the precision of the sums, not in the query's.
+    """
     call = _Call(plan, query, key, value, bias, sinks)
-    out, lse = call.forward(seed, call.stored)
-    return out if out.dtype is query.dtype else out.to(query.dtype), lse
+    out, lse = call.forward(seed, call.dtype if wide else call.stored)
+    return out if wide or out.dtype is query.dtype else out.to(query.dtype), lse
 
 
 class _Call:
@@ -144,6 +149,10 @@ class _Call:
         """Whether the arrays lie narrower than they are computed with."""
         return self.stored is not self.dtype
 
+    def _read(self, array: Tensor) -> torch.dtype:
+        """In what numbers the kernel reads an array: its own, where it can."""
+        return array.dtype if array.dtype is self.stored else self.dtype
+
     def forward(self, seed: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The output in `dtype`, either that of the arrays or that of the sums, and the lse."""
         query, _, value, *_ = self.given
@@ -163,8 +172,8 @@ class _Call:
         wants_bias: bool,
     ) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value, bias and sinks, each in its own dtype."""
-        out = _ready(out, out.dtype if out.dtype is self.stored else self.dtype)
-        grad_out = torch.zeros_like(out) if grad_out is None else _ready(grad_out, self.stored)
+        out = _ready(out, self._read(out))
+        grad_out = torch.zeros_like(out) if grad_out is None else _ready(grad_out, self._read(grad_out))
         grad_lse = None if grad_lse is None else _whole(grad_lse, self.dtype)
         grads = [_empty_like(array, self.stored) for array in self.given[:3]]
         rest = [
