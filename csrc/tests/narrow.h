@@ -31,7 +31,8 @@ inline uint16_t narrow(double number, Stored stored) {
     std::frexp(size, &exponent);  // size < 2^exponent
     exponent = std::max(exponent - 1, digits.least);
     const double units = std::nearbyint(std::ldexp(size, digits.count - 1 - exponent));  // ties to even
-    if (std::isinf(size) || std::ldexp(units, exponent - digits.count + 1) >= std::ldexp(1.0, digits.most)) return uint16_t(sign | infinite);
+    const double found = std::ldexp(units, exponent - digits.count + 1);
+    if (std::isinf(size) || found >= std::ldexp(1.0, digits.most)) return uint16_t(sign | infinite);
     // A carry into the next exponent is right as it stands.
     return uint16_t(sign | (int(units) + ((exponent - digits.least) << (digits.count - 1))));
 }

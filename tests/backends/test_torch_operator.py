@@ -151,7 +151,9 @@ def test_compiled_calls_give_what_eager_ones_give(name, dtype):
 def test_compiled_gradients_of_long_sequences_in_bfloat16_are_rounded_once():
     """Where keys have a mean, the rounding of the output would come back in the queries' gradients."""
     arrays = [(array + 1).bfloat16() for array in draw(300)]
-    compiled = torch.compile(lambda *arrays: attention(*arrays, mask=Causal()), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(
+        lambda *arrays: attention(*arrays, mask=Causal()), fullgraph=True, backend="aot_eager"
+    )
     exact = run(lambda *arrays: attention(*arrays, mask=Causal()), [array.float() for array in arrays])
     found = run(lambda *arrays: compiled(*arrays).float(), arrays)
     for one, other in zip(found[1:], exact[1:], strict=True):

@@ -26,7 +26,10 @@ def forward(
 ) -> tuple[Array, Array]:
     """The output (total_queries, H, V) in the query's dtype, and the lse (total_queries, H)."""
     call = _Call(plan, query, key, value, bias, sinks)
-    out, lse = np.empty((*query.shape[:2], value.shape[2]), call.stored), np.empty(query.shape[:2], call.dtype)
+    out, lse = (
+        np.empty((*query.shape[:2], value.shape[2]), call.stored),
+        np.empty(query.shape[:2], call.dtype),
+    )
     call.plan.forward(call.arguments, seed_word(seed), _view(out), _address(lse), threads())
     return out.astype(query.dtype, copy=False), lse
 

@@ -18,7 +18,6 @@ from regard.backends.torch.function import TiledAttention, is_differentiated
 from regard.backends.torch.scores import Inputs
 from regard.backends.torch.tangent import tangent
 
-
 _STORED = {getattr(torch, name): number for name, number in STORED.items()}
 
 
@@ -29,7 +28,9 @@ class NativeAttention(torch.autograd.Function):
     def forward(ctx: Any, plan: Plan, seed: int | None, *arrays: Any) -> tuple[Tensor, Tensor]:
         call = _Call(plan, *arrays)
         # The rounding of the output that the backward pass starts from would be multiplied by the mean of the keys.
-        wide, lse = call.forward(seed, call.dtype if call.is_narrow and call.plan.backward_reads_out else call.stored)
+        wide, lse = call.forward(
+            seed, call.dtype if call.is_narrow and call.plan.backward_reads_out else call.stored
+        )
         out = wide.to(arrays[0].dtype)
         ctx.plan, ctx.seed = plan, seed
         ctx.save_for_backward(*arrays, out, lse, *(() if out is wide else (wide,)))
