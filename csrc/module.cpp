@@ -13,6 +13,7 @@
 #include <mutex>
 #include <optional>
 
+#include "layers/module.h"
 #include "loss/module.h"
 #include "pool.h"
 #include "run.h"
@@ -224,6 +225,7 @@ NB_MODULE(_kernel, module) {
                "Operations a second of one thread that only multiplies and adds float32 registers.");
     module.def("share_openmp", &share_openmp, "Use the threads of the OpenMP runtime that this process has loaded, if any.");
     module.def("pool", &pool_name, "Whose threads work: 'openmp' or 'own'.");
+    add_layers(module);
     add_loss(module);
 }
 
