@@ -85,12 +85,18 @@ void feed_forward(const Stack& stack, const Layer& layer, const Desk& desk, long
     linear(layer.down, desk.wide, desk.wide_row, rows, desk.x, desk.x_row, true, desk);
 }
 
-// The queries of a row, ready to meet keys.
+void make_key(const Stack& stack, const float* x, const Turns* turns, long position, float* to) {
+    make_head(stack.sizes, x, turns, position, stack.head_room, head_factor(stack.sizes, x, stack.sizes.head_dim), to);
+}
+
+// The queries of a row, ready to meet keys: normalized each for itself, or those to a context (without turns) all together.
 void make_queries(const Stack& stack, const float* x, const Turns* turns, long position, float* queries) {
     const Sizes& s = stack.sizes;
-    const float scale = inverse_root(float(s.head_dim));
-    for (long h = 0; h < s.heads; ++h)
-        make_head(s, x + h * s.head_dim, turns, position, stack.head_room, scale, queries + h * stack.head_room);
+    const float scale = inverse_root(float(s.head_dim)), together = turns ? 1.f : head_factor(s, x, s.heads * s.head_dim);
+    for (long h = 0; h < s.heads; ++h, x += s.head_dim) {
+        const float factor = turns ? head_factor(s, x, s.head_dim) : together;
+        make_head(s, x, turns, position, stack.head_room, scale * factor, queries + h * stack.head_room);
+    }
 }
 
 // One row's attention to its own hypothesis in one layer; its key and value are written first.
@@ -105,7 +111,7 @@ void attend_own(const Stack& stack, const Turns& turns, const Row& row, long lay
     float* own = source.pages[row.position / page] + ((row.position % page) * source.slots + row.slot) * width;
     for (long j = 0; j < s.kv_heads; ++j) {
         const float* from = x + (s.heads + j) * s.head_dim;
-        make_head(s, from, &turns, row.position, stack.head_room, 1.f, own + key + j * stack.head_room);
+        make_key(stack, from, &turns, row.position, own + key + j * stack.head_room);
         copy_head(from + s.kv_heads * s.head_dim, s.head_dim, stack.head_room, own + value + j * stack.head_room);
     }
     make_queries(stack, x, &turns, row.position, desk.queries);
@@ -166,7 +172,7 @@ void remember(const Stack& stack, const float* hidden, long length, float* keys,
         for (long i = 0; i < length; ++i)
             for (long j = 0; j < s.kv_heads; ++j) {
                 const float* from = desk.wide + i * desk.wide_row + j * s.head_dim;
-                make_head(s, from, nullptr, 0, stack.head_room, 1.f, desk.queries);
+                make_key(stack, from, nullptr, 0, desk.queries);
                 for (long d = 0; d < s.head_dim; ++d) keys[(j * s.head_dim + d) * width + i] = desk.queries[d];
                 copy_head(from + all_heads, s.head_dim, stack.head_room, values + (i * s.kv_heads + j) * stack.head_room);
             }
@@ -182,7 +188,7 @@ void attend_itself(const Stack& stack, const Turns& turns, long first, long leng
     for (long i = 0; i < length; ++i)
         for (long j = 0; j < s.kv_heads; ++j) {
             const float* from = desk.wide + (first + i) * desk.wide_row + (s.heads + j) * s.head_dim;
-            make_head(s, from, &turns, i, stack.head_room, 1.f, desk.queries);
+            make_key(stack, from, &turns, i, desk.queries);
             for (long d = 0; d < s.head_dim; ++d) desk.keys[(j * s.head_dim + d) * width + i] = desk.queries[d];
             copy_head(from + s.kv_heads * s.head_dim, s.head_dim, stack.head_room, desk.values + (i * s.kv_heads + j) * stack.head_room);
         }

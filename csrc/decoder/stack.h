@@ -37,7 +37,7 @@ struct Layer {
 
 struct Sizes {
     long dim, heads, kv_heads, head_dim, hidden, layers;
-    bool context, head_norm;  // blocks attend to a context; queries and keys are normalized per head
+    bool context, head_norm;  // blocks attend to a context; queries and keys are normalized
     float epsilon, head_epsilon;
     double base;              // of the rotary positions
 };

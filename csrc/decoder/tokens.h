@@ -37,9 +37,13 @@ REGARD_INLINE Vector<float> neighbours_exchanged(Vector<float> x) {
 #endif
 }
 
-// One head, normalized if asked for, turned by its position if there are turns, and scaled; zeros fill it up to whole vectors.
+// What makes the mean square of one or several heads 1, where they are normalized.
+REGARD_INLINE float head_factor(const Sizes& sizes, const float* x, long n) {
+    return sizes.head_norm ? inverse_size(x, n, sizes.head_epsilon) : 1.f;
+}
+
+// One head, scaled, and turned by its position if there are turns; zeros fill it up to whole vectors.
 inline void make_head(const Sizes& sizes, const float* x, const Turns* turns, long position, long room, float scale, float* to) {
-    if (sizes.head_norm) scale *= inverse_size(x, sizes.head_dim, sizes.head_epsilon);
     for (long i = 0; i < room; i += lanes<float>) {
         Vector<float> value = load_below(x, i, sizes.head_dim) * scale;
         if (turns)

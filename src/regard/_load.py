@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from regard.data.checks import Record, checked
 from regard.tasks import make_task
 from regard.training import checkpoints, runs
 
@@ -30,21 +28,25 @@ class Predictor:
         self.model.eval()
         self._engines: dict[str, Any] = {}
 
-    def __call__(self, inputs: str | Sequence[str], **options: Any) -> Any:
-        """Predict.
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        """Predict: a list holds several inputs, anything else is one.
 
         Raises:
             DataError: an input is empty, no text, or longer than the run's `max_characters`.
         """
-        single = isinstance(inputs, str)
-        texts = [inputs] if single else list(inputs)
-        field = self.task.fields[0]
-        for number, text in enumerate(texts, start=1):
-            checked(Record({field: text}, "the given texts", number), [field], self.recipe.max_characters)
+        items = inputs if isinstance(inputs, list) else [inputs]
+        longest = self.recipe.max_characters
+        records = (
+            self.task.record(item, ("the given texts", line), longest) for line, item in enumerate(items, 1)
+        )
+        results = self.predict([self.task.input_of(one) for one in records], **options)
+        return results if items is inputs else results[0]
+
+    def predict(self, inputs: list[Any], **options: Any) -> list[Any]:
+        """A result for each of some inputs that the task has checked, in their order."""
         if hasattr(self.task, "engine"):
             options["engine"] = self._engine(options.get("precision", "fp32"))
-        results = self.task.predict(self.model, texts, **options)
-        return results[0] if single else results
+        return self.task.predict(self.model, inputs, **options)
 
     def _engine(self, precision: str) -> Any:
         if precision not in self._engines:

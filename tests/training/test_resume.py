@@ -97,13 +97,13 @@ def test_resuming_does_not_read_the_data_again(data, tmp_path, monkeypatch):
     for _ in range(3):
         trainer.update(0.1)
     trainer.save()
-    read, read_records = [], runs.read_records
+    read, reading = [], Translate.read
 
-    def counted(source, *rest, **options):
+    def counted(task, source, *rest, **options):
         read.append(str(source))
-        return read_records(source, *rest, **options)
+        return reading(task, source, *rest, **options)
 
-    monkeypatch.setattr(runs, "read_records", counted)
+    monkeypatch.setattr(Translate, "read", counted)
     monkeypatch.setattr(Translate, "learn", None)
     again = runs.resume(Translate(), folder, Reporter(None, Silence()))
     assert again.position.step == 3

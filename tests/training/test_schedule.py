@@ -6,7 +6,7 @@ from torch import nn
 
 from regard.training.averaging import WeightAverage
 from regard.training.precision import autocast, resolved
-from regard.training.presets import Facts, fill
+from regard.training.presets import Facts, encoder_decoder_sizes, fill
 from regard.training.recipe import Recipe
 from regard.training.schedule import learning_rate_share
 
@@ -56,7 +56,7 @@ def test_the_average_spans_about_its_share_of_the_run():
 
 def test_presets_fill_what_is_open_and_say_why():
     for examples in (10, 50_000, 500_000):
-        recipe, choices = fill(Recipe(), Facts(examples, examples * 40))
+        recipe, choices = fill(Recipe(), Facts(examples, examples * 40), encoder_decoder_sizes(examples))
         assert recipe.minutes == 20
         for name in (
             "vocabulary",
@@ -72,12 +72,14 @@ def test_presets_fill_what_is_open_and_say_why():
         assert recipe.dim % recipe.heads == 0
         assert {choice.option for choice in choices} > {"minutes", "dim"}
         assert all(choice.reason for choice in choices)
-        again, none = fill(recipe, Facts(examples, examples * 40))
+        again, none = fill(recipe, Facts(examples, examples * 40), encoder_decoder_sizes(examples))
         assert (again, none) == (recipe, [])
 
 
 def test_what_is_given_is_left_alone():
-    recipe, choices = fill(Recipe(steps=5, dim=30, heads=3, dropout=0.0), Facts(100, 1000))
+    recipe, choices = fill(
+        Recipe(steps=5, dim=30, heads=3, dropout=0.0), Facts(100, 1000), encoder_decoder_sizes(100)
+    )
     assert (recipe.steps, recipe.minutes, recipe.dim, recipe.heads, recipe.dropout) == (5, None, 30, 3, 0.0)
     assert not {"minutes", "dim", "heads", "dropout"} & {choice.option for choice in choices}
 

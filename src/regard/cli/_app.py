@@ -41,6 +41,22 @@ COMMANDS = {
         regard inspect runs/mine --json
         """,
     ),
+    "waste": (
+        "Say what padding would cost on a file, before anything is trained.",
+        """
+        regard waste train.jsonl.gz
+        regard waste train.en,train.de --tokens 1024 4096 --sentences 64
+        regard waste train.jsonl.gz --run runs/mine --json
+        regard waste lines.txt --field text --unit characters
+        """,
+    ),
+    "export": (
+        "Write a model for another program: CTranslate2 or ONNX Runtime.",
+        """
+        regard export runs/mine --to onnx --out exported/mine
+        regard export runs/mine --to ctranslate2 --out exported/mine
+        """,
+    ),
 }
 
 

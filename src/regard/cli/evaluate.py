@@ -42,21 +42,16 @@ def evaluate(
         json: One JSON object.
     """
     from regard._load import load
-    from regard.data.records import read_records
 
     predictor = load(run)
     task = predictor.task
-    records = list(
-        read_records(
-            data or _sample_test(predictor), task.fields, max_characters=predictor.recipe.max_characters
-        )
-    )
-    inputs = [record.fields[task.fields[0]] for record in records]
+    records = list(task.read(data or _sample_test(predictor), predictor.recipe.max_characters))
+    inputs = [task.input_of(record) for record in records]
     options = {"beam": beam, "penalty": length_penalty, **shortlist_option(predictor, shortlist)}
 
     def scored(**chosen: Any) -> tuple[list[Any], float]:
         begin = time.monotonic()
-        predictions = predictor(inputs, **options, **chosen)
+        predictions = predictor.predict(inputs, **options, **chosen)
         seconds = time.monotonic() - begin
         return task.score(predictions, records, lowercase=lowercase, language=language), seconds
 

@@ -29,7 +29,7 @@ def inspect(run: Path, /, *, json: bool = False) -> None:
         "folder": str(run),
         "task": predictor.task.name,
         "parameters": sum(parameter.numel() for parameter in predictor.model.parameters()),
-        "vocabulary": len(predictor.task.tokenizer),
+        **predictor.task.facts(),
         "attention": _backend(predictor.recipe),
         "data": predictor.config["data"],
         "recipe": predictor.recipe.given(),
@@ -72,7 +72,9 @@ def _backend(recipe: Any) -> str:
 
 
 def _text(facts: dict[str, Any]) -> str:
-    sizes = f"{facts['parameters']:,} parameters, {facts['vocabulary']:,} pieces"
+    sizes = f"{facts['parameters']:,} parameters"
+    if "vocabulary" in facts:
+        sizes += f", {facts['vocabulary']:,} pieces"
     lines = [
         f"{facts['folder']}: {facts['task']}, {sizes}",
         f"attention  {facts['attention']}",

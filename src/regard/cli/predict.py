@@ -46,11 +46,10 @@ def predict(
     if texts and input is not None:
         raise ConfigError("there are two inputs. Expected texts or --input. Received both; leave one out.")
     predictor = load(run)
-    field, longest = predictor.task.fields[0], predictor.recipe.max_characters
     options = {"beam": beam, "penalty": length_penalty, "precision": precision}
     options |= {"attention": True} if attention else {}
     options |= shortlist_option(predictor, shortlist)
-    records = _records(texts, input, field, longest)
+    records = _inputs(predictor, texts, input)
     together = 1 if _waits(texts, input) else TOGETHER
     done = 0
     for chunk, problem in _chunks(records, together):
@@ -70,15 +69,14 @@ def predict(
             ) from problem
 
 
-def _records(texts: tuple[str, ...], file: Path | None, field: str, longest: int) -> Iterator[str]:
-    from regard.data.checks import Record, checked
-    from regard.data.records import read_records
-
+def _inputs(predictor: Any, texts: tuple[str, ...], file: Path | None) -> Iterator[Any]:
+    """What is to be predicted, checked one by one."""
+    task, longest = predictor.task, predictor.recipe.max_characters
     if file is not None:
-        return (record.fields[field] for record in read_records(file, [field], max_characters=longest))
+        return map(task.input_of, task.read(file, longest, answers=False))
     name, lines = ("the given texts", texts) if texts else ("standard input", _standard_input())
-    records = (Record({field: text}, name, number) for number, text in enumerate(lines, start=1))
-    return (checked(record, [field], longest).fields[field] for record in records)
+    records = (task.record(text, (name, number), longest) for number, text in enumerate(lines, start=1))
+    return map(task.input_of, records)
 
 
 def _standard_input() -> Iterator[str]:
@@ -99,14 +97,14 @@ def _waits(texts: tuple[str, ...], file: Path | None) -> bool:
     return not texts and file is None and sys.stdin.isatty()
 
 
-def _chunks(texts: Iterable[str], size: int) -> Iterator[tuple[list[str], DataError | None]]:
-    """Lists of texts; where one cannot be used, those before it come with what is wrong."""
-    iterator = iter(texts)
+def _chunks(inputs: Iterable[Any], size: int) -> Iterator[tuple[list[Any], DataError | None]]:
+    """Lists of inputs; where one cannot be used, those before it come with what is wrong."""
+    iterator = iter(inputs)
     while True:
-        chunk: list[str] = []
+        chunk: list[Any] = []
         try:
-            for text in itertools.islice(iterator, size):
-                chunk.append(text)  # noqa: PERF402 -- those before an error are kept
+            for one in itertools.islice(iterator, size):
+                chunk.append(one)  # noqa: PERF402 -- those before an error are kept
         except DataError as problem:
             yield chunk, problem
             return
@@ -117,17 +115,11 @@ def _chunks(texts: Iterable[str], size: int) -> Iterator[tuple[list[str], DataEr
 
 def _show(result: Any, as_json: bool) -> None:
     if as_json:
-        give_json({"source": result.source, "text": result.text, "score": round(result.score, 4)})
+        give_json(result.as_json())
     else:
-        give(result.text)
+        give(str(result))
 
 
 def _write_page(result: Any, path: Path) -> None:
-    from regard.pictures import AttentionPicture
-
-    seen = result.attention.words()
-    title = f"{result.source} → {result.text}"
-    AttentionPicture(
-        seen.weights, seen.target, seen.source, title=title, query_name="target", key_name="source"
-    ).save(path)
+    result.picture().save(path)
     tell(f"wrote {path}")

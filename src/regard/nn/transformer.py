@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from regard._packed import Packed
 from regard.nn.blocks import Decoder, Encoder
 from regard.nn.cache import LayerCache
+from regard.nn.encoder import initialize
 from regard.nn.feedforward import Dropout
 
 
@@ -65,7 +66,7 @@ class EncoderDecoder(nn.Module):
         self.dropout = Dropout(shape.dropout)
         self.encoder = Encoder(shape.encoder_layers, *sizes, **options)
         self.decoder = Decoder(shape.decoder_layers, *sizes, **options)
-        self.apply(_initialize)
+        self.apply(initialize)
 
     def forward(self, source: Packed, target: Packed) -> Tensor:
         """Hidden states (total target, dim) of N pairs, from which `scores` predicts the token that follows each.
@@ -93,14 +94,4 @@ class EncoderDecoder(nn.Module):
         return F.linear(states, self.embedding.weight)
 
     def _embedded(self, tokens: Packed) -> Packed:
-        scaled = self.embedding(tokens.values) * self.shape.dim**0.5
-        return tokens.with_values(self.dropout(scaled))
-
-
-def _initialize(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+        return tokens.with_values(self.dropout(self.embedding(tokens.values), self.shape.dim**0.5))

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from regard._errors import ConfigError
 from regard._packed import Packed
+from regard.data.checks import checked
 from regard.data.packing import pack_ids
-from regard.data.records import Record
+from regard.data.records import Record, Source, read_records
 from regard.data.tokenizer import Tokenizer
 from regard.decoding import Hypothesis, Stepper, search
 from regard.decoding.engine import Engine, EngineWriter, Precision, check_precision, is_for
@@ -29,7 +30,9 @@ from regard.metrics.translation import Score, bleu, chrf
 from regard.nn.loss import vocabulary_loss
 from regard.nn.transformer import EncoderDecoder, Shape
 from regard.nn.watch import watch
+from regard.pictures import AttentionPicture
 from regard.tasks._attention import Attention, read_attention
+from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
 
 BEAM, PENALTY = 5, 1.0
@@ -50,6 +53,22 @@ class Translation:
     def __str__(self) -> str:
         return self.text
 
+    def as_json(self) -> dict[str, Any]:
+        """Source, text and score."""
+        return {"source": self.source, "text": self.text, "score": round(self.score, 4)}
+
+    def picture(self) -> AttentionPicture:
+        """What the decoder looked at while it wrote, word by word; for a translation with attention."""
+        if self.attention is None:
+            raise ConfigError(
+                "this translation was made without looking. Expected: attention=True when it is made."
+            )
+        seen = self.attention.words()
+        title = f"{self.source} → {self.text}"
+        return AttentionPicture(
+            seen.weights, seen.target, seen.source, title=title, query_name="target", key_name="source"
+        )
+
 
 class Translate:
     """The task, as `regard.training` knows it."""
@@ -57,7 +76,28 @@ class Translate:
     name = "translate"
     fields = ("source", "target")
     streams = ("source", "target")
+    options = ("beam", "penalty", "attention")
     tokenizer: Tokenizer
+
+    def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
+        """Records with `source` and, as answers, `target` and `targets`."""
+        return read_records(source, self.fields[: 2 if answers else 1], max_characters=max_characters)
+
+    def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
+        """A sentence as a record."""
+        return checked(Record({"source": given}, *place), self.fields[:1], max_characters)
+
+    def input_of(self, record: Record) -> str:
+        """The sentence."""
+        return record.fields["source"]
+
+    def characters(self, record: Record) -> int:
+        """Of source and target together."""
+        return sum(len(record.fields[name]) for name in self.fields)
+
+    def sizes(self, examples: int) -> dict[str, Any]:
+        """Model and vocabulary by the number of pairs."""
+        return encoder_decoder_sizes(examples)
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """Train the joint vocabulary."""
@@ -80,7 +120,8 @@ class Translate:
             for name in ("dim", "heads", "hidden", "encoder_layers", "decoder_layers")
         }
         given = {name: size for name, size in sizes.items() if size is not None}
-        return EncoderDecoder(Shape(len(self.tokenizer), dropout=recipe.dropout or 0.0, **given))
+        shape = Shape(len(self.tokenizer), dropout=recipe.dropout or 0.0, **given)
+        return EncoderDecoder(shape)
 
     def loss(self, model: EncoderDecoder, batch: dict[str, Packed], smoothing: float) -> Tensor:
         """Cross-entropy of the targets, summed over their pieces and ends."""
@@ -161,6 +202,10 @@ class Translate:
         weights_LHTS = torch.stack(seen).transpose(1, 2).float().numpy()
         return read_attention(weights_LHTS, self.tokenizer, translation.source, translation.pieces)
 
+    def counted(self, batch: dict[str, Packed]) -> int:
+        """The pieces of the targets, each with its end."""
+        return len(batch["target"].values)
+
     def score(
         self,
         predictions: Sequence[Translation],
@@ -182,6 +227,10 @@ class Translate:
     def load(self, folder: Path) -> None:
         """Read `tokenizer.json`."""
         self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+
+    def facts(self) -> dict[str, Any]:
+        """The size of the vocabulary."""
+        return {"vocabulary": len(self.tokenizer)}
 
 
 def shifted(target: Packed, begin: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from regard.data.store import TokenStore
 from regard.metrics.translation import Score
 from regard.training import checkpoints, workers
 from regard.training.averaging import WeightAverage
+from regard.training.memory import release_freed_memory
 from regard.training.muon import make_optimizers
 from regard.training.precision import autocast
 from regard.training.progress import Reporter
@@ -95,6 +96,7 @@ class Trainer:
         """Train until the budget is spent or the dev score stays behind; the weights to use are in the run folder."""
         started = time.monotonic() - self.position.seconds
         self.reporter.start(self.recipe, self.position.seconds)
+        release_freed_memory()  # what reading the data has left
         with Stop() as stop:
             while (progress := self.progress()) < 1 and self.position.stale < self.recipe.patience:
                 self.update(progress)
@@ -108,6 +110,7 @@ class Trainer:
                     self.position.seconds = workers.first(time.monotonic() - started)
                     self.position.scoring = self.position.seconds - before
                     self.save()
+                    release_freed_memory()
                 elif self._due() or stop.asked:
                     self.save()
                 if stop.asked:
@@ -132,17 +135,17 @@ class Trainer:
         share = learning_rate_share(progress, self.recipe.warmup)
         indices = next(self.batches)
         parts = [self._batch(part) for part in np.array_split(indices, self.recipe.accumulate) if len(part)]
-        counted = workers.total(sum(len(part[self.task.streams[-1]].values) for part in parts))
+        counted = workers.total(sum(self.task.counted(part) for part in parts))
         loss = 0.0
         for part in parts:
             with autocast(self.recipe.precision):
                 summed = self.task.loss(self.model, part, self.recipe.label_smoothing)
-            (summed / counted).backward()
+            summed.backward()
             loss += float(summed.detach())
         workers.sum_gradients(self.model.parameters())
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        norm = scale_and_clip(self.model.parameters(), counted, self.recipe.clip)
         loss = workers.total(loss) / counted
-        if not math.isfinite(loss) or not math.isfinite(float(norm)):
+        if not math.isfinite(loss) or not math.isfinite(norm):
             raise RegardError(
                 f"training diverged at step {self.position.step + 1}: the loss is {loss}. Lower --learning-rate "
                 f"({self.recipe.learning_rate}) or --matrix-learning-rate ({self.recipe.matrix_learning_rate})."
@@ -176,8 +179,9 @@ class Trainer:
         with averaged, torch.no_grad():
             loss = self.dev_loss()
             records = self.dev[: self.recipe.dev_examples]
-            inputs = [record.fields[self.task.fields[0]] for record in records]
-            mine = self.task.predict(self.model, inputs[workers.rank() :: workers.world()], beam=1)
+            inputs = [self.task.input_of(record) for record in records]
+            quick = {"beam": 1} if "beam" in self.task.options else {}
+            mine = self.task.predict(self.model, inputs[workers.rank() :: workers.world()], **quick)
             scores = self.task.score(workers.gathered(mine), records)
             better = self.position.compare(workers.first(scores[0].value), loss)
             if better and workers.rank() == 0:
@@ -192,7 +196,7 @@ class Trainer:
         for start in range(0, len(mine), 64):
             batch = pack_streams(mine[start : start + 64], self.task.streams)
             summed += float(self.task.loss(self.model, batch, 0.0))
-            counted += len(batch[self.task.streams[-1]].values)
+            counted += self.task.counted(batch)
         return workers.total(summed) / max(1, workers.total(counted))
 
     def save(self) -> None:
@@ -259,6 +263,14 @@ def steps_of(trainer: Trainer, count: int) -> Iterator[float]:
         begin = time.monotonic()
         trainer.update(0.5)
         yield time.monotonic() - begin
+
+
+def scale_and_clip(parameters: Iterable[Tensor], counted: float, largest: float) -> float:
+    """Divide all gradients by `counted`, then shorten them to `largest` together; one pass does both. Returns the norm before."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = float(nn.utils.get_total_norm(gradients, foreach=True)) / counted
+    torch._foreach_mul_(gradients, min(1.0, largest / (norm + 1e-6)) / counted)
+    return norm
 
 
 def _finite(number: float) -> float | None:  # JSON has no infinity

@@ -29,8 +29,8 @@ class Choice:
     reason: str
 
 
-def fill(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[Choice]]:
-    """The recipe with nothing left open, and what was chosen."""
+def fill(recipe: Recipe, facts: Facts, sizes: dict[str, Any]) -> tuple[Recipe, list[Choice]]:
+    """The recipe with nothing left open, and what was chosen; `sizes` are those of the task for so many examples."""
     choices: list[Choice] = []
 
     def choose(option: str, value: Any, reason: str) -> Any:
@@ -42,7 +42,7 @@ def fill(recipe: Recipe, facts: Facts) -> tuple[Recipe, list[Choice]]:
     minutes = recipe.minutes
     if recipe.steps is None:
         minutes = choose("minutes", 20.0, "the default budget")
-    for option, value in _sizes(facts.examples).items():
+    for option, value in sizes.items():
         choose(option, value, f"for {facts.examples:,} examples")
     short = minutes is not None and minutes < SHORT
     choose("tokens", *_tokens(facts, short))
@@ -61,13 +61,20 @@ def _tokens(facts: Facts, short: bool) -> tuple[int, str]:
     return (tokens, reason) if tokens >= several else (several, f"room for {SOME} examples")
 
 
-def _sizes(examples: int) -> dict[str, float]:
-    """Model and vocabulary that fit so many examples."""
+def encoder_decoder_sizes(examples: int) -> dict[str, float]:
+    """An encoder-decoder and its vocabulary that fit so many examples."""
     if examples < 5_000:
         return _preset(vocabulary=2000, dim=96, heads=3, hidden=192, layers=(2, 2), dropout=0.3)
     if examples < 100_000:
         return _preset(vocabulary=4000, dim=128, heads=4, hidden=256, layers=(4, 2), dropout=0.1)
     return _preset(vocabulary=8000, dim=256, heads=8, hidden=768, layers=(6, 3), dropout=0.1)
+
+
+def encoder_sizes(examples: int) -> dict[str, Any]:
+    """An encoder and its vocabulary that fit so many examples."""
+    sizes = encoder_decoder_sizes(examples)
+    del sizes["decoder_layers"]
+    return sizes
 
 
 def _preset(

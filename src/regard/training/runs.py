@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from regard._errors import CheckpointError, ConfigError, DataError
-from regard.data.records import Record, Source, read_records
+from regard.data.records import Record, Source
 from regard.data.store import TokenStore
 from regard.training import checkpoints, workers
 from regard.training.loop import Trainer
@@ -71,9 +71,9 @@ def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Pr
     examples = characters = 0
     for record in _records(task, recipe, train):
         examples += 1
-        characters += sum(len(record.fields[name]) for name in task.fields)
+        characters += task.characters(record)
     every = 0 if dev is not None else _every(examples, train)
-    recipe, choices = fill(recipe, Facts(examples, characters))
+    recipe, choices = fill(recipe, Facts(examples, characters), task.sizes(examples))
     kept = _records(task, recipe, train) if dev is None else _records(task, recipe, dev)
     dev_records = list(kept if dev is not None else itertools.islice(kept, None, None, every))
     return Prepared(train, dev, recipe, choices, dev_records, every)
@@ -112,7 +112,7 @@ def resume(task: Task, folder: Path, reporter: Reporter) -> Trainer:
     task.load(folder)
     named = config["data"].get("dev", str(folder / checkpoints.STATE / DEV))
     source = named if isinstance(named, str) else tuple(named)
-    dev = list(read_records(source, task.fields, max_characters=recipe.max_characters))
+    dev = list(task.read(source, recipe.max_characters))
     trainer = Trainer(
         task, recipe, folder, TokenStore.open(folder / checkpoints.STATE / TOKENS), dev, reporter
     )
@@ -172,7 +172,7 @@ def describe(trainer: Trainer, prepared: Prepared) -> str:
 
 
 def _records(task: Task, recipe: Recipe, source: Source) -> Iterator[Record]:
-    return read_records(source, task.fields, max_characters=recipe.max_characters)
+    return task.read(source, recipe.max_characters)
 
 
 def _training_records(task: Task, prepared: Prepared) -> Iterator[Record]:

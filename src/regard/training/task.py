@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from regard._packed import Packed
-from regard.data.records import Record
+from regard.data.records import Record, Source
 from regard.metrics.translation import Score
 from regard.training.recipe import Recipe
+
+
+class Result(Protocol):
+    """What a person gets for one input; as text it is what is printed."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The result in plain values."""
+
+    def picture(self) -> Any:
+        """What was looked at, with a method `save(path)`; only where `predict` was asked for attention."""
 
 
 class Task(Protocol):
     """An application: its records, its model, its loss and its score."""
 
     name: str
-    fields: tuple[str, ...]
-    """The columns that every record has."""
     streams: tuple[str, ...]
-    """The names of the token sequences that a record becomes; the last is the one that is counted in the loss."""
+    """The names of the token sequences that an example becomes."""
+    options: tuple[str, ...]
+    """The keywords of `predict`: of the flags of `regard predict`, those that this task knows."""
+
+    def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
+        """The records of a file, checked at the door; without `answers` only what a prediction needs."""
+
+    def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
+        """What a person gives to a prediction as a checked record; `place` is a file's name and a line for messages."""
+
+    def input_of(self, record: Record) -> Any:
+        """What `predict` takes of a record."""
+
+    def characters(self, record: Record) -> int:
+        """How much text a record holds."""
+
+    def sizes(self, examples: int) -> dict[str, Any]:
+        """Options of a recipe that fit so many examples."""
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """Learn from the training records what encoding needs, such as a vocabulary."""
@@ -33,9 +58,12 @@ class Task(Protocol):
         """A new model."""
 
     def loss(self, model: nn.Module, batch: dict[str, Packed], smoothing: float) -> Tensor:
-        """The loss of a batch, summed over its counted tokens."""
+        """The loss of a batch, summed over what `counted` counts."""
 
-    def predict(self, model: nn.Module, inputs: Sequence[Any], **options: Any) -> list[Any]:
+    def counted(self, batch: dict[str, Packed]) -> int:
+        """How many decisions a batch asks for, by which its loss is divided."""
+
+    def predict(self, model: nn.Module, inputs: Sequence[Any], **options: Any) -> list[Result]:
         """A result for every input, in order."""
 
     def score(self, predictions: Sequence[Any], records: Sequence[Record]) -> list[Score]:
@@ -46,3 +74,6 @@ class Task(Protocol):
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
+
+    def facts(self) -> dict[str, Any]:
+        """What `regard inspect` says of what was learned beside the model."""
