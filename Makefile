@@ -3,6 +3,7 @@
 # make test      lint, types, import floors, tests
 # make sanitize  the kernel under sanitizers, with random calls; some minutes
 # make wheel     build a wheel and try it in an environment of its own
+# make bench-peers DATA=DIR    translation against its peers; hours: see benchmarks/README.md
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,9 +12,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 # Where there is a compiler, a kernel that does not build is an error. Without one, regard does without its kernel.
 export REGARD_REQUIRE_KERNEL ?= $(if $(shell command -v "$${CXX:-c++}" || command -v g++ || command -v clang++),1,0)
-KERNEL := tools/editable/CMakeLists.txt $(wildcard csrc/*.* csrc/kernel/*)
+KERNEL := tools/editable/CMakeLists.txt $(wildcard csrc/*.* csrc/kernel/* csrc/decoder/* csrc/layers/* csrc/loss/*)
 
-.PHONY: install demo test wheel lint types floors format clean sanitize instructions
+.PHONY: install demo test wheel lint types floors format clean sanitize instructions peers bench-peers
 
 install: $(STAMP)
 
@@ -56,6 +57,31 @@ sanitize: install
 
 instructions: install
 	@$(BIN)/python tools/check_kernel.py --instructions
+
+# Each peer in an environment of its own; torch first, so that nothing asks for another build of it. CTranslate2 converts what
+# transformers trained. JoeyNMT leaves the last two open: newer sentencepiece lacks a function
+# that it calls, and importlib_metadata it does not ask for.
+PEERS := $(addprefix build/peers/,$(addsuffix /.installed,transformers joeynmt eole))
+build/peers/transformers/.installed: NEEDS := transformers==5.23.0 ctranslate2==4.8.5
+build/peers/joeynmt/.installed: NEEDS := joeynmt==2.3.0 sentencepiece==0.2.0 importlib_metadata==10.2.0
+build/peers/eole/.installed: NEEDS := eole==0.6.4
+
+peers: $(PEERS)
+
+build/peers/%/.installed: Makefile constraints.txt
+	@echo "Installing the peer $* into build/peers/$*."
+	@test -x build/peers/$*/bin/python || $(PYTHON) -m venv build/peers/$*
+	@build/peers/$*/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt torch
+	@build/peers/$*/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt torch $(NEEDS)
+	@touch $@
+
+MINUTES ?= 5 10 20
+STEPS ?= 1000
+bench-peers: install peers
+	@$(BIN)/python benchmarks/peers.py train-speed --data $(DATA) > /dev/null
+	@$(BIN)/python benchmarks/peers.py quality --data $(DATA) --steps $(STEPS) > /dev/null
+	@$(BIN)/python benchmarks/peers.py quality --data $(DATA) --minutes $(MINUTES) > /dev/null
+	@$(BIN)/python benchmarks/peers.py decode --data $(DATA)
 
 clean:
 	-git clean -fdXq tools/editable src

@@ -15,7 +15,7 @@ from regard.cli import _app, main
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 COMMANDS = sorted(_app.COMMANDS)
-FRAMEWORKS = ("torch", "tokenizers", "safetensors", "sacrebleu", "tensorflow", "jax")
+FRAMEWORKS = ("torch", "tokenizers", "safetensors", "sacrebleu", "tensorflow", "jax", "onnx", "ctranslate2")
 
 
 def fresh(code: str, **options) -> subprocess.CompletedProcess[str]:

@@ -236,3 +236,15 @@ def test_aux_is_the_operators():
     )
     torch.testing.assert_close(aux.lse, expected.lse)
     torch.testing.assert_close(aux.rows, expected.rows)
+
+
+def test_queries_to_a_context_are_normalized_over_all_heads_and_keep_the_share_of_each_head():
+    torch.manual_seed(0)
+    layer = CrossAttention(12, heads=3, qk_norm=True)
+    x, context = torch.randn(2, 5, 12), torch.randn(2, 4, 12)
+    query = layer.query(x)
+    query = (query / (query.square().mean(-1, keepdim=True) + 1e-6).sqrt()).unflatten(-1, (3, 4))
+    key, value = layer.key_value(context).unflatten(-1, (-1, 4)).chunk(2, dim=-2)
+    key = key / (key.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    expected = layer.output(attention(query, key, value).flatten(-2))
+    torch.testing.assert_close(layer(x, context), expected)

@@ -1,11 +1,24 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import ways
+from regard._errors import ShapeError
+from regard._lowering import kernel
 from regard.nn import loss as module
-from regard.nn.loss import vocabulary_loss
+from regard.nn.loss import DTYPES, vocabulary_loss
+
+
+@pytest.fixture(autouse=True, params=ways.WAYS)
+def way_of_loss(request, monkeypatch):
+    """PyTorch's operations, then the kernel on every instruction set."""
+    with ways.used(request.param):
+        if request.param == "plain":
+            monkeypatch.setattr(module, "_for_kernel", lambda logits: False)
+        yield
 
 
 def arrays(rows, dtype=torch.float32):
@@ -96,3 +109,120 @@ def test_the_gradient_cannot_be_differentiated_again_in_silence():
     grad = torch.autograd.grad(vocabulary_loss(states, weight, targets), states, create_graph=True)[0]
     with pytest.raises(RuntimeError):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("vocabulary", [1, 2, 15, 16, 17, 127, 128, 129, 300])
+def test_vocabularies_of_any_size(vocabulary, dtype):
+    torch.manual_seed(vocabulary)
+    states = torch.randn(5, 8, dtype=dtype).requires_grad_()
+    weight = torch.randn(vocabulary, 8, dtype=dtype).requires_grad_()
+    targets = torch.randint(vocabulary, (5,))
+    ours = vocabulary_loss(states, weight, targets, 0.2)
+    wide = [tensor.detach().double().requires_grad_() for tensor in (states, weight)]
+    theirs = F.cross_entropy(wide[0] @ wide[1].T, targets, label_smoothing=0.2, reduction="sum")
+    assert ours.dtype == dtype
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-12, "rtol": 1e-12}
+    torch.testing.assert_close(ours.double(), theirs, **tolerance)
+    for received, expected in zip(
+        torch.autograd.grad(ours, (states, weight)), torch.autograd.grad(theirs, wide), strict=True
+    ):
+        torch.testing.assert_close(received.double(), expected, **tolerance)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_kernel_against_numpy_in_float64(dtype, smoothing):
+    """Each gradient is the nearest number of its kind to the exact one, but for the error of a float32 exponential."""
+    if not module._for_kernel(torch.zeros(1)):
+        pytest.skip("PyTorch's operations give no gradient in bfloat16")
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(37, 301)).to(dtype)
+    targets = torch.randint(301, (37,))
+    exact = logits.double().numpy().copy()  # the gradient takes the logits' place
+    powers = np.exp(exact - exact.max(-1, keepdims=True))
+    lse = exact.max(-1) + np.log(powers.sum(-1))
+    hit = exact[np.arange(37), targets.numpy()]
+    expected = powers / powers.sum(-1, keepdims=True) - smoothing / 301
+    expected[np.arange(37), targets.numpy()] -= 1 - smoothing
+    loss, slope = module._piece(logits, targets, smoothing, True)
+    assert loss == pytest.approx((lse - (1 - smoothing) * hit - smoothing * exact.mean(-1)).sum(), rel=1e-6)
+    assert slope.data_ptr() == logits.data_ptr()
+    digits = {torch.float32: 1e-6, torch.float64: 1e-14, torch.bfloat16: 2**-8}[dtype]
+    np.testing.assert_allclose(slope.double().numpy(), expected, rtol=digits, atol=1e-9)
+
+
+def test_bfloat16_is_rounded_to_the_nearest_even():
+    """With one large logit a share is an exponential, which is compared with PyTorch's own rounding of it."""
+    if not module._for_kernel(torch.zeros(1)):
+        pytest.skip("PyTorch's operations give no gradient in bfloat16")
+    logits = torch.cat([torch.zeros(1), torch.linspace(-9, -2, 299)])[None].bfloat16()
+    shares = torch.softmax(logits.double(), -1)
+    _, slope = module._piece(logits, torch.tensor([0]), 0.0, True)
+    expected = shares[0, 1:].to(torch.bfloat16)
+    nearest = (slope[0, 1:] == expected).double().mean()
+    assert nearest > 0.99  # the rest lie half way within the exponential's own error
+
+
+def test_nan_is_not_hidden_and_minus_infinity_weighs_nothing():
+    logits = torch.zeros(2, 40)
+    logits[0, 3], logits[1, 5:] = torch.nan, -torch.inf
+    loss, slope = module._piece(logits, torch.tensor([0, 0]), 0.0, True)
+    assert torch.as_tensor(loss).isnan()
+    assert slope[0, 1].isnan()
+    torch.testing.assert_close(slope[1, :5], torch.full((5,), 0.2) - torch.eye(5)[0])
+    assert (slope[1, 5:] == 0).all()
+
+
+def test_threads_do_not_change_the_result(monkeypatch):
+    torch.manual_seed(0)
+    found = []
+    for count in (1, 2, 5):
+        monkeypatch.setenv("REGARD_NUM_THREADS", str(count))
+        states, weight, targets = arrays(100)
+        loss = vocabulary_loss(states, weight, targets, 0.1)
+        found.append((loss.detach(), *torch.autograd.grad(loss, (states, weight))))
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def test_a_second_backward_pass_gives_the_same_again():
+    states, weight, targets = arrays(4)
+    loss = vocabulary_loss(states, weight, targets)
+    first = torch.autograd.grad(loss, (states, weight), retain_graph=True)
+    again = torch.autograd.grad(3 * loss, (states, weight))
+    for one, other in zip(first, again, strict=True):
+        torch.testing.assert_close(3 * one, other)
+
+
+@pytest.mark.parametrize("target", [-100, -1, 11])
+def test_a_target_outside_the_vocabulary_is_refused(target):
+    states, weight, targets = arrays(4)
+    targets[2] = target
+    if not module._for_kernel(torch.zeros(1)):
+        with pytest.raises(RuntimeError):
+            vocabulary_loss(states, weight, targets)
+        return
+    with pytest.raises(ShapeError, match=rf"outside the vocabulary. Expected: 0 to 10. Received: {target}."):
+        vocabulary_loss(states, weight, targets)
+
+
+def test_targets_of_another_length_are_refused():
+    states, weight, targets = arrays(4)
+    with pytest.raises(ShapeError, match=r"Received: states \(4, 8\) and targets \(3,\)"):
+        vocabulary_loss(states, weight, targets[:3])
+
+
+@pytest.mark.skipif(kernel() is None, reason="there is no kernel")
+def test_the_kernel_refuses_broken_calls():
+    targets, logits = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 3)
+    good = {"dtype": "float32", "stride": 3, "count": 2, "vocabulary": 3, "threads": 1}
+    for broken in ({"dtype": "int8"}, {"stride": 2}, {"count": -1}, {"vocabulary": 0}, {"threads": 0}):
+        with pytest.raises(ValueError, match="must"):
+            kernel().loss_rows(
+                logits=logits.data_ptr(),
+                targets=targets.data_ptr(),
+                smoothing=0.0,
+                gradient=False,
+                **(good | broken),
+            )

@@ -11,6 +11,7 @@ from regard._errors import CheckpointError, ConfigError, RegardError
 from regard.metrics.translation import Score
 from regard.tasks.translate import Translate
 from regard.training import runs
+from regard.training.loop import scale_and_clip
 from regard.training.progress import Reporter, Silence
 
 
@@ -57,6 +58,23 @@ def test_gradients_are_clipped_together(trainer_of):
     gradients, _ = gradients_of_one_update(trainer_of(clip=0.01))
     norm = sum(float(gradient.square().sum()) for gradient in gradients.values()) ** 0.5
     assert abs(norm - 0.01) < 1e-4
+
+
+@pytest.mark.parametrize("largest", [0.01, 0.5, 1e9])
+def test_scaling_and_clipping_are_those_of_pytorch(largest):
+    torch.manual_seed(0)
+    ours, theirs = (
+        [torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (5,), (2,))] for _ in range(2)
+    )
+    for one, other in zip(ours[:2], theirs[:2], strict=True):  # the last has no gradient
+        one.grad = torch.randn_like(one)
+        other.grad = one.grad / 7
+    norm = scale_and_clip(ours, 7, largest)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, largest)
+    assert norm == pytest.approx(float(expected), rel=1e-6)
+    for one, other in zip(ours[:2], theirs[:2], strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    assert ours[2].grad is None
 
 
 def test_every_epoch_has_every_example_once(trainer_of):

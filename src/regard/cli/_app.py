@@ -23,6 +23,7 @@ COMMANDS = {
         """
         regard evaluate runs/mine --data test.jsonl.gz
         regard evaluate runs/mine --data test.en,test.de --lowercase --json
+        regard evaluate runs/mine --data test.jsonl.gz --precision int8
         regard evaluate runs/roles --data test.conll --each
         """,
     ),
@@ -31,7 +32,7 @@ COMMANDS = {
         """
         regard predict runs/mine "A dog runs on the beach."
         regard predict runs/mine --input sentences.txt > translations.txt
-        cat sentences.txt | regard predict runs/mine --json
+        cat sentences.txt | regard predict runs/mine --precision int8 --json
         regard predict runs/mine "A dog runs." --attention dog.html
         regard predict runs/roles "The dog chases the cat." --columns
         """,
@@ -41,6 +42,22 @@ COMMANDS = {
         """
         regard inspect runs/mine
         regard inspect runs/mine --json
+        """,
+    ),
+    "waste": (
+        "Say what padding would cost on a file, before anything is trained.",
+        """
+        regard waste train.jsonl.gz
+        regard waste train.en,train.de --tokens 1024 4096 --sentences 64
+        regard waste train.jsonl.gz --run runs/mine --json
+        regard waste lines.txt --field text --unit characters
+        """,
+    ),
+    "export": (
+        "Write a model for another program: CTranslate2 or ONNX Runtime.",
+        """
+        regard export runs/mine --to onnx --out exported/mine
+        regard export runs/mine --to ctranslate2 --out exported/mine
         """,
     ),
 }

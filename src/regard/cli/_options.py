@@ -17,7 +17,7 @@ from regard.training.recipe import Recipe, read_toml, recipe_from
 
 BUDGETS = ("minutes", "steps")
 FLAGS = {"penalty": "length_penalty"}  # options that go by another name on the command line
-DEFAULTS = {"beam": 5, "penalty": 1.0}
+DEFAULTS = {"beam": 5, "penalty": 1.0, "precision": "fp32"}
 
 
 def documented(kind: type) -> dict[str, str]:

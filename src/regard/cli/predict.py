@@ -6,11 +6,12 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from regard._errors import ConfigError, DataError
 from regard.cli._options import task_options
 from regard.cli._output import give, give_json, tell
+from regard.cli._shortlist import shortlist_option
 
 TOGETHER = 256  # texts of a file that are predicted at once
 
@@ -24,6 +25,8 @@ def predict(
     length_penalty: float | None = None,
     attention: Path | None = None,
     columns: bool = False,
+    precision: Literal["fp32", "bf16", "int8"] | None = None,
+    shortlist: Path | None = None,
     json: bool = False,
 ) -> None:
     """Use a model: on texts, on a file, or on what comes in.
@@ -35,6 +38,9 @@ def predict(
         beam: Hypotheses kept for each sentence that is written; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
+        precision: Of the weights while writing; bf16 and int8 are faster and lose a little. Default: fp32.
+        shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
+            README. Default: the whole vocabulary.
         columns: Roles in the columns of CoNLL.
         json: One JSON object on each line, such as source, text and score.
     """
@@ -44,7 +50,12 @@ def predict(
         raise ConfigError("there are two inputs. Expected texts or --input. Received both; leave one out.")
     predictor = load(run)
     task = predictor.task
-    given = {"beam": beam, "penalty": length_penalty, "attention": True if attention else None}
+    given: dict[str, Any] = {
+        "beam": beam,
+        "penalty": length_penalty,
+        "attention": True if attention else None,
+    }
+    given |= {"precision": precision, **shortlist_option(predictor, shortlist)}
     options = task_options(task.name, task.options, given)
     show = _printer(task, columns, json)
     records = _inputs(predictor, texts, input)

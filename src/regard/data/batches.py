@@ -62,7 +62,7 @@ class PackedBatches:
             DataError: there are no examples, or `lengths` is no array of counts.
             ConfigError: a number is out of its range.
         """
-        self._lengths = _checked_lengths(lengths)
+        self._lengths = checked_lengths(lengths)
         self._tokens = int(self._lengths.sum(dtype=np.int64))
         for name, value, least in (
             ("tokens_per_batch", tokens_per_batch, 1),
@@ -197,7 +197,8 @@ def _cuts(costs: NDArray[np.int64], budget: int) -> list[int]:
     return ends[1:]
 
 
-def _checked_lengths(lengths: Any) -> NDArray[np.integer[Any]]:
+def checked_lengths(lengths: Any) -> NDArray[np.integer[Any]]:
+    """Lengths as an array (n, fields) of counts; `DataError` when they are none."""
     array = np.asarray(lengths)
     if array.ndim == 1:
         array = array[:, None]

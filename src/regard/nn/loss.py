@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from regard.nn.linear import BLOCK, in_bfloat16
+from regard._arrays import is_traced
+from regard._errors import ShapeError
+from regard._lowering import kernel, threads
+from regard.nn.linear import in_bfloat16
 
-ROWS = BLOCK  # rows of logits alive at once
+ROWS = 256  # rows of logits alive at once
+
+# What the kernel reads, and what it calls it.
+DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
 
 class _VocabularyLoss(torch.autograd.Function):
@@ -18,24 +24,27 @@ class _VocabularyLoss(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, smoothing: float, needs_grad: bool
     ) -> Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=states.device)
+        total = torch.zeros((), dtype=torch.promote_types(states.dtype, torch.float32), device=states.device)
         grad_states = torch.empty_like(states) if needs_grad else None
         grad_weight = torch.zeros_like(weight) if needs_grad else None
         narrow = in_bfloat16()
         with torch.autocast(states.device.type, enabled=False):
             wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
             table = weight.to(torch.bfloat16) if narrow else wide
+            # One room for the logits of every block.
+            room = torch.empty(min(ROWS, len(states)), len(weight), dtype=table.dtype, device=states.device)
             for start in range(0, len(states), ROWS):
                 piece = slice(start, start + ROWS)
                 # Whole blocks alone are worth bfloat16: see regard.nn.linear.
                 used = table if len(states) - start >= ROWS else wide
                 rows = states[piece].to(used.dtype)
-                loss, slope = _piece(rows @ used.mT, targets[piece], smoothing, needs_grad)
+                logits = _product(rows, used.mT, room)
+                loss, slope = _piece(logits, targets[piece], smoothing, needs_grad)
                 total += loss
                 if grad_states is not None and grad_weight is not None and slope is not None:
                     slope = slope.to(used.dtype)
                     grad_states[piece] = slope @ used
-                    grad_weight += slope.mT @ rows
+                    _add_product(grad_weight, slope.mT, rows)
         ctx.grads = grad_states, grad_weight
         return total
 
@@ -43,7 +52,10 @@ class _VocabularyLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_states, grad_weight = ctx.grads
-        return grad_states * grad.to(grad_states.dtype), grad_weight * grad, None, None, None
+        # A training step passes 1 and scales all its gradients together: nothing to multiply here.
+        if is_traced(grad) or grad.device.type != "cpu" or grad.item() != 1:
+            grad_states, grad_weight = grad_states * grad.to(grad_states.dtype), grad_weight * grad
+        return grad_states, grad_weight, None, None, None
 
 
 def vocabulary_loss(states: Tensor, weight: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -51,18 +63,75 @@ def vocabulary_loss(states: Tensor, weight: Tensor, targets: Tensor, smoothing: 
 
     `sum_t (1 - e) * -log p_t[target_t] + e * mean_v -log p_t[v]` (Szegedy et al. 2016). Equal to
     `F.cross_entropy(states @ weight.T, targets, label_smoothing=e, reduction="sum")`, without a tensor of logits for
-    all rows. Sums run in float32. Under bfloat16 autocast on a CPU the products run in bfloat16.
+    all rows. Sums run in float32, or float64 for float64. Under bfloat16 autocast on a CPU the products run in bfloat16.
 
     Arguments: states (T, dim), weight (vocabulary, dim), targets (T,) integers, smoothing in [0, 1).
+
+    Raises ShapeError where targets are not (T,), and where the kernel meets one outside the vocabulary; PyTorch's own
+    operations raise their own error there.
     """
+    if targets.shape != states.shape[:1] or states.ndim != 2:
+        raise ShapeError(
+            "targets that do not belong to the states. Expected: states (T, dim) and targets (T,). "
+            f"Received: states {tuple(states.shape)} and targets {tuple(targets.shape)}. To mend it: flatten both."
+        )
     needs_grad = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
     return _VocabularyLoss.apply(states, weight, targets, smoothing, needs_grad)
 
 
+def _product(rows: Tensor, table: Tensor, room: Tensor) -> Tensor:
+    """`rows @ table`, in `room` where it is of that kind."""
+    if rows.dtype != room.dtype:
+        return rows @ table
+    return torch.mm(rows, table, out=room[: len(rows)])
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
 def _piece(
     logits: Tensor, targets: Tensor, smoothing: float, needs_grad: bool
+) -> tuple[Tensor | float, Tensor | None]:
+    """The loss of some rows, and its gradient by their logits, which may take their place."""
+    if _for_kernel(logits):
+        return _by_kernel(logits, targets, smoothing, needs_grad)
+    return _plain(logits, targets, smoothing, needs_grad)
+
+
+def _for_kernel(logits: Tensor) -> bool:
+    """Whether the kernel can compute on this tensor: real numbers on a CPU, nobody who traces operations."""
+    return (
+        not is_traced(logits)
+        and logits.device.type == "cpu"
+        and logits.dtype in DTYPES
+        and kernel() is not None
+    )
+
+
+def _by_kernel(
+    logits: Tensor, targets: Tensor, smoothing: float, needs_grad: bool
+) -> tuple[float, Tensor | None]:
+    targets = targets.to(torch.int64).contiguous()
+    try:
+        loss = kernel().loss_rows(
+            DTYPES[logits.dtype], logits.data_ptr(), logits.shape[1], *logits.shape, targets.data_ptr(), smoothing,
+            needs_grad, threads(),
+        )  # fmt: skip
+    except IndexError as error:
+        raise ShapeError(
+            f"a target is outside the vocabulary. {error} To mend it: give targets of the vocabulary that weight has."
+        ) from error
+    return loss, logits if needs_grad else None
+
+
+def _plain(
+    logits: Tensor, targets: Tensor, smoothing: float, needs_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The loss of some rows, and its gradient by their logits."""
+    """The same by PyTorch's operations."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     chosen = targets.unsqueeze(-1)
     hit = logits.gather(-1, chosen)

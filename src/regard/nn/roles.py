@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard._packed import Packed
+from regard.nn._heads import project_heads
 from regard.nn._sequences import positions_of
 from regard.nn.attention import CrossAttention
 from regard.nn.encoder import initialize
 from regard.nn.feedforward import Dropout, FeedForward
 from regard.nn.norm import RMSNorm
-from regard.nn.rotary import Rotary, turn
+from regard.nn.residual import Stream
+from regard.nn.rotary import Rotary
 
 REACH = 16  # words; predicates further away are all equally far
 
@@ -27,22 +29,20 @@ REACH = 16  # words; predicates further away are all equally far
 class RowAttention(CrossAttention):
     """Cross-attention that knows where words stand: queries and keys are rotated by their place in the sentence."""
 
-    def attend(
-        self, x: Packed, context: Packed, sentences: np.ndarray, turns: Tensor, of_row: Tensor
-    ) -> Tensor:
+    def attend(self, x: Any, context: Packed, sentences: np.ndarray, turns: Tensor, of_row: Tensor) -> Tensor:
         """Rows (T, dim) of Q sequences, of which number q reads sentence `sentences[q]` of the context (W, dim)."""
-        query = self.query(x.values).unflatten(-1, (-1, self.head_dim))
-        projected = self.key_value(context.values).unflatten(-1, (-1, self.head_dim))
-        key, value = projected.chunk(2, dim=-2)
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
+        heads = [self.kv_heads, self.kv_heads]
+        (query,) = project_heads(
+            self.query, x.values, self.head_dim, [self.heads], 1, self._eps, turns[of_row]
+        )
+        key, value = project_heads(self.key_value, context.values, self.head_dim, heads, 1, self._eps, turns)
         options = {
             "cu_seqlens_q": x.offsets,
             "cu_seqlens_k": context.offsets,
             "key_sequence": sentences,
             "return_aux": None,
         }
-        found, _ = self._attend(turn(query, turns[of_row]), turn(key, turns), value, options)
+        found, _ = self._attend(query, key, value, options)
         return self._out(query, found)
 
 
@@ -60,10 +60,10 @@ class RowBlock(nn.Module):
         self, x: Packed, context: Packed, sentences: np.ndarray, turns: Tensor, of_row: Tensor
     ) -> Packed:
         """Rows (T, dim), in and out; arguments as for `RowAttention.attend`."""
-        inside = x.with_values(self.attention_norm(x.values))
-        found = self.attention.attend(inside, context, sentences, turns, of_row)
-        values = x.values + self.dropout(found)
-        return x.with_values(values + self.dropout(self.feed_forward(self.feed_forward_norm(values))))
+        stream, inside = Stream.of(x).normalized(self.attention_norm)
+        stream = stream.add(self.attention.attend(inside, context, sentences, turns, of_row), self.dropout)
+        stream, inside = stream.normalized(self.feed_forward_norm)
+        return stream.add(self.feed_forward(inside.values), self.dropout).like(x)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from regard.data.store import TokenStore
 from regard.metrics.translation import Score
 from regard.training import checkpoints, workers
 from regard.training.averaging import WeightAverage
+from regard.training.memory import release_freed_memory
 from regard.training.muon import make_optimizers
 from regard.training.precision import autocast
 from regard.training.progress import Reporter
@@ -95,6 +96,7 @@ class Trainer:
         """Train until the budget is spent or the dev score stays behind; the weights to use are in the run folder."""
         started = time.monotonic() - self.position.seconds
         self.reporter.start(self.recipe, self.position.seconds)
+        release_freed_memory()  # what reading the data has left
         with Stop() as stop:
             while (progress := self.progress()) < 1 and self.position.stale < self.recipe.patience:
                 self.update(progress)
@@ -108,6 +110,7 @@ class Trainer:
                     self.position.seconds = workers.first(time.monotonic() - started)
                     self.position.scoring = self.position.seconds - before
                     self.save()
+                    release_freed_memory()
                 elif self._due() or stop.asked:
                     self.save()
                 if stop.asked:
@@ -137,12 +140,12 @@ class Trainer:
         for part in parts:
             with autocast(self.recipe.precision):
                 summed = self.task.loss(self.model, part, self.recipe.label_smoothing)
-            (summed / counted).backward()
+            summed.backward()
             loss += float(summed.detach())
         workers.sum_gradients(self.model.parameters())
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        norm = scale_and_clip(self.model.parameters(), counted, self.recipe.clip)
         loss = workers.total(loss) / counted
-        if not math.isfinite(loss) or not math.isfinite(float(norm)):
+        if not math.isfinite(loss) or not math.isfinite(norm):
             raise RegardError(
                 f"training diverged at step {self.position.step + 1}: the loss is {loss}. Lower --learning-rate "
                 f"({self.recipe.learning_rate}) or --matrix-learning-rate ({self.recipe.matrix_learning_rate})."
@@ -260,6 +263,14 @@ def steps_of(trainer: Trainer, count: int) -> Iterator[float]:
         begin = time.monotonic()
         trainer.update(0.5)
         yield time.monotonic() - begin
+
+
+def scale_and_clip(parameters: Iterable[Tensor], counted: float, largest: float) -> float:
+    """Divide all gradients by `counted`, then shorten them to `largest` together; one pass does both. Returns the norm before."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = float(nn.utils.get_total_norm(gradients, foreach=True)) / counted
+    torch._foreach_mul_(gradients, min(1.0, largest / (norm + 1e-6)) / counted)
+    return norm
 
 
 def _finite(number: float) -> float | None:  # JSON has no infinity

@@ -20,3 +20,14 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 1 << 28))
     return all(libc.mallopt(name, value) for name, value in settings)
+
+
+def release_freed_memory() -> bool:
+    """Give the pages of freed memory back to the system; False where the C library cannot.
+
+    What is kept after `keep_freed_memory` is lost to other programs: reading the data and scoring leave more than training
+    needs. The next step or two ask for their pages again.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    return bool(ctypes.CDLL(None).malloc_trim(0))

@@ -25,7 +25,7 @@ class Muon(Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
-        iterations: int = 5,
+        iterations: int = 4,
     ) -> None:
         super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.iterations = iterations
@@ -34,15 +34,12 @@ class Muon(Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
+            matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+            if not matrices:
+                continue
+            directions = self._directions(matrices, group["momentum"])
             pieces: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-            for matrix in group["params"]:
-                if matrix.grad is None:
-                    continue
-                if "momentum" not in self.state[matrix]:
-                    self.state[matrix]["momentum"] = torch.zeros_like(matrix)
-                momentum = self.state[matrix]["momentum"]
-                momentum.lerp_(matrix.grad, 1 - group["momentum"])
-                direction = matrix.grad.lerp(momentum, group["momentum"])
+            for matrix, direction in zip(matrices, directions, strict=True):
                 for part, turn in zip(_squares(matrix), _squares(direction), strict=True):
                     pieces.setdefault(tuple(part.shape), []).append((part, turn))
             for shape, pairs in pieces.items():
@@ -54,18 +51,35 @@ class Muon(Optimizer):
                     parts, list(steps.to(parts[0].dtype).unbind()), alpha=-group["lr"] * scale
                 )
 
+    def _directions(self, matrices: list[Tensor], momentum: float) -> tuple[Tensor, ...]:
+        """Nesterov's look ahead, after the momenta have taken in the gradients; all matrices in one operation."""
+        for matrix in matrices:
+            if "momentum" not in self.state[matrix]:
+                self.state[matrix]["momentum"] = torch.zeros_like(matrix)
+        momenta = [self.state[matrix]["momentum"] for matrix in matrices]
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        return torch._foreach_lerp(gradients, momenta, momentum)
 
-def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
+
+def orthogonal(matrices: Tensor, iterations: int = 4) -> Tensor:
     """The nearest orthogonal matrices, roughly: (B, m, n) with every singular value moved close to 1.
 
-    The quintic Newton-Schulz iteration in bfloat16, whose rounding is far below the iteration's own error.
+    The quintic Newton-Schulz iteration in bfloat16, whose rounding is far below the iteration's own error. It begins with matrices
+    divided by the fourth root of the sum of their singular values' fourth powers, the root of the norm of `X X^T`, which the iteration
+    needs anyway: that bounds the largest singular value closer than the Frobenius norm does, and saves an iteration.
     """
     a, b, c = COEFFICIENTS
     x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12)).to(torch.bfloat16)
-    for _ in range(iterations):
+    for number in range(iterations):
         square = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        if number == 0:
+            bound = square.float().norm(dim=(1, 2), keepdim=True) + 1e-12
+            x, square = (x * bound**-0.5).to(torch.bfloat16), (square / bound).to(torch.bfloat16)
+        step = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        step.diagonal(dim1=1, dim2=2).add_(a)  # a x + step x in one product, without a copy of x
+        x = step @ x
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
@@ -83,7 +97,7 @@ def make_optimizers(
     """Muon for the linear layers and AdamW for the rest; decay for matrices only."""
     matrices, rest = split_parameters(model)
     muon = Muon(matrices, matrix_learning_rate, weight_decay=weight_decay)
-    return muon, AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, foreach=True)
+    return muon, AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True)
 
 
 def _squares(matrix: Tensor) -> tuple[Tensor, ...]:

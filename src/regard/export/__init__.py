@@ -1,0 +1,33 @@
+"""Trained models in the formats of other programs, which need neither PyTorch nor this package to run them."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from regard._errors import ConfigError, nearest
+
+FORMATS = {"ctranslate2": "CTranslate2, a C++ runtime for translation", "onnx": "ONNX Runtime and its like"}
+
+
+def export(predictor: Any, to: str, folder: Path) -> list[Path]:
+    """Write the model of a run in another program's format.
+
+    Arguments:
+        predictor: what `regard.load` gives, of a translation run.
+        to: the format, a key of `FORMATS`.
+        folder: where to write; it may exist, if it holds nothing else than an earlier export.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigError: the format is unknown, its package is not installed, the model cannot be expressed in it, or the folder
+            holds other files.
+    """
+    if to not in FORMATS:
+        raise ConfigError(
+            f"there is no format {to!r}{nearest(to, FORMATS)}. Expected: {' or '.join(FORMATS)}."
+        )
+    return list(importlib.import_module(f"regard.export.{to}").write(predictor, folder))
