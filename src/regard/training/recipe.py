@@ -77,7 +77,7 @@ class Recipe:
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW, for embeddings."""
     matrix_learning_rate: float = 0.02
-    """Peak learning rate of Muon, for the matrices of linear layers."""
+    """Peak learning rate of Muon, for the matrices of linear and recurrent layers."""
     weight_decay: float = 0.0
     """Weight decay of the matrices."""
     warmup: float = 0.05
