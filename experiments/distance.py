@@ -51,9 +51,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     shared.add_argument("--threads", type=int, default=1)
     trained = argparse.ArgumentParser(add_help=False, parents=[shared])
     budget = trained.add_mutually_exclusive_group()
-    budget.add_argument(
-        "--updates", type=int, help=f"of each model; default: {UPDATES}, few with --quick"
-    )
+    budget.add_argument("--updates", type=int, help=f"of each model; default: {UPDATES}, few with --quick")
     budget.add_argument("--minutes", type=float, help="of each model, instead of updates")
     trained.add_argument("--seeds", type=int, nargs="+", help="default: 0 to 4, 0 and 1 with --quick")
     trained.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
