@@ -96,6 +96,7 @@ def test_spans_point_into_the_original_text(small: Tokenizer) -> None:
     text = "  Cafe\u0301 \t(Strand)  一只狗 😀!"
     pieces = small.pieces(small.encode(text))
     spans = small.spans(text)
+    assert small.encode_with_offsets(text) == (small.encode(text), spans)
     assert len(pieces) == len(spans)
     for piece, (begin, end) in zip(pieces, spans, strict=True):
         covered = unicodedata.normalize("NFC", text[begin:end])

@@ -14,7 +14,7 @@ def test_singular_values_come_close_to_one(shape):
     matrices = torch.randn(4, *shape) * torch.tensor([1e-3, 1.0, 50.0, 1e6])[:, None, None]
     values = torch.linalg.svdvals(orthogonal(matrices).float())
     assert values.max() < 1.35
-    # The smallest singular values of a square random matrix are small; five iterations lift most of them.
+    # The smallest singular values of a square random matrix are small; the iterations lift most of them.
     assert (values > 0.5).float().mean() > 0.9
 
 

@@ -130,6 +130,10 @@ class Tokenizer:
 
         The bytes of one character all have its span; a `▁` by itself has an empty one.
         """
+        return self.encode_with_offsets(text)[1]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """`encode(text)` and `spans(text)` at once."""
         encoding = self._core.encode(_checked(text), add_special_tokens=False)
         begins = [begin for begin, _ in encoding.offsets]
         spans = []
@@ -141,7 +145,7 @@ class Tokenizer:
             # The library ends a piece before a combining mark that NFC has drawn into it; the mark belongs to it.
             end = max(end, following)
             spans.append((begin, begin) if encoding.tokens[index] == MARK else _stripped(text, begin, end))
-        return spans[::-1]
+        return encoding.ids, spans[::-1]
 
     def save(self, path: str | Path) -> None:
         """Writes one `tokenizer.json`, in the form of the `tokenizers` library."""

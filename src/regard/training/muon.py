@@ -25,7 +25,7 @@ class Muon(Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
-        iterations: int = 5,
+        iterations: int = 4,
     ) -> None:
         super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.iterations = iterations
@@ -62,17 +62,24 @@ class Muon(Optimizer):
         return torch._foreach_lerp(gradients, momenta, momentum)
 
 
-def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
+def orthogonal(matrices: Tensor, iterations: int = 4) -> Tensor:
     """The nearest orthogonal matrices, roughly: (B, m, n) with every singular value moved close to 1.
 
-    The quintic Newton-Schulz iteration in bfloat16, whose rounding is far below the iteration's own error.
+    The quintic Newton-Schulz iteration in bfloat16, whose rounding is far below the iteration's own error. It begins with matrices
+    divided by the fourth root of the sum of their singular values' fourth powers, the root of the norm of `X X^T`, which the iteration
+    needs anyway: that bounds the largest singular value closer than the Frobenius norm does, and saves an iteration.
     """
     a, b, c = COEFFICIENTS
     x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12)).to(torch.bfloat16)
-    for _ in range(iterations):
+    for number in range(iterations):
         square = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        if number == 0:
+            bound = square.float().norm(dim=(1, 2), keepdim=True) + 1e-12
+            x, square = (x * bound**-0.5).to(torch.bfloat16), (square / bound).to(torch.bfloat16)
+        step = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        step.diagonal(dim1=1, dim2=2).add_(a)  # a x + step x in one product, without a copy of x
+        x = step @ x
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
