@@ -19,14 +19,15 @@ def table(points: Sequence[Point]) -> str:
     """One experiment: both kinds with 95 % intervals at each bucket, and how far attention is ahead."""
     name, score = points[0].experiment, points[0].score
     rows = [
-        f"| {bucket_name(name)} | {' | '.join(KINDS)} | attention ahead by |",
-        "| --: | --- | --- | --- |",
+        f"| {bucket_name(name)} | examples | {' | '.join(KINDS)} | attention ahead by |",
+        "| --: | --: | --- | --- | --- |",
     ]
     for bucket in buckets(points):
         sides = [_chosen(points, kind, bucket) for kind in KINDS]
         cells = [_cell(estimate(side)) if side else "" for side in sides]
         ahead = difference(sides[1], sides[0]) if all(sides) else None
-        rows.append(f"| {bucket} | {' | '.join(cells)} | {_cell(ahead, '+') if ahead else ''} |")
+        count = max(len(point.rows) for side in sides for point in side)
+        rows.append(f"| {bucket} | {count} | {' | '.join(cells)} | {_cell(ahead, '+') if ahead else ''} |")
     facts = "; ".join(filter(None, (_facts(points, kind) for kind in KINDS)))
     return "\n".join([f"### {name} ({score}, 0 to 100)", "", *rows, "", facts, ""])
 

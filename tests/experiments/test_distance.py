@@ -250,9 +250,9 @@ def test_the_report_shows_both_kinds_and_what_is_missing():
         *points_of("recurrent", [[[0, 1], [0, 1]]]),
     ]
     text = report.table(both)
-    assert "| 4 | 100.0 [100.0, 100.0] | 0.0 [0.0, 0.0] | +100.0 [+100.0, +100.0] |" in text.splitlines()
+    assert "| 4 | 2 | 100.0 [100.0, 100.0] | 0.0 [0.0, 0.0] | +100.0 [+100.0, +100.0] |" in text.splitlines()
     assert "attention: 1 seeds, 1,234 parameters, 7 updates in 2 s; recurrent: 1 seeds" in text
-    assert "| 4 | 100.0 [100.0, 100.0] |  |  |" in report.table(both[:1])
+    assert "| 4 | 2 | 100.0 [100.0, 100.0] |  |  |" in report.table(both[:1])
     for points in (both, both[:1]):
         drawing = ET.fromstring(report.figure(points))
         circles = drawing.findall(".//{http://www.w3.org/2000/svg}circle")
@@ -263,6 +263,7 @@ def test_the_report_shows_both_kinds_and_what_is_missing():
 def test_a_command_measures_reports_and_does_nothing_twice(tmp_path, monkeypatch, capsys):
     module = script()
     monkeypatch.setattr(module, "SIZES", {"dim": 8, "heads": 2, "hidden": 8, "layers": 1})
+    monkeypatch.setattr(module, "GAPS", (0, 3))
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
 
     def run(*words):

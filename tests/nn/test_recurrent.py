@@ -150,6 +150,13 @@ def test_it_is_as_large_as_the_attention_within_a_hundredth(dim, causal):
     assert count(Recurrence(dim, causal=causal)) == pytest.approx(count(SelfAttention(dim, 4)), rel=0.01)
 
 
+def test_at_any_width_it_is_about_as_large():
+    for dim in range(64, 256, 2):
+        for causal in (False, True):
+            bound = 0.01 if dim >= 112 else 0.015
+            assert count(Recurrence(dim, causal=causal)) == pytest.approx(4 * dim**2, rel=bound)
+
+
 @pytest.mark.parametrize("options", [{}, {"kv_heads": 2}, {"qk_norm": False, "dropout": 0.1}])
 def test_blocks_and_models_are_as_large_as_those_that_they_stand_in_for(options):
     pairs = [(EncoderBlock, RecurrentEncoderBlock), (DecoderBlock, RecurrentDecoderBlock)]

@@ -23,7 +23,7 @@ class Recurrence(nn.Module):
 
     `[forward_t, backward_t] W_o`, where `forward` reads a sequence from its begin to token t and `backward` from its end;
     a causal layer has the first alone. The state's size is the one that brings the number of parameters closest to
-    `parameters`; for that the two directions may differ by one unit.
+    `parameters`, within a hundredth where the layer is 112 wide or more; for that the two directions may differ by one unit.
 
     Arguments:
         dim: width of the tokens going in and coming out.
