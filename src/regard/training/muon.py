@@ -88,17 +88,25 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The matrices of linear layers, for Muon, and the rest: embeddings, norms, biases."""
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    matrices: dict[int, Tensor] = {id(module.weight): module.weight for module in linear}
+    """The matrices of linear and recurrent layers, for Muon, and the rest: embeddings, norms, biases."""
+    inner = [matrix for module in model.modules() for matrix in _matrices(module)]
+    matrices: dict[int, Tensor] = {id(matrix): matrix for matrix in inner}
     rest: list[Tensor] = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
     return list(matrices.values()), rest
+
+
+def _matrices(module: nn.Module) -> list[Tensor]:
+    if isinstance(module, nn.Linear):
+        return [module.weight]
+    if isinstance(module, nn.RNNBase):
+        return [parameter for parameter in module.parameters(recurse=False) if parameter.ndim == 2]
+    return []
 
 
 def make_optimizers(
     model: nn.Module, matrix_learning_rate: float, learning_rate: float, weight_decay: float
 ) -> tuple[Muon, AdamW]:
-    """Muon for the linear layers and AdamW for the rest; decay for matrices only."""
+    """Muon for the matrices of layers and AdamW for the rest; decay for matrices only."""
     matrices, rest = split_parameters(model)
     muon = Muon(matrices, matrix_learning_rate, weight_decay=weight_decay)
     return muon, AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True)
