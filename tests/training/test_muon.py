@@ -86,3 +86,14 @@ def test_linear_layers_go_to_muon_and_the_rest_to_adam():
     assert muon.param_groups[0]["weight_decay"] == 0.1
     assert adam.param_groups[0]["weight_decay"] == 0.0
     assert (muon.param_groups[0]["lr"], adam.param_groups[0]["lr"]) == (0.02, 3e-3)
+
+
+def test_the_matrices_of_lstms_go_to_muon_and_their_biases_to_adam():
+    model = EncoderDecoder(Shape(vocabulary=20, dim=8, heads=2, hidden=8, encoder="recurrent"))
+    matrices, rest = split_parameters(model)
+    assert all(matrix.ndim == 2 for matrix in matrices)
+    assert {tuple(parameter.shape) for parameter in rest if parameter.ndim == 2} == {(20, 8)}
+    lstm = model.encoder.blocks[0].attention.layers[0]
+    held = {id(matrix) for matrix in matrices}
+    assert {id(lstm.weight_ih_l0), id(lstm.weight_hh_l0)} <= held
+    assert len(matrices) + len(rest) == len(list(model.parameters()))

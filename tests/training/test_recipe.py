@@ -51,6 +51,7 @@ WRONG = {
         "one budget. Expected minutes or steps. Received both; leave one out",
     ),
     "precision": ({"precision": "fp16"}, "must be auto, fp32 or bf16. Received 'fp16'"),
+    "encoder": ({"encoder": "lstm"}, "'encoder' must be attention or recurrent. Received 'lstm'"),
     "dropout": ({"dropout": 1.0}, "must be a number from 0 to below 1. Received 1.0"),
 }
 

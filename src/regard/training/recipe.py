@@ -37,6 +37,7 @@ ABOVE_ZERO = (
 )
 SHARES = ("dropout", "label_smoothing", "warmup", "average")
 PRECISIONS = ("auto", "fp32", "bf16")
+KINDS = ("attention", "recurrent")
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ class Recipe:
     """Blocks of the encoder."""
     decoder_layers: int | None = None
     """Blocks of the decoder; for roles, blocks that run once for each predicate."""
+    encoder: str = "attention"
+    """"attention", or "recurrent": LSTMs of as many parameters in place of self-attention, for comparison."""
+    decoder: str = "attention"
+    """The same for the decoder, which attends to its source all the same."""
     dropout: float | None = None
     """Share of activations dropped after embedding and in both halves of every block."""
     label_smoothing: float = 0.1
@@ -72,7 +77,7 @@ class Recipe:
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW, for embeddings."""
     matrix_learning_rate: float = 0.02
-    """Peak learning rate of Muon, for the matrices of linear layers."""
+    """Peak learning rate of Muon, for the matrices of linear and recurrent layers."""
     weight_decay: float = 0.0
     """Weight decay of the matrices."""
     warmup: float = 0.05
@@ -111,6 +116,8 @@ class Recipe:
             _check(self, name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
         _check(self, "weight_decay", lambda value: value >= 0, "0 or more")
         _check(self, "precision", lambda value: value in PRECISIONS, "auto, fp32 or bf16")
+        for name in ("encoder", "decoder"):
+            _check(self, name, lambda value: value in KINDS, " or ".join(KINDS))
 
     def replace(self, **changes: Any) -> Recipe:
         """The recipe with some options changed."""
