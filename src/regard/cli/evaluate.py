@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from regard._errors import ConfigError
+from regard.cli._buckets import Cutting
 from regard.cli._output import give, give_json
+from regard.cli._predictions import check_name, write_predictions
 from regard.cli._shortlist import shortlist_option
 from regard.samples import sample_path
 
@@ -23,6 +25,8 @@ def evaluate(
     language: str | None = None,
     precision: Literal["fp32", "bf16", "int8"] = "fp32",
     shortlist: Path | None = None,
+    by: str | None = None,
+    predictions: Path | None = None,
     json: bool = False,
 ) -> None:
     """Score a model on a file of examples.
@@ -39,24 +43,33 @@ def evaluate(
             Default: fp32.
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
             README. Default: the whole vocabulary.
+        by: Score parts of the examples too: by length, or by frequency, which is how often training saw the rarest word.
+        predictions: Write what was predicted to this file, FILE.jsonl, for regard compare.
         json: One JSON object.
     """
     from regard._load import load
 
+    if predictions is not None:
+        check_name(predictions)
     predictor = load(run)
     task = predictor.task
-    records = list(task.read(data or _sample_test(predictor), predictor.recipe.max_characters))
+    records = list(task.read(data or sample_test(predictor), predictor.recipe.max_characters))
+    cutting = None if by is None else Cutting(task, by, records)
     inputs = [task.input_of(record) for record in records]
     options = {"beam": beam, "penalty": length_penalty, **shortlist_option(predictor, shortlist)}
 
-    def scored(**chosen: Any) -> tuple[list[Any], float]:
+    def predicted(**chosen: Any) -> tuple[list[Any], float]:
         begin = time.monotonic()
-        predictions = predictor.predict(inputs, **options, **chosen)
-        seconds = time.monotonic() - begin
-        return task.score(predictions, records, lowercase=lowercase, language=language), seconds
+        return predictor.predict(inputs, **options, **chosen), time.monotonic() - begin
 
-    scores, seconds = scored(precision=precision)
-    exact = scores if precision == "fp32" else scored()[0]
+    def scored(found: list[Any]) -> list[Any]:
+        return task.score(found, records, lowercase=lowercase, language=language)
+
+    found, seconds = predicted(precision=precision)
+    if predictions is not None:
+        write_predictions(predictions, task.name, found)
+    scores = scored(found)
+    exact = scores if precision == "fp32" else scored(predicted()[0])
     lost = {score.name: full.value - score.value for score, full in zip(scores, exact, strict=True)}
     if json:
         facts = {
@@ -68,15 +81,29 @@ def evaluate(
             **({} if exact is scores else {"lost": lost}),
         }
         signatures = {score.name: score.signature for score in scores}
+        if cutting is not None:
+            facts["by"] = cutting.as_json(_table(cutting, scores), float)
         give_json({**{score.name: score.value for score in scores}, **facts, "signatures": signatures})
         return
     for score in scores:
         change = "" if exact is scores else f"   {-lost[score.name]:+.2f} against fp32"
         give(f"{score.name:<6} {score.value:5.1f}   {score.signature}{change}")
     give(f"{len(records):,} examples in {seconds:.1f} s, beam {beam}, {precision}")
+    if cutting is not None:
+        give(cutting.as_text(_table(cutting, scores), "{:.1f}".format, 8))
 
 
-def _sample_test(predictor: Any) -> str:
+def _table(cutting: Cutting, scores: list[Any]) -> dict[str, list[float]]:
+    from regard.metrics.buckets import part
+
+    return {
+        score.name: [part(score, bucket.rows).value for bucket in cutting.buckets]
+        for score in scores
+        if cutting.fits(score)
+    }
+
+
+def sample_test(predictor: Any) -> str:
     """The shipped test data of a model that was trained on the shipped sample."""
     sample = sample_path(predictor.task.name)
     if predictor.config["data"].get("train") != str(sample["train"].resolve()):
