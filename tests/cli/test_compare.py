@@ -7,7 +7,7 @@ import json
 import pytest
 
 from regard.cli._buckets import Cutting
-from regard.cli.compare import most_changed
+from regard.cli._comparison import most_changed
 from regard.data.frequency import WordCounts
 from regard.metrics.buckets import Group
 from regard.metrics.measurement import averaged
