@@ -25,6 +25,15 @@ COMMANDS = {
         regard evaluate runs/mine --data test.en,test.de --lowercase --json
         regard evaluate runs/mine --data test.jsonl.gz --precision int8
         regard evaluate runs/roles --data test.conll --each
+        regard evaluate runs/mine --data test.jsonl.gz --by length
+        """,
+    ),
+    "compare": (
+        "Say which of two models is better, where, and whether it may be luck.",
+        """
+        regard compare runs/mine runs/other --data test.jsonl.gz
+        regard compare runs/mine runs/other --data test.jsonl.gz --by frequency --json
+        regard compare mine.jsonl other.jsonl --data test.jsonl.gz --lowercase
         """,
     ),
     "predict": (

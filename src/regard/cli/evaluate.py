@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from regard._errors import ConfigError
+from regard.cli._buckets import Cutting
 from regard.cli._options import FLAGS, task_options
 from regard.cli._output import give, give_json
+from regard.cli._predictions import check_name, write_predictions
 from regard.cli._shortlist import shortlist_option
 from regard.samples import sample_path
 
@@ -25,6 +27,8 @@ def evaluate(
     each: bool = False,
     precision: Literal["fp32", "bf16", "int8"] | None = None,
     shortlist: Path | None = None,
+    by: str | None = None,
+    predictions: Path | None = None,
     json: bool = False,
 ) -> None:
     """Score a model on a file of examples.
@@ -42,10 +46,14 @@ def evaluate(
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
             README. Default: the whole vocabulary.
         each: The score of every role by itself, too.
+        by: Score parts of the examples too: by length, or by frequency, which is how often training saw the rarest word.
+        predictions: Write what was predicted to this file, FILE.jsonl, for regard compare.
         json: One JSON object.
     """
     from regard._load import load
 
+    if predictions is not None:
+        check_name(predictions)
     predictor = load(run)
     task = predictor.task
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
@@ -53,24 +61,29 @@ def evaluate(
     options = task_options(task.name, task.options, given)
     wanted = {"lowercase": lowercase or None, "language": language, "each": each or None}
     scoring = task_options(task.name, task.score_options, wanted)
-    records = list(task.read(data or _sample_test(predictor), predictor.recipe.max_characters))
+    records = list(task.read(data or sample_test(predictor), predictor.recipe.max_characters))
+    cutting = None if by is None else Cutting(task, by, records)
     inputs = [task.input_of(record) for record in records]
 
-    def scored(options: dict[str, Any]) -> tuple[list[Any], float]:
+    def predicted(options: dict[str, Any]) -> tuple[list[Any], float]:
         begin = time.monotonic()
-        predictions = predictor.predict(inputs, **options)
-        seconds = time.monotonic() - begin
-        return task.score(predictions, records, **scoring), seconds
+        return predictor.predict(inputs, **options), time.monotonic() - begin
 
-    scores, seconds = scored(options)
+    found, seconds = predicted(options)
+    if predictions is not None:
+        write_predictions(predictions, task.name, found)
+    scores = task.score(found, records, **scoring)
     is_exact = options.get("precision", "fp32") == "fp32"
-    exact = scores if is_exact else scored({**options, "precision": "fp32"})[0]
+    full = found if is_exact else predicted({**options, "precision": "fp32"})[0]
+    exact = scores if is_exact else task.score(full, records, **scoring)
     lost = {score.name: full.value - score.value for score, full in zip(scores, exact, strict=True)}
     if json:
         facts: dict[str, Any] = {"count": len(records), "seconds": round(seconds, 3)}
         facts |= {FLAGS.get(name, name): value for name, value in options.items() if name != "shortlist"}
         facts |= {} if is_exact else {"lost": lost}
         signatures = {score.name: score.signature for score in scores}
+        if cutting is not None:
+            facts["by"] = cutting.as_json(_table(cutting, scores), float)
         give_json({**{score.name: score.value for score in scores}, **facts, "signatures": signatures})
         return
     for score in scores:
@@ -78,9 +91,21 @@ def evaluate(
         give(f"{score.name:<10} {score.value:5.1f}   {score.signature}{change}")
     how = f", beam {options['beam']}, {options['precision']}" if "beam" in options else ""
     give(f"{len(records):,} examples in {seconds:.1f} s{how}")
+    if cutting is not None:
+        give(cutting.as_text(_table(cutting, scores), "{:.1f}".format, 8))
 
 
-def _sample_test(predictor: Any) -> str:
+def _table(cutting: Cutting, scores: list[Any]) -> dict[str, list[float]]:
+    from regard.metrics.buckets import part
+
+    return {
+        score.name: [part(score, bucket.rows).value for bucket in cutting.buckets]
+        for score in scores
+        if cutting.fits(score)
+    }
+
+
+def sample_test(predictor: Any) -> str:
     """The shipped test data of a model that was trained on the shipped sample."""
     sample = sample_path(predictor.task.name)
     if predictor.config["data"].get("train") != str(sample["train"].resolve()):

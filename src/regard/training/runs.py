@@ -27,12 +27,8 @@ LEARN_FROM = 1_000_000  # records that the vocabulary is learned from
 HELD_OUT = 500  # records, or a twentieth of the data where that is less
 TOKENS, DEV, BEGUN = "tokens", "dev.jsonl", "begun"  # in the folder of the state
 OURS = (
-    checkpoints.CONFIG,
-    checkpoints.MODEL,
-    checkpoints.METRICS,
-    "tokenizer.json",
-    "labels.json",
-    checkpoints.STATE,
+    *(checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, checkpoints.STATE),
+    *("tokenizer.json", "labels.json", "words.json"),
 )
 TABLES = ("run", "data", "recipe", "end")
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from regard._packed import Packed
 from regard.data.records import Record, Source
+from regard.metrics.buckets import Group
 from regard.metrics.translation import Score
 from regard.training.recipe import Recipe
 
@@ -69,7 +70,22 @@ class Task(Protocol):
         """A result for every input, in order."""
 
     def score(self, predictions: Sequence[Any], records: Sequence[Record], **options: Any) -> list[Score]:
-        """The scores of predictions against the records; the first is the one that decides."""
+        """The scores of predictions against the records; the first is the one that decides.
+
+        Those that are measurements can be cut and compared.
+        """
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """What records can be cut by, `length` among them, to see where a model is weak."""
+
+    def example_scores(
+        self, predictions: Sequence[Any], records: Sequence[Record], **options: Any
+    ) -> list[float]:
+        """A score of every example by itself, between 0 and 100; options are those of `score`."""
+
+    def restored(self, entry: Record, record: Record) -> Result:
+        """A result from what its `as_json` gave, for `record`; DataError where it is another record's or none."""
 
     def save(self, folder: Path) -> None:
         """Write what `learn` learned."""
