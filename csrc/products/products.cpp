@@ -104,6 +104,14 @@ Matrices<float> ready(const Product& call, long begin, long end, long first, lon
             return found;
         }
     }
+    if constexpr (Kind::numbers == 2) {
+        const bool pairs = call.depth % 2 == 0 && a.row % 2 == 0 && reinterpret_cast<uintptr_t>(a.values) % 4 == 0;
+        if (a.bfloat16 && !a.by_depth && pairs) {
+            found.a = static_cast<const float*>(a.values) + begin * a.row / 2 + first;
+            found.a_stride = a.row / 2;
+            return found;
+        }
+    }
     found.a = room;
     found.a_stride = round_up(a.by_depth ? end - begin : count, W);
     as_stored(a, [&]<class S>(const S* values) {
@@ -128,11 +136,17 @@ size_t room_bytes(const Product& call, long rows, long panels) {
     return (ready_numbers(call, rows) + size_t(rows * panels * panel_lanes<float>)) * sizeof(float);
 }
 
+template <class Kind>
 void write(const Product& call, long begin, long end, const Panel& panel, const float* sums) {
     for (long row = begin; row < end; ++row, sums += panel_lanes<float>) {
         const long at = row * call.out_row + panel.column;
         if (call.out_bfloat16) {
-            round_numbers(sums, panel.columns, static_cast<bfloat16*>(call.out) + at);
+            bfloat16* out = static_cast<bfloat16*>(call.out) + at;
+            for (long i = 0; i < panel.columns; i += W) {
+                const Halves halves = Kind::narrowed(load<float>(sums + i));
+                if (panel.columns - i >= W) *reinterpret_cast<LooseHalves*>(out + i) = halves;
+                else __builtin_memcpy(out + i, &halves, size_t(panel.columns - i) * sizeof(bfloat16));
+            }
             continue;
         }
         float* out = static_cast<float*>(call.out) + at;
@@ -170,12 +184,13 @@ void multiply(const Product& call, long begin, long end, long first_panel, long 
             }
             const bool direct = !call.out_bfloat16 && panel.whole();
             x.c_row = direct ? call.out_row : panel_lanes<float>;
-            x.c = direct ? static_cast<float*>(call.out) + begin * call.out_row + panel.column
-                         : sums + (p - first_panel) * rows * panel_lanes<float>;
+            // Sums that are complete at once share a room, which stays in the first cache.
+            const long place = words > steps ? p - first_panel : 0;
+            x.c = direct ? static_cast<float*>(call.out) + begin * call.out_row + panel.column : sums + place * rows * panel_lanes<float>;
             const Old old = word > 0 || (direct && call.add) ? Old::added : Old::none;
             if (call.a.by_depth) product<float, Unit::row, typename Kind::Step>(rows, panel.vectors, x, old);
             else product<float, Unit::column, typename Kind::Step>(rows, panel.vectors, x, old);
-            if (!direct && word + steps >= words) write(call, begin, end, panel, x.c);
+            if (!direct && word + steps >= words) write<Kind>(call, begin, end, panel, x.c);
         }
         word += steps;
     } while (word < words);

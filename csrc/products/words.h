@@ -12,12 +12,14 @@ struct Floats {
     static constexpr int numbers = 1;  // of a word
     static constexpr bool rounds = false;
     using Step = MultiplyAdd<float>;
+    static REGARD_INLINE Halves narrowed(Vector<float> sums) { return REGARD_ISA::rounded(sums, bfloat16{}); }
 };
 
 struct Rounded {
     static constexpr int numbers = 1;
     static constexpr bool rounds = true;
     using Step = MultiplyAdd<float>;
+    static REGARD_INLINE Halves narrowed(Vector<float> sums) { return REGARD_ISA::rounded(sums, bfloat16{}); }
 };
 
 #if defined(__AVX512F__)
@@ -31,6 +33,11 @@ struct Pairs {
             asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(factor), "v"(row));
         }
     };
+    static REGARD_INLINE Halves narrowed(Vector<float> sums) {
+        Halves found;
+        asm("vcvtneps2bf16 %1, %0" : "=v"(found) : "v"(sums));
+        return found;
+    }
 };
 #endif
 

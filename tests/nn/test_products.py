@@ -68,7 +68,9 @@ def test_neither_threads_nor_other_rows_change_a_bit(way, rounds, monkeypatch):
             found.append(new_product(a, b, torch.float32, rounds=rounds))
         assert all(torch.equal(found[0], other) for other in found[1:])
         for begin, end in itertools.pairwise([0, 1, 8, 107, 301]):
-            assert torch.equal(new_product(a[begin:end], b, torch.float32, rounds=rounds), found[0][begin:end])
+            assert torch.equal(
+                new_product(a[begin:end], b, torch.float32, rounds=rounds), found[0][begin:end]
+            )
 
 
 @pytest.mark.parametrize("way", ways.INSTRUCTION_SETS)

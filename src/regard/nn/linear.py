@@ -82,7 +82,11 @@ def _is_quicker(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernel is worth calling for a product in float32 and its gradients."""
     if not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
         return False
-    if x.numel() < FEW_ROWS * weight.shape[1] or weight.numel() < SMALL_WEIGHT or torch.is_autocast_enabled("cpu"):
+    if (
+        x.numel() < FEW_ROWS * weight.shape[1]
+        or weight.numel() < SMALL_WEIGHT
+        or torch.is_autocast_enabled("cpu")
+    ):
         return False
     return x.dtype == weight.dtype == torch.float32 and is_fused(x, weight)
 
