@@ -74,6 +74,7 @@ class Translate:
     fields = ("source", "target")
     streams = ("source", "target")
     options = ("beam", "penalty", "attention")
+    score_options = ("lowercase", "language")
     tokenizer: Tokenizer
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:

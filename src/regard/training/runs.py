@@ -26,7 +26,14 @@ from regard.training.task import Task
 LEARN_FROM = 1_000_000  # records that the vocabulary is learned from
 HELD_OUT = 500  # records, or a twentieth of the data where that is less
 TOKENS, DEV, BEGUN = "tokens", "dev.jsonl", "begun"  # in the folder of the state
-OURS = (checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, "tokenizer.json", checkpoints.STATE)
+OURS = (
+    checkpoints.CONFIG,
+    checkpoints.MODEL,
+    checkpoints.METRICS,
+    "tokenizer.json",
+    "reading.json",
+    checkpoints.STATE,
+)
 TABLES = ("run", "data", "recipe", "end")
 
 

@@ -32,6 +32,8 @@ class Task(Protocol):
     """The names of the token sequences that an example becomes."""
     options: tuple[str, ...]
     """The keywords of `predict`: of the flags of `regard predict`, those that this task knows."""
+    score_options: tuple[str, ...]
+    """The keywords of `score`: of the flags of `regard evaluate`, those that this task knows."""
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """The records of a file, checked at the door; without `answers` only what a prediction needs."""
@@ -66,7 +68,7 @@ class Task(Protocol):
     def predict(self, model: nn.Module, inputs: Sequence[Any], **options: Any) -> list[Result]:
         """A result for every input, in order."""
 
-    def score(self, predictions: Sequence[Any], records: Sequence[Record]) -> list[Score]:
+    def score(self, predictions: Sequence[Any], records: Sequence[Record], **options: Any) -> list[Score]:
         """The scores of predictions against the records; the first is the one that decides."""
 
     def save(self, folder: Path) -> None:
