@@ -13,7 +13,7 @@ class Predictor:
     """A model from a run folder, with everything that it needs to be used.
 
     Call it with one input, or with a list of them: it gives one result, or a list in the same order. Keywords are the
-    task's own; for translation `beam` (5), `penalty` (1.0) and `attention` (False).
+    task's own; for translation `beam` (5), `penalty` (1.0) and `attention` (False), for answers `no_answer` and `attention`.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -50,6 +50,7 @@ def load(folder: str | Path) -> Predictor:
         translator = regard.load("runs/en-zh")
         translator("A dog runs.").text
         translator(["A dog runs.", "A cat sleeps."], beam=1)
+        regard.load("runs/answer")(("Who?", "Ada wrote it."))    # a question and its passage
         translator("A dog runs.", attention=True).attention.weights    # (layers, heads, target, source)
 
     Raises:

@@ -236,6 +236,9 @@ def test_the_language_decides_how_text_is_cut_and_scored(passage, way, style):
     found = task.predict(task.model(RECIPE).eval(), [task.input_of(one) for one in records])
     assert {score.signature for score in task.score(found, records)} == {f"style:{style}"}
     assert "squad" in task.score(found, records, language="en")[0].signature
+    absent = [Record({**fields, "answers": []}, "x", 1)] * 2
+    signature = task.score(found, absent)[0].signature
+    assert signature == ("style:squad2" if style == "squad" else "style:jaquad")
 
 
 @pytest.mark.parametrize("given", ["Who?", 3, ("a", "b", "c")])
