@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from regard._errors import ConfigError
+from regard.data.questions import read_questions
 from regard.data.records import read_records
 from regard.samples import sample_path
 
@@ -24,6 +25,19 @@ def test_the_sample_is_whole_small_and_held_out() -> None:
     folder = paths["train"].parent
     assert sum(file.stat().st_size for file in folder.iterdir()) < 1_000_000
     assert "CC BY 2.0 FR" in (folder / "NOTICE.md").read_text(encoding="utf-8")
+
+
+def test_the_questions_are_whole_small_and_of_other_articles() -> None:
+    paths = sample_path("answer")
+    records = {split: list(read_questions(path, 20_000)) for split, path in paths.items()}
+    assert {split: len(rows) for split, rows in records.items()} == {"train": 3_286, "dev": 297, "test": 367}
+    assert all(record.fields["answers"] for rows in records.values() for record in rows)
+    passages = [{record.fields["context"] for record in rows} for rows in records.values()]
+    assert [len(one) for one in passages] == [506, 40, 60]
+    assert len(set.union(*passages)) == 606
+    folder = paths["train"].parent
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 400_000
+    assert "CC BY-SA 4.0" in (folder / "NOTICE.md").read_text(encoding="utf-8")
 
 
 def test_an_unknown_task() -> None:

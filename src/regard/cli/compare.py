@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from regard._errors import ConfigError
 from regard.cli._buckets import Cutting
 from regard.cli._comparison import Report, Results
-from regard.cli._options import task_options
+from regard.cli._options import needed, task_options
 from regard.cli._output import give, give_json
 from regard.cli._predictions import read_predictions, task_of
 from regard.cli.evaluate import sample_test
@@ -58,6 +58,8 @@ def compare(
         )
     systems = [_system(path) for path in (first, second)]
     task = _one_task(systems)
+    for name in ("groups", "example_scores", "restored"):
+        needed(task, name, "regard compare")
     runs = [system.predictor for system in systems if system.predictor is not None]
     longest = max((run.recipe.max_characters for run in runs), default=sys.maxsize)
     records = list(task.read(data or _sample_test(runs), longest))

@@ -22,6 +22,7 @@ def evaluate(
     data: str | None = None,
     beam: int | None = None,
     length_penalty: float | None = None,
+    no_answer: float | None = None,
     lowercase: bool = False,
     language: str | None = None,
     each: bool = False,
@@ -39,6 +40,7 @@ def evaluate(
             sample, for a model that was trained on it.
         beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
+        no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
         lowercase: Compare without case, as sacrebleu -lc; always so for a model of lower case.
         language: Language of the references, such as de or zh. Default: looked up in the text.
         precision: Of the weights while writing. bf16 and int8 are faster; what they lose against fp32 is measured too.
@@ -57,6 +59,7 @@ def evaluate(
     predictor = load(run)
     task = predictor.task
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
+    given |= {"no_answer": no_answer}
     given |= shortlist_option(predictor, shortlist)
     options = task_options(task.name, task.options, given)
     wanted = {"lowercase": lowercase or None, "language": language, "each": each or None}

@@ -13,7 +13,7 @@ from regard.data.checks import MAX_CHARACTERS, Record, check_length, checked
 from regard.data.formats import FORMATS, reader
 from regard.data.lines import data_error, find_file, is_there, shorten
 
-__all__ = ["MAX_CHARACTERS", "Record", "Source", "check_length", "read_records"]
+__all__ = ["MAX_CHARACTERS", "Record", "Source", "check_length", "read_records", "source_paths"]
 
 Source = str | Path | Sequence[str | Path]
 
@@ -38,12 +38,13 @@ def read_records(
         DataError: at once when a file is missing, a folder or empty; while iterating when a line cannot be used.
             The message names file and line, what was expected, what was received and how to mend it.
     """
-    paths = [find_file(path) for path in _paths(source)]
+    paths = [find_file(path) for path in source_paths(source)]
     read = reader(paths, fields)
     return (checked(record, fields, max_characters) for record in read(paths, fields))
 
 
-def _paths(source: Source) -> list[Path]:
+def source_paths(source: Source) -> list[Path]:
+    """The paths that `source` names: one, several with commas between them, or a sequence of them."""
     if isinstance(source, Path):
         return [source]
     if isinstance(source, str):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from regard._errors import ConfigError, nearest
 
-FOLDERS = {"translate": "tatoeba_en_zh", "roles": "propbank_ewt"}
+FOLDERS = {"translate": "tatoeba_en_zh", "roles": "propbank_ewt", "answer": "squad_en"}
 SPLITS = ("train", "dev", "test")
 
 

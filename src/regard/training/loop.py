@@ -33,6 +33,7 @@ from regard.training.schedule import learning_rate_share
 from regard.training.stopping import Stop
 from regard.training.task import Task
 
+TOGETHER = 8192  # tokens of the dev set whose loss is computed at once
 NOISE = 2.0  # tokens by which lengths are blurred before sorting, so that batches differ from epoch to epoch
 
 
@@ -193,8 +194,8 @@ class Trainer:
         """Mean loss of a counted dev token, in nats, without label smoothing."""
         summed, counted = 0.0, 0
         mine = self.dev_store[workers.rank() :: workers.world()]
-        for start in range(0, len(mine), 64):
-            batch = pack_streams(mine[start : start + 64], self.task.streams)
+        for part in parts_of(mine, TOGETHER):
+            batch = pack_streams(part, self.task.streams)
             summed += float(self.task.loss(self.model, batch, 0.0))
             counted += self.task.counted(batch)
         return workers.total(summed) / max(1, workers.total(counted))
@@ -263,6 +264,23 @@ def steps_of(trainer: Trainer, count: int) -> Iterator[float]:
         begin = time.monotonic()
         trainer.update(0.5)
         yield time.monotonic() - begin
+
+
+def parts_of(
+    examples: Sequence[tuple[Sequence[int], ...]], tokens: int
+) -> Iterator[list[tuple[Sequence[int], ...]]]:
+    """Examples in order, in lists of at most so many tokens over all streams; a longer example is a list by itself."""
+    part: list[tuple[Sequence[int], ...]] = []
+    held = 0
+    for example in examples:
+        size = sum(map(len, example))
+        if part and held + size > tokens:
+            yield part
+            part, held = [], 0
+        part.append(example)
+        held += size
+    if part:
+        yield part
 
 
 def scale_and_clip(parameters: Iterable[Tensor], counted: float, largest: float) -> float:

@@ -34,10 +34,13 @@ ABOVE_ZERO = (
     "save_steps",
     "max_characters",
     "threads",
+    "window",
+    "stride",
 )
 SHARES = ("dropout", "label_smoothing", "warmup", "average")
 PRECISIONS = ("auto", "fp32", "bf16")
 KINDS = ("attention", "recurrent")
+CUTS = ("runs", "scripts", "characters")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,12 @@ class Recipe:
     """"fp32", "bf16" (matrix products in bfloat16, weights in float32), or "auto": bf16 where the machine computes it fast."""
     threads: int | None = None
     """CPU threads; by default as many as PyTorch takes."""
+    window: int | None = None
+    """Pieces of a passage that are read at once; longer passages are read in several windows."""
+    stride: int | None = None
+    """Pieces from the beginning of one window to that of the next; less where a window would not overlap by the longest answer."""
+    unspaced: str | None = None
+    """Where Chinese and Japanese are cut before pieces are learned: "runs" (nowhere), "scripts" or "characters". By default as the data's script needs it."""
     seed: int = 0
     """Decides initial weights, order of the data and dropout."""
 
@@ -115,6 +124,7 @@ class Recipe:
         for name in SHARES:
             _check(self, name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
         _check(self, "weight_decay", lambda value: value >= 0, "0 or more")
+        _check(self, "unspaced", lambda value: value in CUTS, ", ".join(CUTS))
         _check(self, "precision", lambda value: value in PRECISIONS, "auto, fp32 or bf16")
         for name in ("encoder", "decoder"):
             _check(self, name, lambda value: value in KINDS, " or ".join(KINDS))
