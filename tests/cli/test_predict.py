@@ -85,7 +85,9 @@ def test_evaluation_is_what_sacrebleu_gives(monkeypatch, regard_command, trained
     lines = [json.dumps({"source": "x", "target": target}) for target in references]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     monkeypatch.setattr(
-        Translate, "predict", lambda *_, **__: [Translation("x", text, 0.0, ()) for text in written]
+        Translate,
+        "predict",
+        lambda *_, beam=5, penalty=1.0: [Translation("x", text, 0.0, ()) for text in written],
     )
     cased, lower = (
         json.loads(regard_command("evaluate", trained, "--data", path, "--json", *flags).out)["bleu"]

@@ -63,6 +63,24 @@ def recipe_of_flags(flags: Any, config: Path | None) -> Recipe:
     return recipe_from({**options, **given}, "command line")
 
 
+FLAGS = {"penalty": "length_penalty"}  # keywords of tasks whose flags have other names
+
+
+def known_options(task: str, known: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, by the keywords of a task; ConfigError where it does not know one."""
+    chosen = {name: value for name, value in given.items() if value is not None and value is not False}
+    unknown = {FLAGS.get(name, name): value for name, value in chosen.items() if name not in known}
+    refuse(unknown, f"the task {task!r} has no such option")
+    return chosen
+
+
+def used_options(task: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """By their flags' names, the options that a prediction with those that were given uses, defaults included."""
+    defaults = inspect.signature(task.predict).parameters
+    names = [name for name in task.options if name != "attention"]
+    return {FLAGS.get(name, name): given.get(name, defaults[name].default) for name in names}
+
+
 def refuse(given: dict[str, Any], reason: str) -> None:
     """ConfigError when options were given that cannot be used."""
     if given:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from regard._errors import ConfigError
+from regard.cli._options import known_options, used_options
 from regard.cli._output import give, give_json
 from regard.samples import sample_path
 
@@ -16,8 +17,8 @@ def evaluate(
     /,
     *,
     data: str | None = None,
-    beam: int = 5,
-    length_penalty: float = 1.0,
+    beam: int | None = None,
+    length_penalty: float | None = None,
     lowercase: bool = False,
     language: str | None = None,
     json: bool = False,
@@ -38,25 +39,26 @@ def evaluate(
 
     predictor = load(run)
     task = predictor.task
+    options = known_options(task.name, task.options, {"beam": beam, "penalty": length_penalty})
+    scoring = known_options(task.name, task.scoring, {"lowercase": lowercase, "language": language})
     records = list(task.read(data or _sample_test(predictor), predictor.recipe.max_characters))
     begin = time.monotonic()
     inputs = [task.input_of(record) for record in records]
-    predictions = task.predict(predictor.model, inputs, beam=beam, penalty=length_penalty)
+    predictions = task.predict(predictor.model, inputs, **options)
     seconds = time.monotonic() - begin
-    scores = task.score(predictions, records, lowercase=lowercase, language=language)
+    scores = task.score(predictions, records, **scoring)
     if json:
-        facts = {
-            "count": len(records),
-            "seconds": round(seconds, 3),
-            "beam": beam,
-            "length_penalty": length_penalty,
-        }
+        facts = {"count": len(records), "seconds": round(seconds, 3), **used_options(task, options)}
         signatures = {score.name: score.signature for score in scores}
         give_json({**{score.name: score.value for score in scores}, **facts, "signatures": signatures})
         return
+    width = max(6, *(len(score.name) for score in scores))
     for score in scores:
-        give(f"{score.name:<6} {score.value:5.1f}   {score.signature}")
-    give(f"{len(records):,} examples in {seconds:.1f} s, beam {beam}")
+        give(f"{score.name:<{width}} {score.value:5.1f}   {score.signature}".rstrip())
+    used = "".join(
+        f", {name.replace('_', ' ')} {value}" for name, value in used_options(task, options).items()
+    )
+    give(f"{len(records):,} examples in {seconds:.1f} s{used}")
 
 
 def _sample_test(predictor: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from regard._errors import ConfigError, DataError
+from regard.cli._options import known_options
 from regard.cli._output import give, give_json, tell
 
 TOGETHER = 256  # texts of a file that are predicted at once
@@ -19,8 +20,8 @@ def predict(
     /,
     *texts: str,
     input: Path | None = None,  # noqa: A002 -- the flag's name
-    beam: int = 5,
-    length_penalty: float = 1.0,
+    beam: int | None = None,
+    length_penalty: float | None = None,
     attention: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -28,19 +29,21 @@ def predict(
 
     Args:
         run: A run folder.
-        texts: What to translate. Default: the lines of --input, or of standard input.
-        input: A file with a text on each line, or a .jsonl or .tsv file with a column "source".
+        texts: What to translate or to classify: texts, or paths of pictures. Default: the lines of --input, or of standard
+            input.
+        input: A file with a text on each line, or a .jsonl or .tsv file with the fields of the task.
         beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
-        json: One JSON object on each line: source, text and score.
+        json: One JSON object on each line: the input, what was found, and how sure that is.
     """
     from regard._load import load
 
     if texts and input is not None:
         raise ConfigError("there are two inputs. Expected texts or --input. Received both; leave one out.")
     predictor = load(run)
-    options = {"beam": beam, "penalty": length_penalty, **({"attention": True} if attention else {})}
+    given = {"beam": beam, "penalty": length_penalty, "attention": attention is not None}
+    options = known_options(predictor.task.name, predictor.task.options, given)
     records = _inputs(predictor, texts, input)
     together = 1 if _waits(texts, input) else TOGETHER
     done = 0

@@ -40,7 +40,7 @@ def train(
     """Train a model from a file of examples.
 
     Args:
-        task: What to train: translate.
+        task: What to train: classify or translate.
         train: Training data: .jsonl, .tsv (or with .gz), or two text files "a.en,a.de". Default: a sample.
         dev: Data for the score while training, in the same form. Default: a part of --train is held out.
         out: The run folder. Default: runs/ and the task's name.

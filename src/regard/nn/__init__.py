@@ -23,6 +23,8 @@ from regard.nn.feedforward import Dropout as Dropout
 from regard.nn.feedforward import FeedForward as FeedForward
 from regard.nn.linear import Linear as Linear
 from regard.nn.norm import RMSNorm as RMSNorm
+from regard.nn.patches import PatchEncoder as PatchEncoder
+from regard.nn.pooling import AttentionPool as AttentionPool
 from regard.nn.rotary import Rotary as Rotary
 from regard.nn.transformer import EncoderDecoder as EncoderDecoder
 from regard.nn.transformer import Shape as Shape

@@ -139,9 +139,12 @@ class Encoder(nn.Module):
         self.norm = RMSNorm()
         self.rotary = Rotary(dim // heads)
 
-    def forward(self, x: Sequences, *, mask: Mask | Tensor | None = None) -> Sequences:
-        """`Packed` (total, dim) or a tensor (..., T, dim), in and out; `mask` as for `SelfAttention.forward`."""
-        turns = self.rotary(positions_of(x), values_of(x).dtype)
+    def forward(
+        self, x: Sequences, *, mask: Mask | Tensor | None = None, turns: Tensor | None = None
+    ) -> Sequences:
+        """`Packed` (total, dim) or a tensor (..., T, dim), in and out; arguments as for `SelfAttention.forward`."""
+        if turns is None:
+            turns = self.rotary(positions_of(x), values_of(x).dtype)
         for block in self.blocks:
             x = block(x, mask=mask, turns=turns)
         return like(x, self.norm(values_of(x)))

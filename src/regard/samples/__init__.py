@@ -7,7 +7,7 @@ from pathlib import Path
 
 from regard._errors import ConfigError, nearest
 
-FOLDERS = {"translate": "tatoeba_en_zh"}
+FOLDERS = {"classify": "tatoeba_languages", "translate": "tatoeba_en_zh"}
 SPLITS = ("train", "dev", "test")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from regard._errors import ConfigError, nearest
 
-TASKS = {"translate": "Translate"}
+TASKS = {"classify": "Classify", "translate": "Translate"}
 
 
 def make_task(name: str) -> Any:

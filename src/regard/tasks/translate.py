@@ -74,7 +74,11 @@ class Translate:
     fields = ("source", "target")
     streams = ("source", "target")
     options = ("beam", "penalty", "attention")
+    scoring = ("lowercase", "language")
     tokenizer: Tokenizer
+
+    def configure(self, recipe: Recipe) -> None:
+        """Nothing: the fields have fixed names."""
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Records with `source` and, as answers, `target` and `targets`."""
@@ -125,6 +129,9 @@ class Translate:
         target = batch["target"]
         states = model(batch["source"], target.with_values(shifted(target, self.tokenizer.bos)))
         return vocabulary_loss(states, model.embedding.weight, target.values, smoothing)
+
+    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+        """Nothing: a translation has no probability to be trusted."""
 
     @torch.no_grad()
     def predict(
