@@ -11,7 +11,7 @@ from regard._errors import ConfigError, ShapeError
 from regard.data.packing import pack_rows
 from regard.data.patches import cut_patches
 from regard.nn import PatchEncoder
-from regard.nn.patches import moved
+from regard.nn.patches import moved, warped
 
 SIZES = st.lists(st.tuples(st.integers(1, 17), st.integers(1, 17)), min_size=1, max_size=5)
 
@@ -82,27 +82,58 @@ def test_no_picture_and_empty_ones_give_nothing():
     assert encoder(patches, [[0, 3], [2, 2]]).lengths.tolist() == [0, 4]
 
 
-@given(
-    st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.0, 0.2, 0.5]), st.booleans()
-)
-def test_a_moved_picture_is_the_old_one_moved(count, height, width, shift, flip):
-    torch.manual_seed(count)
-    images = torch.arange(count * 3 * height * width).view(count, 3, height, width)
-    down, right = round(shift * height), round(shift * width)
-    for before, after in zip(images, moved(images, shift, flip), strict=True):
-        candidates = []
-        for dy in range(-down, down + 1):
-            for dx in range(-right, right + 1):
-                rows = (torch.arange(height) + dy).clamp(0, height - 1)
-                columns = (torch.arange(width) + dx).clamp(0, width - 1)
-                taken = [columns, width - 1 - columns] if flip else [columns]
-                candidates += [before[:, rows][:, :, some] for some in taken]
-        assert any(torch.equal(after, one) for one in candidates)
+IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_window_is_moved_by_whole_pixels():
+    images = IMAGES[..., :6]  # 8 rows, 6 columns
+    shifts = torch.tensor([[2 / 6, 0.0], [0.0, -1 / 8], [1 / 6, 3 / 8]])
+    found = warped(images, shifts, torch.zeros(3), torch.ones(3))
+    for image, one, (right, down) in zip(images, found, ((2, 0), (0, -1), (1, 3)), strict=True):
+        rows, columns = (torch.arange(8) + down).clamp(0, 7), (torch.arange(6) + right).clamp(0, 5)
+        torch.testing.assert_close(one, image[:, rows][:, :, columns])
+
+
+def test_a_window_is_turned_without_shear():
+    quarter = torch.full((3,), torch.pi / 2)
+    found = warped(IMAGES, torch.zeros(3, 2), quarter, torch.ones(3))
+    torch.testing.assert_close(found, IMAGES.rot90(1, (-2, -1)), atol=1e-5, rtol=1e-4)
+    tall = torch.zeros(1, 1, 21, 11)
+    tall[..., 10, 4:7] = 1  # three pixels side by side in the middle
+    turned = warped(tall, torch.zeros(1, 2), quarter[:1], torch.ones(1))
+    expected = torch.zeros(21, 11)
+    expected[9:12, 5] = 1
+    torch.testing.assert_close(turned[0, 0], expected, atol=1e-4, rtol=0)
+
+
+def test_a_window_is_widened():
+    ramp = torch.linspace(-1, 1, 9).expand(1, 1, 9, 9)
+    found = warped(ramp, torch.zeros(1, 2), torch.zeros(1), torch.full((1,), 0.5))
+    torch.testing.assert_close(found, 0.5 * ramp)
+
+
+def test_chance_keeps_within_the_most():
+    torch.manual_seed(0)
+    ramp = torch.linspace(-1, 1, 101).expand(500, 1, 101, 101)
+    middle = moved(ramp, 1.0, False)[:, 0, 50, 50]  # 12 % of the two that the ramp rises
+    assert 0.1 < middle.abs().max() <= 0.1213
+    assert abs(middle.mean()) < 0.01
+
+
+def test_mirrored_or_not():
+    torch.manual_seed(0)
+    images = IMAGES.repeat(10, 1, 1, 1)
+    found = moved(images, 0.0, True)
+    mirrored = [torch.equal(one, image.flip(-1)) for one, image in zip(found, images, strict=True)]
+    same = [torch.equal(one, image) for one, image in zip(found, images, strict=True)]
+    assert [a != b for a, b in zip(mirrored, same, strict=True)] == [True] * 30
+    assert 5 < sum(mirrored) < 25
+    assert moved(images, 0.0, False) is images
 
 
 def test_pictures_are_moved_in_training_alone():
     torch.manual_seed(0)
-    encoder = PatchEncoder(2, 16, 2, 16, 1, shift=0.3, flip=True)
+    encoder = PatchEncoder(2, 16, 2, 16, 1, warp=2.0, flip=True)
     patches, counts = pictures([(12, 12)], 2)
     assert not torch.allclose(encoder(patches, counts).values, encoder(patches, counts).values)
     encoder.eval()

@@ -100,7 +100,7 @@ def seen(tmp_path_factory):
         Image.fromarray(pictures[number, :8]).save(folder / f"{number}.png")
         rows.append({"image": f"{number}.png", "label": labels[number]})
     path = write(folder / "train.jsonl", rows)
-    recipe = Recipe(**SIZES, steps=30, tokens=400, evaluations=2, patch=4, shift=0.1, threads=1)
+    recipe = Recipe(**SIZES, steps=30, tokens=400, evaluations=2, patch=4, warp=0.3, threads=1)
     return begin(Classify(), recipe, path, None, folder / "run")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from regard.nn.rotary import Rotary
 
 CHANNELS = 3
 NARROWEST = 16  # channels of a convolution
+SHIFT, TURN, ZOOM = 0.06, 0.2, 0.1  # the most that a picture is moved in training: a share, radians, a share
 BASE = 100.0  # of the rotation: a picture has tens of rows where a text has thousands of words
 Sizes = NDArray[np.int64]
 
@@ -41,7 +43,8 @@ class PatchEncoder(nn.Module):
         hidden: width of each feed-forward.
         layers: number of blocks.
         dropout: share of the entries dropped in training, of patches and of every branch.
-        shift: in training every picture is moved by up to this share of its height and width; its rim is repeated.
+        warp: in training every picture is shifted by up to `warp` times 6 % of its sides, turned by 11 degrees and scaled by
+            10 %, by chance; its rim is repeated.
         flip: in training every other picture is mirrored.
 
     Raises:
@@ -63,7 +66,7 @@ class PatchEncoder(nn.Module):
         layers: int,
         *,
         dropout: float = 0.0,
-        shift: float = 0.0,
+        warp: float = 0.0,
         flip: bool = False,
     ) -> None:
         super().__init__()
@@ -77,7 +80,7 @@ class PatchEncoder(nn.Module):
                 "positions in two dimensions turn two pairs at a time. Expected: dim / heads, a multiple of 4. "
                 f"Received: dim={dim}, heads={heads}."
             )
-        self.dim, self.patch, self.shift, self.flip = dim, patch, shift, flip
+        self.dim, self.patch, self.warp, self.flip = dim, patch, warp, flip
         self.stem = _stem(halvings, dim)
         self.rotary = Rotary(dim // heads // 2, BASE)
         self.dropout = Dropout(dropout)
@@ -124,8 +127,8 @@ class PatchEncoder(nn.Module):
                 (begins[:, None] + np.arange(rows * columns)).reshape(-1).astype(np.int64)
             )
             images = join_patches(patches.values[indices], rows, columns)
-            if self.training and (self.shift or self.flip):
-                images = moved(images, self.shift, self.flip)
+            if self.training and (self.warp or self.flip):
+                images = moved(images, self.warp, self.flip)
             found.append(self._stemmed(images).flatten(2).mT.flatten(0, 1))
             order.append(indices)
         if not found:
@@ -133,7 +136,7 @@ class PatchEncoder(nn.Module):
         return found[0] if len(found) == 1 else torch.cat(found)[torch.argsort(torch.cat(order))]
 
     def _stemmed(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 to (N, dim, R, C), about zero mean and unit size; in float32: bfloat16 compiles for every N."""
+        """(N, 3, H, W) to (N, dim, R, C), about zero mean and unit size; in float32: bfloat16 compiles for every N."""
         with torch.autocast(images.device.type, enabled=False):
             found: Tensor = self.stem((images.to(next(self.stem.parameters()).dtype) - 127.5) / 64)
             return found
@@ -167,19 +170,33 @@ def join_patches(patches: Tensor, rows: int, columns: int) -> Tensor:
     return parts.permute(0, 5, 1, 3, 2, 4).reshape(-1, CHANNELS, rows * side, columns * side)
 
 
-def moved(images: Tensor, shift: float, flip: bool) -> Tensor:
-    """Each picture (N, channels, H, W) moved by up to a share of its sides, and perhaps mirrored; rims are repeated."""
-    count, _, height, width = images.shape
-    rows, columns = (_places(count, side, shift) for side in (height, width))
+def moved(images: Tensor, warp: float, flip: bool) -> Tensor:
+    """Each picture (N, channels, H, W) shifted, turned and scaled by chance, `warp` times the most of each, and perhaps mirrored."""
+    count = len(images)
     if flip:
-        mirrored = torch.rand(count, 1) < 0.5
-        columns = torch.where(mirrored, width - 1 - columns, columns)
-    picture = torch.arange(count)[:, None, None]
-    return images.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        images = torch.where(torch.rand(count, 1, 1, 1) < 0.5, images.flip(-1), images)
+    if not warp:
+        return images
+    chance = warp * (2 * torch.rand(count, 4) - 1)
+    return warped(images, SHIFT * chance[:, :2], TURN * chance[:, 2], 1 + ZOOM * chance[:, 3])
 
 
-def _places(count: int, side: int, shift: float) -> Tensor:
-    """(N, side): which row, or column, each one of a picture is taken from."""
-    most = round(shift * side)
-    by = torch.randint(-most, most + 1, (count, 1))
-    return (torch.arange(side) + by).clamp(0, side - 1)
+def warped(images: Tensor, shifts: Tensor, turns: Tensor, zooms: Tensor) -> Tensor:
+    """Pictures seen through a window that is moved, turned and widened; what lies beyond the rim repeats it.
+
+    Arguments:
+        images: (N, channels, H, W).
+        shifts: (N, 2), of the window to the right and down, as shares of width and height.
+        turns: (N,), clockwise, in radians.
+        zooms: (N,), how much wider the window becomes.
+
+    Returns:
+        (N, channels, H, W), float32 by bilinear interpolation.
+    """
+    height, width = images.shape[-2:]
+    sine, cosine = turns.sin() * zooms, turns.cos() * zooms
+    # The coordinates of a picture go from -1 to 1, whatever its sides: a turn must not shear.
+    across = torch.stack([cosine, -sine * height / width, 2 * shifts[:, 0]], dim=-1)
+    down = torch.stack([sine * width / height, cosine, 2 * shifts[:, 1]], dim=-1)
+    grid = F.affine_grid(torch.stack([across, down], dim=1), list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)

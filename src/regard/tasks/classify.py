@@ -40,7 +40,7 @@ from regard.training.recipe import Recipe
 
 LEARNED = "classes.json"
 TOGETHER = 8192  # tokens that are classified at once
-SIDE, SHIFT = 64, 0.08
+SIDE = 64
 
 
 class Classify:
@@ -97,7 +97,7 @@ class Classify:
         side = min(SIDE, int(np.median(self.reader.sides)))
         patch = 8 if side >= 48 else 4 if side >= 20 else 2
         heads = sizes["dim"] // 32
-        return {**sizes, "heads": heads, "side": SIDE, "patch": patch, "shift": SHIFT}
+        return {**sizes, "heads": heads, "side": SIDE, "patch": patch, "warp": 1.0}
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """The names of the labels, and of texts the vocabulary."""
@@ -130,7 +130,7 @@ class Classify:
             encoder: nn.Module = make_encoder(recipe, len(self.tokenizer))
         else:
             sizes = (recipe.dim or 128, recipe.heads or 4, recipe.hidden or 256, recipe.encoder_layers or 4)
-            moves: dict[str, Any] = {"shift": recipe.shift or 0.0, "flip": recipe.flip}
+            moves: dict[str, Any] = {"warp": recipe.warp or 0.0, "flip": recipe.flip}
             encoder = PatchEncoder(self.patch, *sizes, dropout=dropout, **moves)
         return Classifier(encoder, recipe.heads or 4, len(self.labels), dropout)
 

@@ -36,7 +36,7 @@ ABOVE_ZERO = (
     "threads",
     "side",
 )
-SHARES = ("dropout", "label_smoothing", "warmup", "average", "shift")
+SHARES = ("dropout", "label_smoothing", "warmup", "average")
 PATCHES = (2, 4, 8)
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -103,8 +103,8 @@ class Recipe:
     """Pictures are scaled down until their longer side has so many pixels."""
     patch: int | None = None
     """Side of the squares of a picture that become tokens, in pixels: 2, 4 or 8."""
-    shift: float | None = None
-    """Pictures are moved in training by up to this share of their height and width."""
+    warp: float | None = None
+    """How much pictures are shifted, turned and scaled in training; 1 is a little, 0 not at all."""
     flip: bool = False
     """Pictures are mirrored in training, where left and right do not matter."""
     precision: str = "auto"
@@ -124,6 +124,7 @@ class Recipe:
         for name in SHARES:
             _check(self, name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
         _check(self, "weight_decay", lambda value: value >= 0, "0 or more")
+        _check(self, "warp", lambda value: 0 <= value <= 5, "a number from 0 to 5")
         _check(self, "patch", lambda value: value in PATCHES, "2, 4 or 8")
         _check(self, "precision", lambda value: value in PRECISIONS, "auto, fp32 or bf16")
 
