@@ -65,6 +65,12 @@ def test_flags_of_other_tasks_are_refused(refused, languages):
     assert "--lowercase" in refused("evaluate", languages, "--data", sample, "--lowercase")
 
 
+def test_only_translators_leave(refused, languages, tmp_path):
+    assert "Received: one of classify" in refused(
+        "export", languages, "--to", "onnx", "--out", tmp_path / "out"
+    )
+
+
 def test_a_label_that_was_never_seen_is_refused(refused, languages, tmp_path):
     path = tmp_path / "test.tsv"
     path.write_text("text\tlabel\nUn perro corre.\tSpanish\n", encoding="utf8")

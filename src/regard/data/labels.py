@@ -16,6 +16,7 @@ from regard.data.records import Source, read_records
 
 TEXT, IMAGE = "text", "image"
 LABEL, LABELS = "label", "labels"
+MEASURED = 10_000  # pictures whose size is remembered
 
 
 @dataclass
@@ -41,7 +42,7 @@ class LabelReader:
     input: str | None = None
     several: bool | None = None
     sides: list[int] = field(default_factory=list, repr=False)
-    """The shorter sides of the pictures that were read."""
+    """The shorter sides of the first pictures that were read."""
 
     @property
     def name(self) -> str:
@@ -78,7 +79,9 @@ class LabelReader:
             record.fields[IMAGE] = picture_name(
                 record.fields[IMAGE], record.place, folder, (folder / f"{stem}.npz").resolve()
             )
-            self.sides.append(min(picture_size(record.fields[IMAGE], record.place)))
+            side = min(picture_size(record.fields[IMAGE], record.place))
+            if len(self.sides) < MEASURED:
+                self.sides.append(side)
         if answers:
             several = isinstance(record.fields.get(self._label_field(record)), list)
             self.labels(record)
