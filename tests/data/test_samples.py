@@ -43,3 +43,23 @@ def test_the_questions_are_whole_small_and_of_other_articles() -> None:
 def test_an_unknown_task() -> None:
     with pytest.raises(ConfigError, match="did you mean 'translate'"):
         sample_path("transalte")
+
+
+def test_the_languages_are_whole_small_and_held_out() -> None:
+    paths = sample_path("classify")
+    texts = {
+        split: [
+            (record.fields["text"], record.fields["label"])
+            for record in read_records(path, ("text", "label"))
+        ]
+        for split, path in paths.items()
+    }
+    assert {split: len(rows) for split, rows in texts.items()} == {"train": 4_825, "dev": 300, "test": 600}
+    for rows in texts.values():
+        assert {label for _, label in rows} == {"English", "French", "German"}
+        assert len({text for text, _ in rows}) == len(rows)
+    train = {text for text, _ in texts["train"]}
+    assert train.isdisjoint(text for split in ("dev", "test") for text, _ in texts[split])
+    folder = paths["train"].parent
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 200_000
+    assert "CC BY 2.0" in (folder / "NOTICE.md").read_text(encoding="utf-8")

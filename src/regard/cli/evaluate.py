@@ -89,9 +89,10 @@ def evaluate(
             facts["by"] = cutting.as_json(_table(cutting, scores), float)
         give_json({**{score.name: score.value for score in scores}, **facts, "signatures": signatures})
         return
+    width = max(10, *(len(score.name) for score in scores))
     for score in scores:
         change = "" if is_exact else f"   {-lost[score.name]:+.2f} against fp32"
-        give(f"{score.name:<10} {score.value:5.1f}   {score.signature}{change}")
+        give(f"{score.name:<{width}} {score.value:5.1f}   {score.signature}{change}".rstrip())
     how = f", beam {options['beam']}, {options['precision']}" if "beam" in options else ""
     give(f"{len(records):,} examples in {seconds:.1f} s{how}")
     if cutting is not None:

@@ -36,7 +36,8 @@ def predict(
 
     Args:
         run: A run folder.
-        texts: What to translate, label or ask. Default: the lines of --input, or of standard input.
+        texts: What to translate, label, ask or classify: texts, or paths of pictures. Default: the lines of --input, or of
+            standard input.
         input: A file with a text on each line, or one with the columns of the task, such as .jsonl with "source" or "words".
         passage: A text file in which questions are answered.
         beam: Hypotheses kept for each sentence that is written; 1 is greedy search. Default: 5.
@@ -47,7 +48,7 @@ def predict(
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
             README. Default: the whole vocabulary.
         columns: Roles in the columns of CoNLL.
-        json: One JSON object on each line, such as source, text and score.
+        json: One JSON object on each line: the input, what was found, and how sure that is.
     """
     from regard._load import load
 

@@ -6,7 +6,7 @@ for record in read_records("train.jsonl.gz", ("source", "target")):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from regard.data.checks import MAX_CHARACTERS, Record, check_length, checked
@@ -19,7 +19,11 @@ Source = str | Path | Sequence[str | Path]
 
 
 def read_records(
-    source: Source, fields: Sequence[str], *, max_characters: int = MAX_CHARACTERS
+    source: Source,
+    fields: Sequence[str],
+    *,
+    max_characters: int = MAX_CHARACTERS,
+    check: Callable[[Record], Record] | None = None,
 ) -> Iterator[Record]:
     """Streams the records of `source`, every one with all `fields` as text that is not blank.
 
@@ -33,6 +37,7 @@ def read_records(
             for each field: `"a.en,a.de"` or a tuple of paths. Tables and documents (`.csv`, `.xlsx`, `.html`) are refused.
         fields: names of the text fields that every record must have.
         max_characters: the longest text allowed in one field.
+        check: a check of every record in place of the one that all `fields` are text.
 
     Raises:
         DataError: at once when a file is missing, a folder or empty; while iterating when a line cannot be used.
@@ -40,7 +45,8 @@ def read_records(
     """
     paths = [find_file(path) for path in source_paths(source)]
     read = reader(paths, fields)
-    return (checked(record, fields, max_characters) for record in read(paths, fields))
+    records = read(paths, fields)
+    return map(check, records) if check else (checked(one, fields, max_characters) for one in records)
 
 
 def source_paths(source: Source) -> list[Path]:

@@ -59,6 +59,9 @@ class AnswerQuestions:
     window: Window
     abstains: bool
 
+    def configure(self, recipe: Recipe) -> None:
+        """Nothing: the fields have fixed names."""
+
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Questions with their passages and, as answers, spans; several files with commas between them are read in turn."""
         return read_questions(source, max_characters, answers=answers)
@@ -175,6 +178,9 @@ class AnswerQuestions:
         golds = rows_of(batch["golds"], 3)[:, 0]
         of_gold = np.repeat(np.arange(len(batch["golds"])), batch["golds"].lengths // 3)
         return len(set(zip(of_gold, readings[golds + firsts(batch["readings"], 2)[of_gold]], strict=True)))
+
+    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+        """Nothing: probabilities are as training leaves them."""
 
     @torch.no_grad()
     def predict(

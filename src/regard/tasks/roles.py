@@ -55,6 +55,9 @@ class Roles:
     roles: tuple[str, ...]
     """V first, then the others, the frequent ones first; role r has the tags 1 + 2r (B) and 2 + 2r (I)."""
 
+    def configure(self, recipe: Recipe) -> None:
+        """Nothing: the fields have fixed names."""
+
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Sentences with their predicates and, as answers, roles."""
         return read_sentences(source, max_characters, answers=answers)
@@ -126,6 +129,9 @@ class Roles:
     def counted(self, batch: dict[str, Packed]) -> int:
         """Tags of known roles, and words."""
         return int((batch["tags"].values != UNSEEN).sum()) + len(batch["starts"].values)
+
+    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+        """Nothing: the probabilities of spans are those of the tags, as training leaves them."""
 
     @torch.no_grad()
     def predict(

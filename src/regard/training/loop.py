@@ -91,7 +91,7 @@ class Trainer:
             rank=workers.rank(),
             world=workers.world(),
         )
-        self.dev_store: list[tuple[Sequence[int], ...]] = list(self.task.encode(self.dev))
+        self.dev_store: list[tuple[Any, ...]] = list(self.task.encode(self.dev))
 
     def run(self) -> Position:
         """Train until the budget is spent or the dev score stays behind; the weights to use are in the run folder."""
@@ -179,6 +179,7 @@ class Trainer:
         averaged = nullcontext() if self.average is None else self.average.in_place_of(self.model)
         with averaged, torch.no_grad():
             loss = self.dev_loss()
+            self.task.calibrate(self.model, self.dev_store)
             records = self.dev[: self.recipe.dev_examples]
             inputs = [self.task.input_of(record) for record in records]
             quick = {"beam": 1} if "beam" in self.task.options else {}
@@ -249,7 +250,10 @@ class Trainer:
     def _batch(self, indices: np.ndarray) -> dict[str, Packed]:
         gathered = self.store.gather(indices).items()
         return {
-            name: Packed(torch.from_numpy(ids.astype(np.int64)), offsets) for name, (ids, offsets) in gathered
+            name: Packed(
+                torch.from_numpy(tokens if tokens.dtype == np.uint8 else tokens.astype(np.int64)), offsets
+            )
+            for name, (tokens, offsets) in gathered
         }
 
     def _due(self) -> bool:
