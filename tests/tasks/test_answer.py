@@ -68,7 +68,7 @@ def test_stories_that_were_not_seen_are_understood(run):
     found = task.predict(model, [task.input_of(record) for record in records])
     f1, exact = task.score(found, records)
     assert (f1.name, exact.name) == ("f1", "exact")
-    assert f1.signature.startswith("style:squad2|best:")
+    assert f1.signature.startswith("style:squad2; best ")
     assert exact.value > 85
     for answer, record in zip(found, records, strict=True):
         if answer.start is not None:

@@ -42,8 +42,8 @@ def compare(
         second: Another of the same task. Differences are second - first.
         data: The examples: .jsonl, .tsv (or with .gz), or two text files "a.en,a.de". Default: the test part of the
             sample, for a model that was trained on it.
-        by: What the differences are cut by: length, or frequency, which is how often training of the first run saw the
-            rarest word. Default: length.
+        by: What the differences are cut by: length; for translation frequency, which is how often training of the first run
+            saw the rarest word; for roles distance, from a predicate to its farthest argument. Default: length.
         examples: How many of the examples that gained most, and of those that lost most, are shown. Default: 3.
         beam: Hypotheses that a run keeps for each sentence; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.

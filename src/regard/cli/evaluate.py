@@ -48,7 +48,8 @@ def evaluate(
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
             README. Default: the whole vocabulary.
         each: The score of every role by itself, too.
-        by: Score parts of the examples too: by length, or by frequency, which is how often training saw the rarest word.
+        by: Score parts of the examples too: by length; translations by frequency too, which is how often training saw the
+            rarest word, and roles by distance, from a predicate to its farthest argument.
         predictions: Write what was predicted to this file, FILE.jsonl, for regard compare.
         json: One JSON object.
     """

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard._errors import ConfigError
+from regard.data.checks import Record
+from regard.data.lines import data_error, shorten
 from regard.data.pictures import Picture
 from regard.data.tokenizer import Tokenizer
 from regard.data.words import merge_pieces_to_words
@@ -81,6 +83,31 @@ class Classification:
         return AttentionPicture(
             weights_1H1W, [self.label or "-"], seen.words, title=title, query_name="label", key_name="text"
         )
+
+
+def restored_classification(
+    entry: Record, record: Record, name: str, given: str, several: bool
+) -> Classification:
+    """A classification of `given`, the field `name`, text or image, from its label(s) and all probabilities."""
+    found: Any = entry.fields.get("labels") if several else [entry.fields.get("label")]
+    chances: Any = entry.fields.get("probabilities")
+    is_sound = (
+        isinstance(found, list)
+        and isinstance(chances, dict)
+        and all(isinstance(chance, int | float) for chance in chances.values())
+        and all(label in chances for label in found)
+    )
+    if entry.fields.get(name) != given or not is_sound:
+        raise data_error(
+            entry.place,
+            "this is no classification of the record",
+            expected=f"{name!r}, label(s) and 'probabilities', the {name} being that of {record.place}: {shorten(given)}",
+            received=shorten(entry.fields),
+            mend="name the data that the predictions were made for, in the same order",
+        )
+    by_name = {label: float(chance) for label, chance in chances.items()}
+    source = given if name == "text" else Picture(given, np.zeros((0, 0, 3), np.uint8))
+    return Classification(source, tuple(found), by_name, several)
 
 
 def seen_words(weights_HS: NDArray[np.float32], tokenizer: Tokenizer, text: str) -> Seen:

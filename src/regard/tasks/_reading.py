@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard._errors import ConfigError
+from regard.data.checks import Record
+from regard.data.lines import data_error, shorten
 from regard.data.matches import Text
 from regard.data.words import merge_pieces_to_words
 from regard.pictures import AttentionPicture
@@ -77,6 +79,23 @@ class Answer:
         return AttentionPicture(
             seen.weights, seen.question, seen.passage, title=title, query_name="question", key_name="passage"
         )
+
+
+def restored_answer(entry: Record, record: Record) -> Answer:
+    """An answer from its question and text and, if it has them, bounds and probabilities."""
+    question, text = (entry.fields.get(name) for name in ("question", "text"))
+    if question != record.fields["question"] or not isinstance(text, str):
+        raise data_error(
+            entry.place,
+            "this is no answer to the record's question",
+            expected=f"'question' and 'text', the question being that of {record.place}: {shorten(record.fields['question'])}",
+            received=shorten({"question": question, "text": text}),
+            mend="name the data that the predictions were made for, in the same order",
+        )
+    start, end = (entry.fields.get(name) for name in ("start", "end"))
+    chances = (entry.fields.get(name) for name in ("probability", "no_answer"))
+    probability, no_answer = (float(one) if isinstance(one, int | float) else 0.0 for one in chances)
+    return Answer(record.fields["question"], text, start, end, probability, no_answer)
 
 
 def looked(weights_BTHT: NDArray[np.float32], question: Text, passage: Text, begin: int, size: int) -> Looked:

@@ -26,14 +26,17 @@ from regard.data.passages import best_window, covering_pieces, window_starts
 from regard.data.questions import question_record, read_questions
 from regard.data.records import Record, Source
 from regard.data.tokenizer import Tokenizer
-from regard.metrics.answers import answer_scores, best_threshold
+from regard.metrics.answers import AnswerScores, answer_scores, best_threshold
+from regard.metrics.buckets import Group
+from regard.metrics.measurement import by_example
 from regard.metrics.translation import Score, looks_chinese, looks_japanese
+from regard.metrics.words import characters
 from regard.nn.attention import SelfAttention
 from regard.nn.reader import PassageReader, SpanScores, span_loss
 from regard.nn.watch import watch
 from regard.tasks._encoder import make_encoder
 from regard.tasks._examples import Example, Window, best_span, firsts, read, rows_of
-from regard.tasks._reading import Answer, Question, looked
+from regard.tasks._reading import Answer, Question, looked, restored_answer
 from regard.training.presets import encoder_sizes
 from regard.training.recipe import Recipe
 
@@ -215,20 +218,37 @@ class AnswerQuestions:
         self, predictions: Sequence[Answer], records: Sequence[Record], *, language: str | None = None
     ) -> list[Score]:
         """F1 and exact match, against the best of a question's answers: of words, or of characters in Chinese and Japanese."""
-        texts = [[one["text"] for one in record.fields["answers"]] for record in records]
-        ours = [prediction.text for prediction in predictions]
-        style = _style(language, [record.fields["context"] for record in records[:SAMPLE]])
-        silent = any(not answers for answers in texts)
-        if silent:  # CMRC's script knows no such question
-            style = "squad2" if style == "squad" else "jaquad"
-        scores = answer_scores(ours, texts, style)
-        if not (silent and self.abstains):
+        scores = _scores(predictions, records, language)
+        answered = [bool(record.fields["answers"]) for record in records]
+        # Without a model the predictions came from a file.
+        if all(answered) or not getattr(self, "abstains", False):
             return [scores.f1, scores.exact]
         # What a threshold could reach is a figure for choosing one on dev data, with `no_answer`.
         shares, surest = scores.f1.statistics[:, 0], [one.no_answer for one in predictions]
-        best, threshold = best_threshold(shares, ours, [bool(one) for one in texts], surest)
-        note = f"{scores.f1.signature}|best:{best:.1f} at no_answer {threshold:.3f}"
+        ours = [one.text for one in predictions]
+        best, threshold = best_threshold(shares, ours, answered, surest)
+        note = f"{scores.f1.signature}; best {best:.1f} at no_answer {threshold:.3f}"
         return [replace(scores.f1, signature=note), scores.exact]
+
+    def example_scores(
+        self, predictions: Sequence[Answer], records: Sequence[Record], *, language: str | None = None
+    ) -> list[float]:
+        """The F1 of every answer."""
+        return by_example(_scores(predictions, records, language).f1)
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """The number of words of a passage."""
+        return {
+            "length": Group(
+                "words of the passage; characters of Chinese and Japanese",
+                lambda record: len(characters(record.fields["context"])),
+            )
+        }
+
+    def restored(self, entry: Record, record: Record) -> Answer:
+        """An answer from what its `as_json` gave."""
+        return restored_answer(entry, record)
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `reading.json`."""
@@ -317,6 +337,14 @@ def _way_to_cut(passages: Sequence[str]) -> str:
     if looks_chinese(passages):
         return "characters"
     return "scripts" if looks_japanese(passages) else "runs"
+
+
+def _scores(predictions: Sequence[Answer], records: Sequence[Record], language: str | None) -> AnswerScores:
+    texts = [[one["text"] for one in record.fields["answers"]] for record in records]
+    style = _style(language, [record.fields["context"] for record in records[:SAMPLE]])
+    if not all(texts):  # CMRC's script knows no such question
+        style = "squad2" if style == "squad" else "jaquad"
+    return answer_scores([one.text for one in predictions], texts, style)
 
 
 def _style(language: str | None, passages: Sequence[str]) -> str:

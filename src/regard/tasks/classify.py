@@ -24,15 +24,17 @@ from regard.data.checks import Record, checked
 from regard.data.labels import IMAGE, TEXT, LabelReader, label_numbers
 from regard.data.packing import pack_streams
 from regard.data.patches import cut_patches
-from regard.data.pictures import Picture, load_picture
+from regard.data.pictures import Picture, load_picture, picture_size
 from regard.data.records import Source
 from regard.data.tokenizer import Tokenizer
 from regard.decoding.calibration import fit_temperature, fit_threshold, probabilities
+from regard.metrics.buckets import Group
 from regard.metrics.labels import calibration_error, multilabel_scores
 from regard.metrics.translation import Score
+from regard.metrics.words import characters
 from regard.nn.patches import PatchEncoder
 from regard.nn.watch import watch
-from regard.tasks._classification import Classification, seen_patches, seen_words
+from regard.tasks._classification import Classification, restored_classification, seen_patches, seen_words
 from regard.tasks._classifier import Classifier
 from regard.tasks._encoder import make_encoder
 from regard.training.presets import encoder_sizes
@@ -190,13 +192,15 @@ class Classify:
 
     def score(self, predictions: Sequence[Classification], records: Sequence[Record]) -> list[Score]:
         """Accuracy, macro-F1 over all labels, and the calibration error of the probabilities (less is better)."""
-        numbers = {label: number for number, label in enumerate(self.labels)}
+        # Without labels the predictions came from a file.
+        known = self.labels if hasattr(self, "labels") else tuple(predictions[0].probabilities)
+        numbers = {label: number for number, label in enumerate(known)}
         expected = [self.reader.labels(record) for record in records]
         rights = [
             label_numbers(labels, numbers, one.place) for labels, one in zip(expected, records, strict=True)
         ]
-        found = multilabel_scores([one.labels for one in predictions], expected, self.labels)
-        table = np.array([list(one.probabilities.values()) for one in predictions])
+        found = multilabel_scores([one.labels for one in predictions], expected, known)
+        table = np.array([[one.probabilities.get(label, 0.0) for label in known] for one in predictions])
         if self.reader.several:  # every label of every example is a decision of two sides
             sides = np.stack([1 - table, table], axis=-1).reshape(-1, 2)
             truth = np.zeros(table.shape, int)
@@ -206,6 +210,34 @@ class Classify:
         else:
             error = calibration_error(table, [right[0] for right in rights])
         return [found.accuracy, found.macro_f1, error]
+
+    def example_scores(self, predictions: Sequence[Classification], records: Sequence[Record]) -> list[float]:
+        """100 where all labels of an example are right and no other is given, else 0."""
+        expected = [set(self.reader.labels(record)) for record in records]
+        return [100.0 * (set(one.labels) == gold) for one, gold in zip(predictions, expected, strict=True)]
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """The number of words of a text, or the longer side of a picture."""
+        if self.reader.input == IMAGE:
+            return {
+                "length": Group(
+                    "pixels of the picture's longer side",
+                    lambda record: max(picture_size(record.fields[IMAGE], record.place)),
+                )
+            }
+        return {
+            "length": Group(
+                "words of the text; characters of Chinese and Japanese",
+                lambda record: len(characters(record.fields[self.reader.name])),
+            )
+        }
+
+    def restored(self, entry: Record, record: Record) -> Classification:
+        """A classification from what its `as_json` gave."""
+        name = IMAGE if self.reader.input == IMAGE else "text"
+        given = record.fields[self.reader.name]
+        return restored_classification(entry, record, name, given, bool(self.reader.several))
 
     def save(self, folder: Path) -> None:
         """Write `classes.json`, and of texts `tokenizer.json`."""

@@ -78,7 +78,7 @@ class Task(Protocol):
     def score(self, predictions: Sequence[Any], records: Sequence[Record], **options: Any) -> list[Score]:
         """The scores of predictions against the records; the first is the one that decides.
 
-        Those that are measurements can be cut and compared.
+        Those that are measurements can be cut and compared; a note on one system stands behind "; " in a signature.
         """
 
     @property
