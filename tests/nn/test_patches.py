@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,8 @@ from regard._errors import ConfigError, ShapeError
 from regard.data.packing import pack_rows
 from regard.data.patches import cut_patches
 from regard.nn import PatchEncoder
-from regard.nn.patches import moved, warped
+from regard.nn.patches import Convolution, moved, warped
+from regard.training.muon import split_parameters
 
 SIZES = st.lists(st.tuples(st.integers(1, 17), st.integers(1, 17)), min_size=1, max_size=5)
 
@@ -43,8 +45,22 @@ def test_the_stem_is_a_convolution_of_the_whole_picture():
     patches, size = cut_patches(pixels, 4)
     found = encoder._tokens(pack_rows([patches]), np.array([size]))
     image = (torch.from_numpy(pixels).permute(2, 0, 1)[None].double() - 127.5) / 64
-    expected = encoder.stem(image)[0].permute(1, 2, 0).reshape(6, 16)
+    for layer in encoder.stem:
+        if isinstance(layer, Convolution):
+            kernels = layer.weight.view(layer.weight.shape[0], -1, layer.side, layer.side)
+            image = F.conv2d(image, kernels, layer.bias, layer.stride, layer.side // 2)
+        else:
+            image = F.silu(image)
+    expected = image[0].permute(1, 2, 0).reshape(6, 16)
     torch.testing.assert_close(found, expected)
+
+
+def test_the_optimizer_of_matrices_takes_every_kernel():
+    encoder = PatchEncoder(4, 16, 2, 16, 1)
+    matrices = {id(matrix) for matrix in split_parameters(encoder)[0]}
+    kernels = [layer.weight for layer in encoder.stem if isinstance(layer, Convolution)]
+    assert len(kernels) == 4
+    assert all(id(kernel) in matrices for kernel in kernels)
 
 
 def test_positions_have_two_dimensions():

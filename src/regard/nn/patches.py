@@ -142,20 +142,35 @@ class PatchEncoder(nn.Module):
             return found
 
 
+class Convolution(nn.Linear):
+    """`conv2d` with an odd kernel and a rim of zeros; the kernels are one matrix (out, channels * side * side).
+
+    So the optimizer of matrices takes them, which learns faster here than AdamW does. They begin as He et al. 2015 say: nothing
+    normalizes between the convolutions of a stem, and each keeps the size of what comes in.
+
+    >>> Convolution(3, 8, 3, stride=2)(torch.zeros(1, 3, 6, 6)).shape
+    torch.Size([1, 8, 3, 3])
+    """
+
+    def __init__(self, channels: int, out: int, side: int, stride: int = 1) -> None:
+        super().__init__(channels * side * side, out)
+        self.channels, self.side, self.stride = channels, side, stride
+        nn.init.kaiming_normal_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, out, H / stride, W / stride)."""
+        kernels = self.weight.view(-1, self.channels, self.side, self.side)
+        return F.conv2d(x, kernels, self.bias, self.stride, self.side // 2)
+
+
 def _stem(halvings: int, dim: int) -> nn.Sequential:
     """A convolution that keeps the size, one for each halving, and a projection: (N, 3, H, W) to (N, dim, R, C)."""
     widths = [max(NARROWEST, dim >> (halvings - number)) for number in range(halvings)] + [dim]
-    layers: list[nn.Module] = [nn.Conv2d(CHANNELS, widths[0], 3, padding=1), nn.SiLU()]
+    layers: list[nn.Module] = [Convolution(CHANNELS, widths[0], 3), nn.SiLU()]
     for before, after in itertools.pairwise(widths):
-        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU()]
-    layers.append(nn.Conv2d(dim, dim, 1))
-    for layer in layers:
-        if isinstance(
-            layer, nn.Conv2d
-        ):  # nothing normalizes between them: each must keep the size of what comes in
-            nn.init.kaiming_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return nn.Sequential(*layers)
+        layers += [Convolution(before, after, 3, stride=2), nn.SiLU()]
+    return nn.Sequential(*layers, Convolution(dim, dim, 1))
 
 
 def join_patches(patches: Tensor, rows: int, columns: int) -> Tensor:
