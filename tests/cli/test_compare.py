@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from regard._errors import ConfigError
 from regard.cli._buckets import Cutting
 from regard.cli._comparison import most_changed
 from regard.data.frequency import WordCounts
@@ -234,3 +235,18 @@ def test_one_run_without_case_is_not_compared_with_one_that_has_it(
     options = ("--data", data / "dev.jsonl", "--beam", "1")
     assert "same options" in refused("compare", run, trained, *options)
     assert regard_command("compare", run, trained, *options, "--lowercase").code == 0
+
+
+def test_a_task_that_cannot_be_cut_is_refused():
+    class Task:
+        name = "other"
+
+    with pytest.raises(ConfigError, match=r"'other' has no 'groups'.*Expected.*Received: --by"):
+        Cutting(Task(), "length", [])
+
+
+def test_compare_refuses_a_task_without_scores_of_examples(monkeypatch, tmp_path, refused):
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"task": "translate", "source": "a", "text": "b"}\n', encoding="utf-8")
+    monkeypatch.delattr(Translate, "example_scores")
+    assert "'translate' has no 'example_scores'" in refused("compare", path, path, "--data", path)

@@ -252,7 +252,7 @@ def test_roles_that_training_never_saw_are_named_and_missed(run):
     ]
     record = Record(fields, "x", 1)
     f1, _, recall, _, *parts = task.score(task.predict(model, inputs_of(task, [record])), [record], each=True)
-    assert f1.signature.endswith("|unseen:A9")
+    assert f1.signature.endswith("; unseen A9")
     assert recall.value == pytest.approx(75)
     assert {part.name: part.value for part in parts} == {"A0": 100, "A1": pytest.approx(200 / 3), "A9": 0}
 

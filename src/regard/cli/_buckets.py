@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from regard._errors import ConfigError, nearest
+from regard.cli._options import needed
 
 if TYPE_CHECKING:
     from regard.data.records import Record
@@ -22,13 +23,14 @@ class Cutting:
 
         from regard.metrics.buckets import cut
 
-        if name not in task.groups:
+        groups = needed(task, "groups", "--by")
+        if name not in groups:
             raise ConfigError(
-                f"{task.name} cannot be cut by {name!r}{nearest(name, task.groups)}. "
-                f"Expected: --by {' or '.join(task.groups)}. Received: {name!r}. To mend it: choose one of them."
+                f"{task.name} cannot be cut by {name!r}{nearest(name, groups)}. "
+                f"Expected: --by {' or '.join(groups)}. Received: {name!r}. To mend it: choose one of them."
             )
         self.name = name
-        self.group = task.groups[name]
+        self.group = groups[name]
         given = [np.atleast_1d(np.asarray(self.group.value(record), float)) for record in records]
         values = np.concatenate(given) if given else np.zeros(0)
         self.rows = len(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from regard.cli._buckets import Cutting
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from regard.data.records import Record
     from regard.metrics.measurement import Measurement
     from regard.metrics.significance import Comparison
+
+NOTE = "; "  # what a signature says behind it is of one system alone
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Report:
 
         self.records, self.cutting, self.results = records, cutting, (first, second)
         pairs = [
-            pair
+            tuple(replace(one, signature=one.signature.split(NOTE)[0]) for one in pair)
             for pair in zip(first.scores, second.scores, strict=True)
             if all(hasattr(score, "statistics") for score in pair)
         ]

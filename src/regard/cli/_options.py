@@ -82,3 +82,13 @@ def task_options(task: str, known: Sequence[str], given: dict[str, Any]) -> dict
         name: DEFAULTS.get(name) if value is None else value for name, value in given.items() if name in known
     }
     return {name: value for name, value in chosen.items() if value is not None}
+
+
+def needed(task: Any, name: str, used_by: str) -> Any:
+    """What a command uses of a task, an attribute that not all of them have; ConfigError for one that has it not."""
+    if not hasattr(task, name):
+        raise ConfigError(
+            f"the task {task.name!r} has no {name!r}. Expected: a task that has it, such as 'translate'. "
+            f"Received: {used_by} for {task.name!r}. To mend it: use regard evaluate without --by."
+        )
+    return getattr(task, name)

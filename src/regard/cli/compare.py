@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from regard._errors import ConfigError
 from regard.cli._buckets import Cutting
 from regard.cli._comparison import Report, Results
-from regard.cli._options import task_options
+from regard.cli._options import needed, task_options
 from regard.cli._output import give, give_json
 from regard.cli._predictions import read_predictions, task_of
 from regard.cli.evaluate import sample_test
@@ -42,8 +42,8 @@ def compare(
         second: Another of the same task. Differences are second - first.
         data: The examples: .jsonl, .tsv (or with .gz), or two text files "a.en,a.de". Default: the test part of the
             sample, for a model that was trained on it.
-        by: What the differences are cut by: length, or frequency, which is how often training of the first run saw the
-            rarest word. Default: length.
+        by: What the differences are cut by: length; for translation frequency, which is how often training of the first run
+            saw the rarest word; for roles distance, from a predicate to its farthest argument. Default: length.
         examples: How many of the examples that gained most, and of those that lost most, are shown. Default: 3.
         beam: Hypotheses that a run keeps for each sentence; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
@@ -58,6 +58,8 @@ def compare(
         )
     systems = [_system(path) for path in (first, second)]
     task = _one_task(systems)
+    for name in ("groups", "example_scores", "restored"):
+        needed(task, name, "regard compare")
     runs = [system.predictor for system in systems if system.predictor is not None]
     longest = max((run.recipe.max_characters for run in runs), default=sys.maxsize)
     records = list(task.read(data or _sample_test(runs), longest))

@@ -22,6 +22,7 @@ def evaluate(
     data: str | None = None,
     beam: int | None = None,
     length_penalty: float | None = None,
+    no_answer: float | None = None,
     lowercase: bool = False,
     language: str | None = None,
     each: bool = False,
@@ -39,6 +40,7 @@ def evaluate(
             sample, for a model that was trained on it.
         beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
+        no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
         lowercase: Compare without case, as sacrebleu -lc; always so for a model of lower case.
         language: Language of the references, such as de or zh. Default: looked up in the text.
         precision: Of the weights while writing. bf16 and int8 are faster; what they lose against fp32 is measured too.
@@ -46,7 +48,8 @@ def evaluate(
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
             README. Default: the whole vocabulary.
         each: The score of every role by itself, too.
-        by: Score parts of the examples too: by length, or by frequency, which is how often training saw the rarest word.
+        by: Score parts of the examples too: by length; translations by frequency too, which is how often training saw the
+            rarest word, and roles by distance, from a predicate to its farthest argument.
         predictions: Write what was predicted to this file, FILE.jsonl, for regard compare.
         json: One JSON object.
     """
@@ -57,6 +60,7 @@ def evaluate(
     predictor = load(run)
     task = predictor.task
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
+    given |= {"no_answer": no_answer}
     given |= shortlist_option(predictor, shortlist)
     options = task_options(task.name, task.options, given)
     wanted = {"lowercase": lowercase or None, "language": language, "each": each or None}
@@ -86,9 +90,10 @@ def evaluate(
             facts["by"] = cutting.as_json(_table(cutting, scores), float)
         give_json({**{score.name: score.value for score in scores}, **facts, "signatures": signatures})
         return
+    width = max(10, *(len(score.name) for score in scores))
     for score in scores:
         change = "" if is_exact else f"   {-lost[score.name]:+.2f} against fp32"
-        give(f"{score.name:<10} {score.value:5.1f}   {score.signature}{change}")
+        give(f"{score.name:<{width}} {score.value:5.1f}   {score.signature}{change}".rstrip())
     how = f", beam {options['beam']}, {options['precision']}" if "beam" in options else ""
     give(f"{len(records):,} examples in {seconds:.1f} s{how}")
     if cutting is not None:

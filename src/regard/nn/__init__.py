@@ -24,6 +24,8 @@ from regard.nn.feedforward import Dropout as Dropout
 from regard.nn.feedforward import FeedForward as FeedForward
 from regard.nn.linear import Linear as Linear
 from regard.nn.norm import RMSNorm as RMSNorm
+from regard.nn.patches import PatchEncoder as PatchEncoder
+from regard.nn.pooling import AttentionPool as AttentionPool
 from regard.nn.pretrained import (
     PretrainedEncoder as PretrainedEncoder,
 )

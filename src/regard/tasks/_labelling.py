@@ -6,6 +6,7 @@ Shape letters: B blocks, H heads, W words, Q predicates, T rows (the words of a 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard._errors import ConfigError
+from regard.data.checks import Record
 from regard.data.columns import write_columns
-from regard.data.sentences import Sentence
+from regard.data.lines import data_error, shorten
+from regard.data.roles import check_predicates, check_roles
+from regard.data.sentences import Sentence, sentence_of
 from regard.decoding.bio import best_tags, span_probabilities
 from regard.metrics.propositions import tagged_phrases
 from regard.pictures import AttentionPicture
@@ -33,7 +37,8 @@ class Span:
 
     def as_json(self) -> dict[str, Any]:
         """Role, place, text and probability."""
-        return {**vars(self), "probability": round(self.probability, 4)}
+        chance = None if math.isnan(self.probability) else round(self.probability, 4)
+        return {**vars(self), "probability": chance}
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Labelling:
             **({} if name is None else {"id": name}),
             "words": list(self.sentence.words),
             "predicates": [one.predicate for one in self.propositions],
+            "found": list(self.found),
             "roles": [list(one.roles) for one in self.propositions],
             "spans": [[span.as_json() for span in one.spans] for one in self.propositions],
         }
@@ -113,6 +119,40 @@ class Labelling:
             parts += [*self.sentence.words[word : span.first], f"[{span.role} {span.text}]"]
             word = span.last + 1
         return " ".join([*parts, *self.sentence.words[word:]])
+
+
+def restored_labelling(entry: Record, record: Record) -> Labelling:
+    """A labelling from its words, predicates and roles, and where they are there from the predicates found and the probabilities."""
+    words = record.fields["words"]
+    if entry.fields.get("words") != words:
+        raise data_error(
+            entry.place,
+            "this is no labelling of the record",
+            expected=f"'words', 'predicates' and 'roles', the words being those of {record.place}: {shorten(' '.join(words))}",
+            received=shorten(entry.fields.get("words")),
+            mend="name the data that the predictions were made for, in the same order",
+        )
+    places = check_predicates(entry, len(words))
+    sentence = sentence_of(record)
+    chances: dict[tuple[Any, ...], float] = {}
+    for place, spans in zip(places, entry.fields.get("spans") or [], strict=False):
+        for one in spans:
+            chances[place, one.get("first"), one.get("last")] = one.get("probability") or math.nan
+    propositions = []
+    for place, row in zip(places, check_roles(entry, len(words), places), strict=True):
+        spans = (
+            Span(
+                one.role,
+                one.first,
+                one.last,
+                sentence.span(one.first, one.last),
+                chances.get((place, one.first, one.last), math.nan),
+            )
+            for one in tagged_phrases(row)
+        )
+        propositions.append(Proposition(place, tuple(row), tuple(spans)))
+    found = Record({"predicates": entry.fields.get("found", places)}, entry.file, entry.line)
+    return Labelling(sentence, tuple(propositions), tuple(check_predicates(found, len(words))))
 
 
 def read_propositions(

@@ -26,14 +26,16 @@ from regard.data.records import Record, Source
 from regard.data.sentences import Sentence, read_sentences, sentence_of, sentence_record
 from regard.data.spelling import COUNT, FEATURES, Spelling
 from regard.data.tokenizer import Tokenizer
+from regard.metrics.buckets import Group
 from regard.metrics.measurement import measured, percentage
-from regard.metrics.spans import EXCLUDED, role_scores
+from regard.metrics.propositions import tagged_phrases
+from regard.metrics.spans import EXCLUDED, RoleScores, role_scores
 from regard.metrics.translation import Score
 from regard.nn.loss import vocabulary_loss
 from regard.nn.roles import RoleLabeller
 from regard.nn.watch import watch
 from regard.tasks._encoder import make_encoder
-from regard.tasks._labelling import Labelling, Proposition, read_propositions
+from regard.tasks._labelling import Labelling, Proposition, read_propositions, restored_labelling
 from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
 
@@ -54,6 +56,9 @@ class Roles:
     tokenizer: Tokenizer
     roles: tuple[str, ...]
     """V first, then the others, the frequent ones first; role r has the tags 1 + 2r (B) and 2 + 2r (I)."""
+
+    def configure(self, recipe: Recipe) -> None:
+        """Nothing: the fields have fixed names."""
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Sentences with their predicates and, as answers, roles."""
@@ -127,6 +132,9 @@ class Roles:
         """Tags of known roles, and words."""
         return int((batch["tags"].values != UNSEEN).sum()) + len(batch["starts"].values)
 
+    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+        """Nothing: the probabilities of spans are those of the tags, as training leaves them."""
+
     @torch.no_grad()
     def predict(
         self, model: RoleLabeller, inputs: Sequence[Sentence], *, attention: bool = False
@@ -156,15 +164,11 @@ class Roles:
         Gold predicates that a prediction leaves out count all their arguments as missed, as in srl-eval.pl. Roles that
         training never saw are missed too, and named in the signature. With `each`, F1 of every role follows.
         """
-        expected = [row for record in records for row in record.fields["roles"]]
-        ours = []
-        for one, record in zip(predictions, records, strict=True):
-            rows = {proposition.predicate: proposition.roles for proposition in one.propositions}
-            nothing = ("O",) * len(one.sentence.words)
-            ours += [rows.get(predicate, nothing) for predicate in record.fields["predicates"]]
-        scores = role_scores(ours, expected)
-        unseen = sorted({tag[2:] for row in expected for tag in row if tag != "O"} - set(self.roles))
-        note = f"|unseen:{','.join(unseen)}" if unseen else ""
+        scores = _scores(predictions, records)
+        gold = {tag[2:] for record in records for row in record.fields["roles"] for tag in row if tag != "O"}
+        # Without roles the predictions came from a file.
+        unseen = sorted(gold - set(self.roles)) if hasattr(self, "roles") else []
+        note = f"; unseen {','.join(unseen)}" if unseen else ""
         main = [
             replace(one, signature=one.signature + note)
             for one in (scores.f1, scores.precision, scores.recall)
@@ -174,6 +178,30 @@ class Roles:
             for role, counts in scores.roles.items()
         ]
         return [*main, _finding(predictions, records), *(parts if each else [])]
+
+    def example_scores(
+        self, predictions: Sequence[Labelling], records: Sequence[Record], *, each: bool = False
+    ) -> list[float]:
+        """F1 of all arguments of every sentence; `each` changes nothing."""
+        f1 = _scores(predictions, records).f1
+        ends = np.cumsum([len(record.fields["predicates"]) for record in records])
+        rows = np.split(f1.statistics, ends[:-1])
+        return [float(f1.formula(part.sum(axis=0))) for part in rows]
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """The number of words of a sentence, and how far the farthest argument is, one number for each predicate."""
+        return {
+            "length": Group(
+                "words of the sentence, once for each predicate",
+                lambda record: [len(record.fields["words"])] * len(record.fields["predicates"]),
+            ),
+            "distance": Group("words from the predicate to its farthest argument", _distances),
+        }
+
+    def restored(self, entry: Record, record: Record) -> Labelling:
+        """A labelling from what its `as_json` gave."""
+        return restored_labelling(entry, record)
 
     def columns(self, labelling: Labelling) -> str:
         """A sentence in the columns of CoNLL."""
@@ -261,6 +289,27 @@ def _marks(batch: dict[str, Packed]) -> Tensor:
     begins = np.repeat(words.offsets[:-1].astype(np.int64), predicates.lengths)
     marks[predicates.values + torch.from_numpy(begins)] = 1
     return marks
+
+
+def _scores(predictions: Sequence[Labelling], records: Sequence[Record]) -> RoleScores:
+    """Scores of the gold predicates' rows; one that a prediction leaves out has no arguments."""
+    ours = []
+    for one, record in zip(predictions, records, strict=True):
+        rows = {proposition.predicate: proposition.roles for proposition in one.propositions}
+        nothing = ("O",) * len(one.sentence.words)
+        ours += [rows.get(predicate, nothing) for predicate in record.fields["predicates"]]
+    return role_scores(ours, [row for record in records for row in record.fields["roles"]])
+
+
+def _distances(record: Record) -> list[float]:
+    """For each predicate the words from it to the nearest word of its farthest argument; 0 without arguments."""
+    return [
+        max(
+            (max(one.first - place, place - one.last) for one in tagged_phrases(row) if one.role != EXCLUDED),
+            default=0,
+        )
+        for place, row in zip(record.fields["predicates"], record.fields["roles"], strict=True)
+    ]
 
 
 def _finding(predictions: Sequence[Labelling], records: Sequence[Record]) -> Score:

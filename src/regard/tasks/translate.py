@@ -90,6 +90,9 @@ class Translate:
     counts: WordCounts | None = None
     folder: Path | None = None
 
+    def configure(self, recipe: Recipe) -> None:
+        """Nothing: the fields have fixed names."""
+
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Records with `source` and, as answers, `target` and `targets`."""
         return read_records(source, self.fields[: 2 if answers else 1], max_characters=max_characters)
@@ -158,6 +161,9 @@ class Translate:
     def shortlist(self, records: Iterable[Record]) -> Shortlist:
         """What the words of a language become in the other, learned from pairs, to be given to `predict`."""
         return Shortlist.learn(self.encode(records), len(self.tokenizer))
+
+    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+        """Nothing: a translation has no probability to be trusted."""
 
     @torch.no_grad()
     def predict(

@@ -28,7 +28,7 @@ HELD_OUT = 500  # records, or a twentieth of the data where that is less
 TOKENS, DEV, BEGUN = "tokens", "dev.jsonl", "begun"  # in the folder of the state
 OURS = (
     *(checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, checkpoints.STATE),
-    *("tokenizer.json", "labels.json", "words.json"),
+    *("tokenizer.json", "labels.json", "reading.json", "classes.json", "words.json"),
 )
 TABLES = ("run", "data", "recipe", "end")
 
@@ -71,6 +71,7 @@ def begin(
 
 def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Prepared:
     """Read all data once, checking every record, and fill the recipe from its size."""
+    task.configure(recipe)
     examples = characters = 0
     for record in _records(task, recipe, train):
         examples += 1
@@ -92,6 +93,8 @@ def create(task: Task, prepared: Prepared, folder: Path, reporter: Reporter) -> 
     if workers.rank() == 0:
         task.learn(itertools.islice(_training_records(task, prepared), LEARN_FROM), prepared.recipe)
         task.model(prepared.recipe)  # refuses sizes that do not go together
+        for _ in task.encode(prepared.dev_records):
+            pass  # refuses what the training data does not know
         _clear(folder)
         TokenStore.write(tokens, task.encode(_training_records(task, prepared)), task.streams)
         task.save(folder)

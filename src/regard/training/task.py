@@ -36,6 +36,9 @@ class Task(Protocol):
     score_options: tuple[str, ...]
     """The keywords of `score`: of the flags of `regard evaluate`, those that this task knows."""
 
+    def configure(self, recipe: Recipe) -> None:
+        """Take from a recipe what reading depends on, such as names of fields; called before anything is read."""
+
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """The records of a file, checked at the door; without `answers` only what a prediction needs."""
 
@@ -54,8 +57,8 @@ class Task(Protocol):
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """Learn from the training records what encoding needs, such as a vocabulary."""
 
-    def encode(self, records: Iterable[Record]) -> Iterable[tuple[Sequence[int], ...]]:
-        """Token ids of every record, one sequence for each stream."""
+    def encode(self, records: Iterable[Record]) -> Iterable[tuple[Any, ...]]:
+        """The tokens of every record, one sequence for each stream: ids, or rows of bytes (tokens, width), uint8."""
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new model."""
@@ -66,13 +69,16 @@ class Task(Protocol):
     def counted(self, batch: dict[str, Packed]) -> int:
         """How many decisions a batch asks for, by which its loss is divided."""
 
+    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+        """Fit to the encoded dev examples what training does not, in parameters that need no gradient."""
+
     def predict(self, model: nn.Module, inputs: Sequence[Any], **options: Any) -> list[Result]:
         """A result for every input, in order."""
 
     def score(self, predictions: Sequence[Any], records: Sequence[Record], **options: Any) -> list[Score]:
         """The scores of predictions against the records; the first is the one that decides.
 
-        Those that are measurements can be cut and compared.
+        Those that are measurements can be cut and compared; a note on one system stands behind "; " in a signature.
         """
 
     @property
