@@ -41,9 +41,22 @@ struct Pairs {
 };
 #endif
 
+// The first `count` numbers, at least one; zero behind them.
+template <class S>
+REGARD_INLINE Vector<float> first_of(const S* from, long count) {
+    if (count >= W) return load<float>(from);
+#if defined(__AVX512F__)
+    const __mmask16 wanted = __mmask16((1u << count) - 1);
+    if constexpr (sizeof(S) == 4) return (Vector<float>)_mm512_maskz_loadu_ps(wanted, from);
+    else return widened((Halves)_mm256_maskz_loadu_epi16(wanted, from), bfloat16{});
+#else
+    return load_first<float>(from, count);
+#endif
+}
+
 template <class Kind, class S>
 REGARD_INLINE Vector<float> numbers_at(const S* from, long count) {
-    const Vector<float> found = load_first<float>(from, count);
+    const Vector<float> found = first_of(from, count);
     if constexpr (Kind::rounds && sizeof(S) == 4) return widened(rounded(found, bfloat16{}), bfloat16{});
     else return found;
 }
@@ -63,7 +76,7 @@ REGARD_INLINE Vector<float> words_along(const S* row, long first, long depth) {
         for (int half = 0; half < 2; ++half)
             if (count > half * W)
                 *reinterpret_cast<LooseHalves*>(both + half * W) =
-                    rounded(load_first<float>(from + half * W, count - half * W), bfloat16{});
+                    rounded(first_of(from + half * W, count - half * W), bfloat16{});
         return load<float>(reinterpret_cast<const float*>(both));
     }
 }
