@@ -28,7 +28,7 @@ def dot_product_attention(
     mask: Any = None,
     scale: float | None = None,
     is_causal: bool = False,
-    flash_attention: bool | None = None,
+    flash_attention: bool | None = None,  # noqa: ARG001  # Keras' signature
     attn_logits_soft_cap: float | None = None,
 ) -> Any:
     """`keras.ops.dot_product_attention` in memory O(T + S), on the arrays of Keras' backend.
@@ -61,7 +61,11 @@ def dot_product_attention(
     (2, 5, 4, 8)
     """
     if any(isinstance(array, keras.KerasTensor) for array in (query, key, value, bias, mask)):
-        options = {"is_causal": is_causal, "scale": scale, "attn_logits_soft_cap": attn_logits_soft_cap}
+        options: dict[str, Any] = {
+            "is_causal": is_causal,
+            "scale": scale,
+            "attn_logits_soft_cap": attn_logits_soft_cap,
+        }
         return DotProductAttention(**options)(query, key, value, bias=bias, mask=mask)
     query, key, value = (ops.convert_to_tensor(array) for array in (query, key, value))
     if any(len(array.shape) != 4 for array in (query, key, value)):
@@ -92,7 +96,11 @@ class DotProductAttention(keras.Operation):
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
-        self.options = {"is_causal": is_causal, "scale": scale, "attn_logits_soft_cap": attn_logits_soft_cap}
+        self.options: dict[str, Any] = {
+            "is_causal": is_causal,
+            "scale": scale,
+            "attn_logits_soft_cap": attn_logits_soft_cap,
+        }
 
     def call(self, query: Any, key: Any, value: Any, bias: Any = None, mask: Any = None) -> Any:
         return dot_product_attention(query, key, value, bias=bias, mask=mask, **self.options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -10,9 +11,10 @@ from keras import ops
 
 from regard._arrays import is_traced
 from regard._attention import attention
+from regard._aux import Aux, AuxOutput
 from regard._errors import ConfigError, ShapeError
 from regard._masks import Causal, Dense, Documents, Lengths, Mask, Window
-from regard.keras._sequences import Tokens
+from regard.keras._sequences import Tokens, only_shapes_count
 
 
 def check_options(dropout: float, sliding_window: int | None) -> None:
@@ -34,7 +36,7 @@ def attend(
     key_sequence: Any = None,
     dropout: float = 0.0,
     seed_generator: Any = None,
-    return_aux: Any = None,
+    return_aux: Aux | None = None,
 ) -> Any:
     """`regard.attention` of projected heads (..., T, H, D), (..., S, Hk, D), (..., S, Hk, Dv).
 
@@ -53,6 +55,8 @@ def attend(
         }
     elif key_sequence is not None:
         raise ShapeError("key_sequence names sequences of packed arrays. Received padded ones; pack both.")
+    if only_shapes_count():
+        return _nothing(heads, return_aux)
     if dropout and seed_generator is not None:
         seed = keras.random.randint((), 0, 2**31 - 1, dtype="int32", seed=seed_generator)
         options |= {"dropout_p": dropout, "seed": seed}
@@ -62,6 +66,16 @@ def attend(
     if sliding_window is not None:
         masks.append(Window(sliding_window - 1))
     return attention(*heads, mask=_all(masks), **options)
+
+
+def _nothing(heads: tuple[Any, Any, Any], aux: Aux | None) -> Any:
+    query, key, value = heads
+    rows = ops.shape(query)[:-1]
+    out = ops.zeros((*rows, value.shape[-1]), query.dtype)
+    if aux is None:
+        return out
+    tokens = math.prod(rows[:-1])
+    return out, AuxOutput(rows=ops.zeros((tokens, rows[-1], ops.shape(key)[-3]), query.dtype))
 
 
 def _all(masks: list[Mask | None]) -> Mask | None:

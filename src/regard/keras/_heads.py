@@ -51,6 +51,7 @@ def join_heads(x: Any) -> Any:
 def turns_of(tokens: Tokens, size: int, dtype: str) -> tuple[Any, Any]:
     """Cosines and sines (..., 1, size / 2) of the rotation of each token, by its position in its sequence."""
     positions, bound = tokens.positions(), tokens.values.shape[-2]
+    found: Any
     if bound is None:  # TensorFlow's graph doesn't know: a table could be too short
         pair = np.arange(0, size, 2) / size
         angles = ops.expand_dims(ops.cast(positions, "float64"), -1) * BASE**-pair

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -102,8 +103,17 @@ class Tokens:
 
 
 def keras_mask(x: Any) -> Any:
-    """The mask that Keras carries beside a tensor."""
-    return getattr(x, "_keras_mask", None)
+    """The mask that Keras carries with a tensor; where it keeps it has no public name."""
+    backend = importlib.import_module("keras.src").backend
+    return (
+        backend.get_keras_mask(x) if hasattr(backend, "get_keras_mask") else getattr(x, "_keras_mask", None)
+    )
+
+
+def only_shapes_count() -> bool:
+    """Whether Keras computes shapes alone, on PyTorch and NumPy with made-up numbers that are no offsets."""
+    asked = getattr(importlib.import_module("keras.src").backend, "in_symbolic_scope", None)
+    return asked is not None and asked()
 
 
 class SequenceLayer(keras.layers.Layer):
@@ -121,11 +131,16 @@ class SequenceLayer(keras.layers.Layer):
         return _closed(first, found)
 
     def compute_output_spec(self, x: Any, *inputs: Any, size: int | None = None, **options: Any) -> Any:
-        """Symbolic values of the width of the input or of another; offsets are those of the input."""
+        """Symbolic values of the width of the input or of another, and offsets as those of the input."""
         values = values_of(x)
-        size = size or values.shape[-1]
         ragged = {"ragged": True} if getattr(x, "ragged", False) else {}
-        return like(x, keras.KerasTensor((*values.shape[:-1], size), dtype=self.compute_dtype, **ragged))
+        shape = (*values.shape[:-1], size or values.shape[-1])
+        found = keras.KerasTensor(shape, dtype=self.compute_dtype, **ragged)
+        if not is_packed(x):
+            return found
+        # Keras notes on a symbolic tensor which layer gave it: those that come in must stay as they are.
+        offsets = parts_of(x)[1]
+        return like_offsets(like(x, found), keras.KerasTensor(offsets.shape, dtype=offsets.dtype))
 
 
 def _opened(x: Any) -> Any:

@@ -109,7 +109,7 @@ _GROUPS = {"query_key_value": (0, 1, 2), "query": (0,), "key_value": (1, 2)}
 
 def _kernels_and_biases(layer: Any, source: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Those of query, key, value and output of a layer of Keras."""
-    given = [np.asarray(array) for array in source.get_weights()]
+    given = [_numbers(variable) for variable in source.weights]
     expected = 8 if layer.use_bias else 4
     if len(given) != expected:
         raise ShapeError(
