@@ -174,7 +174,7 @@ def test_inputs_that_do_not_fit_are_refused():
     layer, batch = regard.keras.SelfAttention(4), packed([3, 4])
     with pytest.raises(ShapeError, match=r'"values" and "offsets".*\[\'offset\', \'values\'\]'):
         layer({"values": batch.values, "offset": batch.offsets})
-    with pytest.raises(ShapeError, match="regard.Mask"):
+    with pytest.raises(ShapeError, match=r"regard\.Mask"):
         layer(batch, attention_mask=np.ones((7, 7), bool))
     with pytest.raises(ShapeError, match="no padding that a mask could name"):
         layer(batch, mask=np.ones(7, bool))
@@ -182,5 +182,5 @@ def test_inputs_that_do_not_fit_are_refused():
         regard.keras.CrossAttention(4)(batch, draw(2, 3, DIM))
     with pytest.raises(ShapeError, match="width 18, num_heads=4"):
         regard.keras.SelfAttention(4)(draw(2, 3, 18))
-    with pytest.raises(ShapeError, match="even. Received 3"):
+    with pytest.raises(ShapeError, match=r"even\. Received 3"):
         regard.keras.SelfAttention(4, rotary=True)(draw(2, 3, 12))

@@ -69,7 +69,7 @@ def turn(x: Any, turns: tuple[Any, Any]) -> Any:
     """Turn adjacent pairs of features of x (..., H, size); the result keeps the dtype of x."""
     cosine, sine = turns
     values = ops.cast(x, cosine.dtype)
-    first, second = values[..., 0::2], values[..., 1::2]
+    first, second = ops.unstack(ops.reshape(values, (*ops.shape(x)[:-1], x.shape[-1] // 2, 2)), axis=-1)
     pairs = ops.stack([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
     return ops.cast(ops.reshape(pairs, ops.shape(x)), x.dtype)
 

@@ -144,11 +144,7 @@ class SelfAttention(_Attention):
         """
         tokens, heads, shared = Tokens.of(x, mask), self.num_heads, self.num_key_value_heads
         groups = split_heads(self.query_key_value(tokens.values), self.size)
-        query, key, value = (
-            groups[..., :heads, :],
-            groups[..., heads : heads + shared, :],
-            groups[..., heads + shared :, :],
-        )
+        query, key, value = ops.split(groups, [heads, heads + shared], axis=-2)
         if self.qk_norm:
             query, key = normalize(query), normalize(key)
         if self.rotary:
@@ -224,10 +220,7 @@ class CrossAttention(_Attention):
         """
         queries, keys = Tokens.of(x, x_mask), Tokens.of(context, context_mask)
         query, key_value = self.query(queries.values), split_heads(self.key_value(keys.values), self.size)
-        key, value = (
-            key_value[..., : self.num_key_value_heads, :],
-            key_value[..., self.num_key_value_heads :, :],
-        )
+        key, value = ops.split(key_value, 2, axis=-2)
         if self.qk_norm:
             query, key = normalize(query), normalize(key)
         found = attend(

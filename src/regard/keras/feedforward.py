@@ -46,8 +46,7 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         """(..., dim) -> (..., dim)."""
-        gate_up = self.gate_up(x)
-        gate, up = gate_up[..., : self.hidden_dim], gate_up[..., self.hidden_dim :]
+        gate, up = ops.split(self.gate_up(x), 2, axis=-1)
         return self.down(ops.silu(gate) * up)
 
     def compute_output_shape(self, x_shape: Any) -> Any:
