@@ -10,7 +10,7 @@ from hypothesis import given, settings
 import regard
 import regard.keras
 import regard.nn
-from keras_forms import DIM, draw, given_by, lengths_lists, like_twin, numbers, packed, padded
+from keras_forms import DIM, draw, given_by, lengths_lists, like_twin, numbers, packed, padded, some
 
 TRAINS = keras.backend.backend() != "numpy"
 LAYERS = {
@@ -22,7 +22,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("kv", [4, 2])
+@pytest.mark.parametrize("kv", some([2, 4]))
 @settings(max_examples=5)
 @given(lengths=lengths_lists)
 def test_an_encoder_block_gives_the_numbers_of_its_twin(kv, lengths):
@@ -40,7 +40,7 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("qk_norm", some([True, False]))
 def test_a_decoder_block_gives_the_numbers_of_its_twin(qk_norm):
     twin = regard.nn.DecoderBlock(DIM, 4, 24, qk_norm=qk_norm)
     shape = (None, None, DIM)
@@ -70,7 +70,7 @@ def test_pooling_leaves_out_what_stands_past_the_last_offset():
     np.testing.assert_allclose(numbers(found), [x[:1].mean(0), x[1:4].mean(0)], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", some(LAYERS, 2))
 def test_keras_own_checks_of_a_layer_pass(name):
     """Shapes, configuration, saving, masks, training in the modes of the backend, and mixed precision, as Keras tests its own layers."""
     from keras.src.testing import TestCase
@@ -89,7 +89,8 @@ def test_keras_own_checks_of_a_layer_pass(name):
         )
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16", "float64"])
+@pytest.mark.everywhere
+@pytest.mark.parametrize("policy", some(["mixed_bfloat16", "mixed_float16", "bfloat16", "float64"]))
 def test_policies_of_precision_hold(policy):
     batch = packed([3, 0, 6])
     plain = regard.keras.EncoderBlock(4, 24)
@@ -120,6 +121,7 @@ def ids(lengths, seed=0):
     return {"values": values, "offsets": np.cumsum([0, *lengths]).astype(np.int32)}
 
 
+@pytest.mark.everywhere
 def test_a_functional_model_of_packed_sequences_is_saved_and_loaded(tmp_path):
     model = model_of_packed(regard.keras.EncoderBlock(2, 12, dropout=0.1, seed=1))
     batch = ids([3, 0, 4])
@@ -148,6 +150,7 @@ def test_a_model_of_two_inputs_is_saved_and_loaded(tmp_path):
     np.testing.assert_allclose(numbers(loaded(inputs)), expected, atol=1e-6)
 
 
+@pytest.mark.everywhere
 @pytest.mark.skipif(not TRAINS, reason="Keras does not train on NumPy")
 def test_packed_batches_train():
     def batches():
@@ -163,7 +166,7 @@ def test_packed_batches_train():
 
 
 def test_symbolic_shapes_are_those_of_the_numbers():
-    for name, (layer, options) in LAYERS.items():
+    for name, (layer, options) in some(LAYERS.items(), 2):
         made = layer(**options)
         wanted = (2, 8) if name == "pooling" else (2, 5, 8)
         assert tuple(made.compute_output_shape((2, 5, 8))) == wanted
