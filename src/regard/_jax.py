@@ -57,9 +57,9 @@ def attend(
     else:
         call = given.lowered(sinks=sinks, seed=0 if hidden_seed else seed, **numbers)
         name = choose(call, backend)
-        if name == "native" and not (hidden_seed or _is_hidden(given.arrays, given.bias, sinks)):
-            if len(call.arrays[0].sharding.device_set) == 1:
-                return finished(call, *_at_once(call, return_aux))
+        hidden = hidden_seed or _is_hidden(given.arrays, given.bias, sinks)
+        if name == "native" and not hidden and len(call.arrays[0].sharding.device_set) == 1:
+            return finished(call, *_at_once(call, return_aux))
     out, lse = given.bound(sinks, seed, numbers, _wanted(backend))
     aux = None if return_aux is None else _looked(given, call, lse, return_aux)
     formed = out if given.offsets is None else Packed(out, given.offsets)

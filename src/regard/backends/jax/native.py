@@ -216,6 +216,18 @@ def backward(*operands: Any, request: Request, wanted: tuple[bool, ...], with_ls
     return _called(text_of("backward", request, wanted, with_lse), results, (*operands[:-count], *above))
 
 
+def at_once(kind: str, request: Request, flags: tuple[Any, ...], operands: Any, results: Any) -> list[Any]:
+    """A call outside of any compiled program; nothing is compiled."""
+    held = [np.ascontiguousarray(array) for array in operands]
+    found = [np.empty(result.shape, result.dtype) for result in results]
+    _compute(
+        text_of(kind, request, *flags),
+        [Buffer.of(array) for array in held],
+        [Buffer.of(array) for array in found],
+    )
+    return [jnp.asarray(array) for array in found]
+
+
 def has_handler() -> bool:
     """Whether the kernel was built with XLA's headers, so that compiled programs call it directly."""
     return hasattr(kernel(), "xla_handler")
