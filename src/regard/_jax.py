@@ -168,14 +168,15 @@ def _at_once(call: Call, aux: Aux | None) -> tuple[Any, AuxOutput | None]:
     return found, None if aux is None else _as_jax(native.look(*arrays, lse, aux))
 
 
-def _host_arrays(call: Call) -> tuple[Any, ...]:
+def _host_arrays(call: Call) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """As backends on NumPy take them."""
     bias = None if call.bias is None else host_array(call.bias_array)
     sinks = None if call.sinks is None else host_array(call.sinks)
-    flat = (
+    query, key, value = (
         array.reshape(math.prod(array.shape[:-2]), *array.shape[-2:])
         for array in map(host_array, call.arrays)
     )
-    return call.plan, *flat, bias, sinks
+    return call.plan, query, key, value, bias, sinks
 
 
 def _looked(given: _Given, call: Call | None, lse: Any, aux: Aux) -> AuxOutput:
