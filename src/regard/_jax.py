@@ -57,9 +57,9 @@ def attend(
     else:
         call = given.lowered(sinks=sinks, seed=0 if hidden_seed else seed, **numbers)
         name = choose(call, backend)
-        if name == "native" and not (hidden_seed or _is_hidden(given.arrays, given.bias, sinks)):
-            if len(call.arrays[0].sharding.device_set) == 1:
-                return finished(call, *_at_once(call, return_aux))
+        hidden = hidden_seed or _is_hidden(given.arrays, given.bias, sinks)
+        if name == "native" and not hidden and len(call.arrays[0].sharding.device_set) == 1:
+            return finished(call, *_at_once(call, return_aux))
     out, lse = given.bound(sinks, seed, numbers, _wanted(backend))
     aux = None if return_aux is None else _looked(given, call, lse, return_aux)
     formed = out if given.offsets is None else Packed(out, given.offsets)
@@ -168,14 +168,15 @@ def _at_once(call: Call, aux: Aux | None) -> tuple[Any, AuxOutput | None]:
     return found, None if aux is None else _as_jax(native.look(*arrays, lse, aux))
 
 
-def _host_arrays(call: Call) -> tuple[Any, ...]:
+def _host_arrays(call: Call) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """As backends on NumPy take them."""
     bias = None if call.bias is None else host_array(call.bias_array)
     sinks = None if call.sinks is None else host_array(call.sinks)
-    flat = (
+    query, key, value = (
         array.reshape(math.prod(array.shape[:-2]), *array.shape[-2:])
         for array in map(host_array, call.arrays)
     )
-    return call.plan, *flat, bias, sinks
+    return call.plan, query, key, value, bias, sinks
 
 
 def _looked(given: _Given, call: Call | None, lse: Any, aux: Aux) -> AuxOutput:

@@ -63,7 +63,8 @@ class Buffer:
         size = math.prod(self.shape) * dtype.itemsize
         if not size:
             return np.zeros(self.shape, dtype)
-        return np.frombuffer((ctypes.c_char * size).from_address(self.address), dtype).reshape(self.shape)
+        held: Any = (ctypes.c_char * size).from_address(self.address)
+        return np.frombuffer(held, dtype).reshape(self.shape)
 
     def view(self) -> tuple[int, int, int, int]:
         """As the kernel takes arrays (..., T, H, D): address, row stride and head stride, and what the numbers are."""
@@ -216,19 +217,32 @@ def backward(*operands: Any, request: Request, wanted: tuple[bool, ...], with_ls
     return _called(text_of("backward", request, wanted, with_lse), results, (*operands[:-count], *above))
 
 
-def has_handler() -> bool:
-    """Whether the kernel was built with XLA's headers, so that compiled programs call it directly."""
-    return hasattr(kernel(), "xla_handler")
+def at_once(kind: str, request: Request, flags: tuple[Any, ...], operands: Any, results: Any) -> list[Any]:
+    """A call outside of any compiled program; nothing is compiled."""
+    held = [np.ascontiguousarray(array) for array in operands]
+    found = [np.empty(result.shape, result.dtype) for result in results]
+    _compute(
+        text_of(kind, request, *flags),
+        [Buffer.of(array) for array in held],
+        [Buffer.of(array) for array in found],
+    )
+    return [jnp.asarray(array) for array in found]
 
 
 @functools.cache
-def _register() -> None:
-    jax.ffi.register_ffi_target(_TARGET, kernel().xla_handler(serve), platform="cpu")
+def has_handler() -> bool:
+    """Whether compiled programs call the kernel directly: it was built with XLA's headers, and this XLA takes it."""
+    if not hasattr(kernel(), "xla_handler"):
+        return False
+    try:
+        jax.ffi.register_ffi_target(_TARGET, kernel().xla_handler(serve), platform="cpu")
+    except RuntimeError:  # built for an XLA too far from this one
+        return False
+    return True
 
 
 def _called(text: str, results: tuple[jax.ShapeDtypeStruct, ...], operands: Any) -> Any:
     if has_handler():
-        _register()
         return jax.ffi.ffi_call(_TARGET, results)(*operands, call=text)
 
     def computed(*arrays: Any) -> tuple[NDArray[Any], ...]:

@@ -32,13 +32,51 @@ def _primitive(name: str) -> Primitive:
 
 
 def _at_once(primitive: Primitive, *operands: Any, **options: Any) -> Any:
-    """A call outside of any compiled program: compiled alone, once for each form."""
-    return _compiled(primitive, tuple(options.items()))(*operands)
+    """A call outside of any compiled program: straight by the kernel where it can, until the same call comes often."""
+    compiled = _Compiled.of(
+        primitive, tuple(options.items()), tuple((array.shape, array.dtype) for array in operands)
+    )
+    compiled.calls += 1
+    name = _NATIVE.get(primitive.name)
+    if compiled.calls < _OFTEN and name is not None and all(_is_here(array) for array in operands):
+        request: Request = options["request"]
+        if _room(request, "cpu", operands[:3]) is native:
+            flags = tuple(value for key, value in options.items() if key != "request")
+            return native.at_once(
+                name, request, flags, operands, primitive.abstract_eval(*operands, **options)[0]
+            )
+    return compiled.program(*operands)
+
+
+# Ragged calls, each of other lengths, would be compiled for each; a loop over the same shapes is quicker compiled.
+_OFTEN = 8
+_NATIVE = {"regard_attention": "forward", "regard_attention_backward": "backward"}
+
+
+class _Compiled:
+    """A call of certain shapes: how often it came, and its program, which is compiled when it is first run."""
+
+    def __init__(self, primitive: Primitive, options: tuple[tuple[str, Any], ...]) -> None:
+        self.calls = 0
+        self.program = _program(primitive, options)
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def of(primitive: Primitive, options: tuple[tuple[str, Any], ...], _shapes: Any) -> _Compiled:
+        return _Compiled(primitive, options)
 
 
 @lru_cache(maxsize=512)
-def _compiled(primitive: Primitive, options: tuple[tuple[str, Any], ...]) -> Any:
+def _program(primitive: Primitive, options: tuple[tuple[str, Any], ...]) -> Any:
     return jax.jit(lambda *operands: primitive.bind(*operands, **dict(options)))
+
+
+def _is_here(array: Any) -> bool:
+    """Whether an array lies whole on one CPU."""
+    if not isinstance(array, jax.Array):
+        return True
+    devices: Any = array.sharding.device_set
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
 attention_p, tangent_p, backward_p = map(_primitive, ("attention", "attention_tangent", "attention_backward"))
@@ -93,10 +131,14 @@ def _attention_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, request: 
     moving = tuple(tangent is not None and type(tangent) is not ad.Zero for tangent in along)
     rounded = out if request.wide else out.astype(primals[0].dtype)
     if not any(moving):
-        return [rounded, lse], [ad.Zero.from_primal_value(rounded), ad.Zero.from_primal_value(lse)]
+        return [rounded, lse], [_no_tangent(rounded), _no_tangent(lse)]
     some = [tangent for tangent, moves in zip(along, moving, strict=True) if moves]
     moved = tangent_p.bind(*primals, out, lse, *some, request=request, moving=moving)
     return [rounded, lse], moved
+
+
+def _no_tangent(array: Any) -> Any:
+    return ad.Zero(ShapedArray(array.shape, array.dtype))
 
 
 def _tangent_transpose(

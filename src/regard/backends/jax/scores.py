@@ -43,17 +43,19 @@ class Inputs:
         """Cut the call; `others` are looked at whether they are finite."""
         parts = request.parts(operands.arrays)
         layout = layout_of(parts, operands.query.shape, operands.key.shape)
-        arrays = [flat(array) for array in (operands.query, operands.key, operands.value)]
+        query, key, value = (flat(array) for array in (operands.query, operands.key, operands.value))
         # A sum is NaN or infinite where an entry is.
         finite = jnp.isfinite(
-            sum(jnp.sum(array.astype(precision_of(array.dtype))) for array in (*arrays, *others))
+            sum(jnp.sum(array.astype(precision_of(array.dtype))) for array in (query, key, value, *others))
         )
         size = operands.query.shape[-1]
         scale = request.scale if request.scale is not None else size**-0.5 if size else 1.0
         return cls(
             request,
             layout,
-            *arrays,
+            query,
+            key,
+            value,
             operands.bias,
             operands.sinks,
             operands.seed,
@@ -171,13 +173,20 @@ def _guarded(dot: Callable[[Array, Array], Array], weights: Array, values: Array
     Weights are zero where not allowed, but 0 * NaN must not arise: NaN and infinities are summed apart, over allowed pairs alone.
     """
     kind, ordinary, fine = weights.dtype, jnp.isfinite(values), jnp.isfinite(weights)
-    total = dot(jnp.where(fine, weights, 0), jnp.where(ordinary, values, 0))
     rising, falling = ((weights > 0) & pairs).astype(kind), ((weights < 0) & pairs).astype(kind)
     up, down = (values == jnp.inf).astype(kind), (values == -jnp.inf).astype(kind)
-    positive = (dot(rising, up) + dot(falling, down)) > 0
-    negative = (dot(rising, down) + dot(falling, up)) > 0
-    undefined = dot(pairs.astype(kind), jnp.isnan(values).astype(kind)) > 0
-    wrong = dot((pairs & ~fine).astype(kind), jnp.ones_like(values)) > 0
+    terms = (
+        (jnp.where(fine, weights, 0), jnp.where(ordinary, values, 0)),
+        (rising, up),
+        (falling, down),
+        (rising, down),
+        (falling, up),
+        (pairs.astype(kind), jnp.isnan(values).astype(kind)),
+        ((pairs & ~fine).astype(kind), jnp.ones_like(values)),
+    )
+    total, *counts = jax.vmap(dot)(*(jnp.stack(side) for side in zip(*terms, strict=True)))
+    rise_up, fall_down, rise_down, fall_up, undefined, wrong = (count > 0 for count in counts)
+    positive, negative = rise_up | fall_down, rise_down | fall_up
     total = jnp.where(positive, jnp.inf, jnp.where(negative, -jnp.inf, total))
     return jnp.where(undefined | wrong | (positive & negative), jnp.nan, total)
 
