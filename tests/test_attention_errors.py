@@ -49,8 +49,8 @@ WRONG = {
     "packed array mask": ({"mask": np.ones((5, 6), bool), "cu_seqlens_q": CU, "cu_seqlens_k": [0, 6]}, RegardError, "packed arrays take a Mask"),
     "packed array bias": ({"bias": np.ones((5, 6)), "cu_seqlens_q": CU, "cu_seqlens_k": [0, 6]}, RegardError, "packed arrays take a Bias"),
     "packed and padded": ({"query": np.ones((1, 5, 2, 3)), "cu_seqlens_q": CU, "cu_seqlens_k": [0, 6]}, ShapeError, "query must be packed"),
-    "backend": ({"backend": "tiled"}, BackendError, "no wanted backend can compute this call: 'tiled' computes torch arrays, these are numpy. Expected one of 'native', 'reference'"),
-    "backends": ({"backend": ["tiled", "cuda"]}, BackendError, "'tiled' computes torch arrays, these are numpy; 'cuda' is no backend. Expected .*all there are: native, reference, tiled"),
+    "backend": ({"backend": "tiled"}, BackendError, "no wanted backend can compute this call: 'tiled' computes torch, jax and tensorflow arrays, these are numpy. Expected one of 'native', 'reference'"),
+    "backends": ({"backend": ["tiled", "cuda"]}, BackendError, "'tiled' computes torch, jax and tensorflow arrays, these are numpy; 'cuda' is no backend. Expected .*all there are: native, reference, tiled"),
     "no backends": ({"backend": []}, BackendError, "none was named"),
 }  # fmt: skip
 

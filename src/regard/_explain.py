@@ -62,7 +62,7 @@ def explain(
     >>> print(regard.explain(x, x, x, mask=regard.Causal() & regard.Window(9)))
     backend: native
       not reference: comes after native
-      not tiled: computes torch arrays, these are numpy
+      not tiled: computes torch, jax and tensorflow arrays, these are numpy
     2 sequences, 200 queries, 200 keys
     4 heads over 4 key heads
     7,640 pairs kept of 80,000 (9.6%)

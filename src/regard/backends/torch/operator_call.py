@@ -14,10 +14,10 @@ from torch import Tensor
 from regard._arrays import host_integers
 from regard._biases import Bias
 from regard._errors import BackendError, ShapeError
+from regard._form import Parts, read
 from regard._lowering import kernel, missing
 from regard._plan import Plan, make_plan, packed_spans, padded_spans
 from regard.backends.torch import function, native
-from regard.backends.torch.operator_form import Parts, read
 
 
 class Call:

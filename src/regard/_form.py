@@ -1,4 +1,4 @@
-"""What a call holds beside its differentiable arrays, written as words, integers and tensors, which tracers can carry.
+"""What a call holds beside its differentiable arrays, written as words, integers and arrays, which tracers can carry.
 
 A value is one word, and where the word says so the values that follow it: `And Causal Window number inf number` is
 `Causal() & Window(left, right, dilation)` with `left` and `dilation` among the integers.
@@ -7,13 +7,9 @@ A value is one word, and where the word says so the values that follow it: `And 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from regard._biases import Alibi, Bias, DenseBias, RelativeBias
 from regard._errors import RegardError
@@ -38,21 +34,27 @@ class Parts:
 
 
 def written(
-    backends: Sequence[str], layout: Sequence[Any], mask: Mask | None, bias: Bias | None
-) -> tuple[str, list[Tensor], list[int]]:
-    """Parts as words, tensors and integers; `layout` is offsets of queries and keys, `key_sequence` and `query_start`."""
+    backends: Sequence[str],
+    layout: Sequence[Any],
+    mask: Mask | None,
+    bias: Bias | None,
+    bring: Callable[[Any], Any],
+) -> tuple[str, list[Any], list[int]]:
+    """Parts as words, arrays and integers; `layout` is offsets of queries and keys, `key_sequence` and `query_start`.
+
+    `bring` makes any array one of the tracer's framework.
+    """
     words: list[str] = []
-    arrays: list[Tensor] = []
+    arrays: list[Any] = []
     numbers: list[int] = []
-    for value in layout:
+    for value in (*layout, mask):
         _write(value, words, arrays, numbers)
-    _write(mask, words, arrays, numbers)
     if bias is not None:
         name = _name(bias)
         words.append(name)
         for field in _FIELDS[name][1:]:
             _write(getattr(bias, field), words, arrays, numbers)
-    return ",".join(backends) + " " + " ".join(words), arrays, numbers
+    return ",".join(backends) + " " + " ".join(words), [bring(array) for array in arrays], numbers
 
 
 def bias_array(bias: Bias) -> Any:
@@ -90,7 +92,7 @@ class _Source:
         return {"none": None, "true": True, "false": False, "inf": math.inf}[word]
 
 
-def _write(value: Any, words: list[str], arrays: list[Tensor], numbers: list[int]) -> None:
+def _write(value: Any, words: list[str], arrays: list[Any], numbers: list[int]) -> None:
     if value is None or isinstance(value, bool):
         words.append(str(value).lower())
     elif isinstance(value, int):
@@ -102,9 +104,9 @@ def _write(value: Any, words: list[str], arrays: list[Tensor], numbers: list[int
         words.append("numbers")
         numbers.append(len(value))
         numbers.extend(int(number) for number in value)
-    elif isinstance(value, Tensor | np.ndarray | np.generic):
+    elif hasattr(value, "dtype"):
         words.append("array")
-        arrays.append(torch.as_tensor(value))
+        arrays.append(value)
     else:
         name = _name(value)
         words.append(name)
