@@ -124,7 +124,9 @@ def _taken(ids, tokens):
 
 
 def _chosen(array, form):
-    return array[form.sequences] if array.ndim == 4 and array.shape[0] > 1 else array
+    if array.ndim != 4 or array.shape[0] == 1 or np.array_equal(form.sequences, np.arange(array.shape[0])):
+        return array
+    return array[form.sequences]
 
 
 def packed_form(case):

@@ -30,7 +30,7 @@ def forward(inputs: Inputs) -> tuple[Any, Any]:
     if blocks.real is not None:
         real = tf.convert_to_tensor(blocks.real)
         out = tf.where(real[:, None, None], out, tf.zeros((), out.dtype))
-        lse = tf.where(real[:, None], lse, -math.inf)
+        lse = tf.where(real[:, None], lse, tf.constant(-math.inf, lse.dtype))
     return out, lse
 
 
@@ -77,7 +77,7 @@ def _tile(tile: Tile, query: Any, running: Running | None) -> Running:
     inputs = tile.inputs
     key, value = tile.keys(inputs.key), tile.keys(inputs.value)
     scores = score(tile, query, key)
-    values = tf.where(scores.allowed, scores.values, -math.inf)
+    values = tf.where(scores.allowed, scores.values, tf.constant(-math.inf, scores.values.dtype))
     # The peak of a row that sees nothing is finite, so that differences of peaks are numbers.
     peak = tf.maximum(tf.reduce_max(values, -1, keepdims=True), values.dtype.min)
     if running is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,20 +53,20 @@ def differentiable(
     return function(*(tf.convert_to_tensor(array) for array in arrays if array is not None))
 
 
+# What is traced later, outside the call, is to be left alone by AutoGraph too.
+@tf.autograph.experimental.do_not_convert
 def compute(plan: Plan, blocks: Blocks | None, arrays: Arrays, seed: Any) -> tuple[Any, Any]:
     """The output and the lse, both in the precision of the sums."""
     query, value = arrays[0], arrays[2]
     precision = tf.float64 if query.dtype == tf.float64 else tf.float32
-    if blocks is None or 0 in query.shape[:2]:
+    if blocks is None or _is_empty(arrays):
         rows = tf.shape(query)[:2]
         out = tf.zeros(tf.concat([rows, [value.shape[-1]]], 0), precision)
         return out, tf.fill(rows, tf.constant(-np.inf, precision))
-    return _either(
-        are_finite(*arrays[:3]),
-        lambda finite: forward.forward(Inputs(plan, blocks, *arrays, seed, finite)),
-    )
+    return forward.forward(Inputs(plan, blocks, *arrays, seed, _known_finite(*arrays[:3])))
 
 
+@tf.autograph.experimental.do_not_convert
 def gradients(
     plan: Plan,
     blocks: Blocks | None,
@@ -78,21 +78,17 @@ def gradients(
     grad_lse: Any,
 ) -> tuple[Any, ...]:
     """Gradients of all five arrays."""
-    if blocks is None or 0 in arrays[0].shape[:2]:
+    if blocks is None or _is_empty(arrays):
         return tuple(None if array is None else tf.zeros_like(array) for array in arrays)
-    present = [array is not None for array in arrays]
-
-    def run(finite: bool) -> tuple[Any, ...]:
-        inputs = Inputs(plan, blocks, *arrays, seed, finite)
-        found = backward.backward(inputs, out, lse, grad_out, grad_lse)
-        return tuple(grad for grad, some in zip(found, present, strict=True) if some)
-
-    found = iter(_either(are_finite(*arrays[:3], grad_out), run))
-    return tuple(next(found) if some else None for some in present)
+    inputs = Inputs(plan, blocks, *arrays, seed, _known_finite(*arrays[:3], grad_out))
+    return backward.backward(inputs, out, lse, grad_out, grad_lse)
 
 
-def _either(finite: Any, run: Callable[[bool], tuple[Any, ...]]) -> tuple[Any, ...]:
-    """`run(True)` where all numbers are finite, else `run(False)`, which takes more care."""
-    if tf.executing_eagerly():
-        return run(bool(finite))
-    return tf.cond(finite, lambda: run(True), lambda: run(False))
+def _known_finite(*arrays: Any) -> Any:
+    """Whether all numbers are finite: as Python's bool where they can be looked at."""
+    finite = are_finite(*arrays)
+    return bool(finite) if tf.executing_eagerly() else finite
+
+
+def _is_empty(arrays: Sequence[Any]) -> bool:
+    return 0 in arrays[0].shape[:2] or arrays[1].shape[0] == 0

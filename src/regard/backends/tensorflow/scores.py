@@ -23,7 +23,7 @@ from regard.backends.tensorflow.tables import Table
 
 @dataclass(eq=False)
 class Inputs:
-    """The arrays of one call, its blocks, and whether all numbers are known to be finite."""
+    """The arrays of one call, its blocks, and whether all numbers are finite."""
 
     plan: Plan
     blocks: Blocks
@@ -33,7 +33,7 @@ class Inputs:
     bias: Any
     sinks: Any
     seed: Any
-    finite: bool
+    finite: Any  # a bool, or a tensor of one where numbers can't be looked at
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -69,12 +69,18 @@ class Inputs:
         """Weights (G, H, Q, K), or with `across` their transpose, with values, over allowed pairs alone."""
         width = self.blocks.width
         flat = self.flat(weights, width)
-        if self.finite:
+
+        def selected_product() -> Any:
+            pairs = self.flat(tf.cast(tf.broadcast_to(allowed, tf.shape(weights)), self.precision), width)
+            if across:
+                return _selected_product(tf.linalg.matrix_transpose(flat), values, tf.linalg.matrix_transpose(pairs))
+            return _selected_product(flat, values, pairs)
+
+        if self.finite is True:
             return tf.matmul(flat, values, transpose_a=across)
-        pairs = self.flat(tf.cast(tf.broadcast_to(allowed, tf.shape(weights)), self.precision), width)
-        if across:
-            flat, pairs = tf.linalg.matrix_transpose(flat), tf.linalg.matrix_transpose(pairs)
-        return _selected_product(flat, values, pairs)
+        if self.finite is False:
+            return selected_product()
+        return tf.cond(self.finite, lambda: tf.matmul(flat, values, transpose_a=across), selected_product)
 
 
 class Group:
@@ -185,7 +191,7 @@ class Scores:
 
     def weights(self, total: Any) -> Any:
         """`exp(scores - total)` where allowed, 0 elsewhere, whatever stood there."""
-        return selected(tf.exp(tf.where(self.allowed, self.values - total, -math.inf)), self.allowed)
+        return selected(tf.exp(self.values - total), self.allowed)
 
 
 def score(tile: Tile, query: Any, key: Any) -> Scores:
@@ -274,8 +280,9 @@ def _selected_product(weights: Any, values: Any, pairs: Any) -> Any:
     wrong = tf.reduce_sum(tf.where(usual, zero, pairs), -1, keepdims=True)
     undefined = tf.matmul(pairs, tf.where(tf.math.is_nan(values), one, zero)) > 0
     undefined = undefined | (wrong > 0) | (positive & negative)
-    total = tf.where(positive, math.inf, tf.where(negative, -math.inf, total))
-    return tf.where(undefined, math.nan, total)
+    infinity, nothing = tf.constant(math.inf, values.dtype), tf.constant(math.nan, values.dtype)
+    total = tf.where(positive, infinity, tf.where(negative, -infinity, total))
+    return tf.where(undefined, nothing, total)
 
 
 def _width(array: Any) -> Any:
