@@ -114,10 +114,13 @@ def _framework(array: Any) -> str:
 
 def device_of(array: Any) -> str:
     """The kind of device that an array is on: "cpu", "cuda", "gpu", "tpu", ...; "cpu" where nothing says so."""
+    if is_jax(array):
+        # A tracer is nowhere yet.
+        return "cpu" if is_traced(array) else next(iter(array.devices())).platform
     device = getattr(array, "device", "cpu")
     if isinstance(device, str):  # TensorFlow: /job:localhost/replica:0/task:0/device:GPU:0
         return device.rsplit("device:", maxsplit=1)[-1].split(":")[0].lower() or "cpu"
-    return str(getattr(device, "type", None) or getattr(device, "platform", "cpu"))
+    return str(getattr(device, "type", "cpu"))
 
 
 def host_array(array: Any) -> NDArray[Any]:

@@ -11,9 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
+from regard._arrays import host_integers
 from regard._biases import Alibi, Bias, DenseBias, RelativeBias
-from regard._errors import RegardError
+from regard._errors import RegardError, ShapeError
 from regard._masks import And, Causal, Dense, Documents, Global, Lengths, Mask, Not, Or, Prefix, Window
+from regard._plan import Plan, make_plan, packed_spans, padded_spans
 
 _MASKS = (And, Or, Not, Causal, Window, Prefix, Global, Documents, Lengths, Dense)
 _MAKE: dict[str, Any] = {kind.__name__: kind for kind in (*_MASKS, DenseBias, Alibi, RelativeBias)}
@@ -70,6 +74,46 @@ def read(form: str, arrays: Sequence[Any], numbers: Sequence[int]) -> Parts:
     name = next(source.words, None)
     bias = () if name is None else (_MAKE[name], *(source.value() for _ in _FIELDS[name][1:]))
     return Parts(tuple(backends.split(",")), q_offsets, k_offsets, reads, start, mask, bias)
+
+
+def planned(
+    form: str,
+    arrays: Sequence[Any],
+    numbers: tuple[int, ...],
+    q_shape: tuple[int, ...],
+    k_shape: tuple[int, ...],
+    scale: float | None,
+    softcap: float | None,
+    dropout_p: float,
+) -> tuple[Parts, Plan]:
+    """The parts that were written, their numbers known, and the plan of the call; an array may be longer than its sequences."""
+    parts = read(form, arrays, numbers)
+    if parts.cu_seqlens_q is None:
+        spans, leading = padded_spans(q_shape, k_shape)
+        q_shape = (*leading, *q_shape[-3:])
+    else:
+        q_offsets = host_integers(parts.cu_seqlens_q, "cu_seqlens_q")
+        k_offsets = (
+            q_offsets if parts.cu_seqlens_k is None else host_integers(parts.cu_seqlens_k, "cu_seqlens_k")
+        )
+        ends = _end("cu_seqlens_q", q_offsets, q_shape[0]), _end("cu_seqlens_k", k_offsets, k_shape[0])
+        spans = packed_spans(*ends, q_offsets, k_offsets, parts.key_sequence)
+    plan = make_plan(
+        spans, q_shape, k_shape, mask=parts.mask, query_start=parts.query_start, scale=scale, softcap=softcap,
+        dropout_p=dropout_p, bias=parts.bias[0].kind if parts.bias else None,
+    )  # fmt: skip
+    return parts, plan
+
+
+def _end(name: str, offsets: np.ndarray, total: int) -> int:
+    """Where the last sequence ends: a traced array may be longer, and what stands there gives 0."""
+    end = int(offsets.reshape(-1)[-1]) if offsets.size else 0
+    if end > total:
+        raise ShapeError(
+            f"{name} must end within the array's {total} tokens. Received a last entry of {end}; build them with "
+            "numpy.cumsum over the lengths, 0 first."
+        )
+    return end
 
 
 @dataclass
