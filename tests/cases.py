@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import tensorflow as tf
 import torch
 from hypothesis import strategies as st
 
@@ -30,8 +31,8 @@ from regard.backends import reference
 
 RNG = np.random.default_rng(0)
 BIASES = ("bias", "slopes", "table")  # a dense bias, those of `Alibi`, that of `RelativeBias`
-BRING = {"numpy": np.asarray, "torch": torch.as_tensor, "jax": jnp.asarray}
-KINDS = {"numpy": np.ndarray, "torch": torch.Tensor, "jax": jnp.ndarray}
+BRING = {"numpy": np.asarray, "torch": torch.as_tensor, "jax": jnp.asarray, "tensorflow": tf.convert_to_tensor}
+KINDS = {"numpy": np.ndarray, "torch": torch.Tensor, "jax": jnp.ndarray, "tensorflow": tf.Tensor}
 
 
 def draw(rows, keys, heads=4, kv_heads=2, size=3, out_size=5, leading=()):

@@ -11,10 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from regard._biases import Alibi, Bias, RelativeBias
-from regard._errors import ShapeError
-from regard._form import bias_array, read, written
+from regard._form import Parts, bias_array, planned, written
 from regard._masks import Mask
-from regard._plan import Plan, make_plan, packed_spans, padded_spans
+from regard._plan import Plan
 from regard.backends import native
 from regard.backends.tensorflow.exchange import empty
 
@@ -109,7 +108,7 @@ class _Call:
         seed: int | None,
     ) -> None:
         rest = (tuple(host.integers), q_shape, k_shape, *host.numbers.values())
-        self.kind, self.plan = _planned(host.form, others, rest)
+        self.parts, self.plan = _planned(host.form, others, rest)
         self.seed, self.bias = seed, None
         if bias is not None:
             made = self._made(bias)
@@ -117,7 +116,8 @@ class _Call:
             self.bias = made.lowered(self.plan.distances)
 
     def _made(self, array: Array) -> Bias:
-        return self.kind[0](array, *self.kind[1:])
+        kind, *rest = self.parts.bias
+        return kind(array, *rest)
 
     def bias_gradient(self, grad: Array, array: Array) -> Array:
         """The gradient of a bias's own array, given that of what the kernel read."""
@@ -133,53 +133,16 @@ class _Call:
         return grad.astype(array.dtype).reshape(array.shape)
 
 
-def _planned(form: str, others: Sequence[Array], rest: tuple[Any, ...]) -> tuple[tuple[Any, ...], Plan]:
+def _planned(form: str, others: Sequence[Array], rest: tuple[Any, ...]) -> tuple[Parts, Plan]:
     if any(array.dtype == np.bool_ for array in others):
-        return _plan(form, others, *rest)
+        return planned(form, others, *rest)
     return _remembered(form, tuple((array.astype(np.int64).tobytes(), array.shape) for array in others), *rest)
 
 
 # The layers of a model make the same call again and again, forward and backward.
 @lru_cache(maxsize=8)
-def _remembered(form: str, stored: tuple[Any, ...], *rest: Any) -> tuple[tuple[Any, ...], Plan]:
-    return _plan(form, [np.frombuffer(numbers, np.int64).reshape(shape) for numbers, shape in stored], *rest)
-
-
-def _plan(
-    form: str,
-    others: Sequence[Array],
-    integers: tuple[int, ...],
-    q_shape: tuple[int, ...],
-    k_shape: tuple[int, ...],
-    scale: float | None,
-    softcap: float | None,
-    dropout_p: float,
-) -> tuple[tuple[Any, ...], Plan]:
-    parts = read(form, others, integers)
-    if parts.cu_seqlens_q is None:
-        spans, leading = padded_spans(q_shape, k_shape)
-        q_shape = (*leading, *q_shape[-3:])
-    else:
-        q_offsets = np.asarray(parts.cu_seqlens_q)
-        k_offsets = q_offsets if parts.cu_seqlens_k is None else np.asarray(parts.cu_seqlens_k)
-        ends = _end("cu_seqlens_q", q_offsets, q_shape[0]), _end("cu_seqlens_k", k_offsets, k_shape[0])
-        spans = packed_spans(*ends, q_offsets, k_offsets, parts.key_sequence)
-    plan = make_plan(
-        spans, q_shape, k_shape, mask=parts.mask, query_start=parts.query_start, scale=scale, softcap=softcap,
-        dropout_p=dropout_p, bias=parts.bias[0].kind if parts.bias else None,
-    )  # fmt: skip
-    return parts.bias, plan
-
-
-def _end(name: str, offsets: Array, total: int) -> int:
-    """Where the last sequence ends: a traced array may be longer, and what stands there gives 0."""
-    end = int(offsets.reshape(-1)[-1]) if offsets.size else 0
-    if end > total:
-        raise ShapeError(
-            f"{name} must end within the array's {total} tokens. Received a last entry of {end}; build them with "
-            "numpy.cumsum over the lengths, 0 first."
-        )
-    return end
+def _remembered(form: str, stored: tuple[Any, ...], *rest: Any) -> tuple[Parts, Plan]:
+    return planned(form, [np.frombuffer(numbers, np.int64).reshape(shape) for numbers, shape in stored], *rest)
 
 
 def _spread(given: Sequence[Any], present: Sequence[bool]) -> list[Any]:
