@@ -25,7 +25,7 @@ _RAW, _CAPPED, _MASKED, _WEIGHTS = range(4)
 
 @functools.cache
 def backend(name: str) -> type:
-    """A subclass of `onnx.backend.base.Backend` that computes in the named framework, "numpy", "torch" or "jax".
+    """A subclass of `onnx.backend.base.Backend` that computes in the named framework, "numpy", "torch", "jax" or "tensorflow".
 
     `backend("torch").run_model(model, inputs)` takes NumPy inputs and returns a tuple of NumPy outputs, as ONNX's own
     tests want. The model may hold `Attention` nodes only.
@@ -35,7 +35,7 @@ def backend(name: str) -> type:
 
     Source: https://onnx.ai/onnx/operators/onnx__Attention.html
     """
-    frameworks: dict[str, type[_NumPy]] = {"numpy": _NumPy, "torch": _Torch, "jax": _Jax}
+    frameworks: dict[str, type[_NumPy]] = {"numpy": _NumPy, "torch": _Torch, "jax": _Jax, "tensorflow": _TensorFlow}
     if name not in frameworks:
         raise BackendError(
             f"regard.compat.onnx computes in {' or '.join(frameworks)}, got {name!r}{nearest(name, frameworks)}"
@@ -82,6 +82,14 @@ class _NumPy:
     @staticmethod
     def take_back(array: Any, dtype: Any) -> Any:
         return array.astype(dtype, copy=False)
+
+    @staticmethod
+    def swap(array: Any, first: int = 1, second: int = 2) -> Any:
+        return array.swapaxes(first, second)
+
+    @staticmethod
+    def reshape(array: Any, shape: tuple[int, ...]) -> Any:
+        return array.reshape(shape)
 
     @staticmethod
     def join(arrays: Sequence[Any], axis: int) -> Any:
@@ -180,6 +188,64 @@ class _Jax(_NumPy):
         return jnp.where(allowed, array, -math.inf)
 
 
+class _TensorFlow(_NumPy):
+    @staticmethod
+    def bring(array: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(array)
+
+    @staticmethod
+    def take_back(array: Any, dtype: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.cast(array, dtype).numpy()
+
+    @staticmethod
+    def swap(array: Any, first: int = 1, second: int = 2) -> Any:
+        import tensorflow as tf
+
+        order = list(range(array.ndim))
+        order[first], order[second] = order[second], order[first]
+        return tf.transpose(array, order)
+
+    @staticmethod
+    def reshape(array: Any, shape: tuple[int, ...]) -> Any:
+        import tensorflow as tf
+
+        return tf.reshape(array, shape)
+
+    @staticmethod
+    def join(arrays: Sequence[Any], axis: int) -> Any:
+        import tensorflow as tf
+
+        return tf.concat(list(arrays), axis)
+
+    @staticmethod
+    def full(like: Any, shape: tuple[int, ...], number: float) -> Any:
+        import tensorflow as tf
+
+        return tf.fill(shape, tf.constant(number, like.dtype))
+
+    @staticmethod
+    def widen(array: Any, double: bool) -> Any:
+        import tensorflow as tf
+
+        return tf.cast(array, tf.float64 if double or array.dtype == tf.float64 else tf.float32)
+
+    @staticmethod
+    def tanh(array: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.tanh(array)
+
+    @staticmethod
+    def mask(array: Any, allowed: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.where(allowed, array, tf.constant(-math.inf, array.dtype))
+
+
 @dataclass(frozen=True, eq=False)
 class _Node:
     """One `Attention` node's arrays, with lengths before heads, and what its attributes say."""
@@ -205,10 +271,13 @@ class _Node:
         """(B, H, T, S): all scores at the stage that ONNX calls `mode`; a look inside that costs T x S."""
         if mode == _WEIGHTS:
             return self._weights()
-        query, key = (self.framework.widen(array, False).swapaxes(1, 2) for array in (self.query, self.key))
+        query, key = (
+            self.framework.swap(self.framework.widen(array, False)) for array in (self.query, self.key)
+        )
         batch, heads, length, size = query.shape
-        grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], length, size)
-        scores = (grouped @ key[:, :, None].swapaxes(-1, -2)).reshape(batch, heads, length, -1) * self.scale
+        grouped = self.framework.reshape(query, (batch, key.shape[1], heads // key.shape[1], length, size))
+        turned = self.framework.swap(key[:, :, None], 3, 4)
+        scores = self.framework.reshape(grouped @ turned, (batch, heads, length, -1)) * self.scale
         if mode >= _CAPPED and self.softcap is not None:
             scores = self.framework.tanh(scores / self.softcap) * self.softcap
         if mode == _MASKED:
@@ -221,7 +290,7 @@ class _Node:
         rows = self.attend(Aux(rows=range(batch * length)))[1].rows
         missing = self.key.shape[1] - rows.shape[-1]
         rows = self.framework.join([rows, self.framework.full(rows, (*rows.shape[:-1], missing), 0)], -1)
-        return rows.reshape(batch, length, heads, -1).swapaxes(1, 2)
+        return self.framework.swap(self.framework.reshape(rows, (batch, length, heads, -1)))
 
     def _allowed(self, mask: Mask) -> Any:
         batch, length, heads, _ = self.query.shape
@@ -275,8 +344,8 @@ def _attention_node(node: Any, inputs: Sequence[Any], framework: type[_NumPy]) -
     dtype = arrays["query"].dtype
     lowered = _lowered(arrays, attributes, framework)
     out = lowered.attend()
-    out = out.swapaxes(1, 2) if arrays["query"].ndim == 4 else out.reshape(*out.shape[:2], -1)
-    results = [out, lowered.key.swapaxes(1, 2), lowered.value.swapaxes(1, 2)]
+    out = framework.swap(out) if arrays["query"].ndim == 4 else framework.reshape(out, (*out.shape[:2], -1))
+    results = [out, framework.swap(lowered.key), framework.swap(lowered.value)]
     if len(node.output) > 3 and node.output[3]:
         results.append(lowered.scores(attributes.get("qk_matmul_output_mode", _RAW)))
     return [framework.take_back(result, dtype) for result in results]
@@ -285,12 +354,12 @@ def _attention_node(node: Any, inputs: Sequence[Any], framework: type[_NumPy]) -
 def _lowered(arrays: Mapping[str, Any], attributes: Mapping[str, Any], framework: type[_NumPy]) -> _Node:
     past_length = 0 if arrays.get("past_key") is None else arrays["past_key"].shape[2]
     query, key, value = (
-        _lengths_first(framework.bring(arrays[name]), attributes.get(heads))
+        _lengths_first(framework, framework.bring(arrays[name]), attributes.get(heads))
         for name, heads in (("query", "q_num_heads"), ("key", "kv_num_heads"), ("value", "kv_num_heads"))
     )
     if past_length:
         key, value = (
-            framework.join([framework.bring(arrays[name]).swapaxes(1, 2), present], 1)
+            framework.join([framework.swap(framework.bring(arrays[name])), present], 1)
             for name, present in (("past_key", key), ("past_value", value))
         )
     valid = arrays.get("nonpad_kv_seqlen")
@@ -322,9 +391,11 @@ def _lowered(arrays: Mapping[str, Any], attributes: Mapping[str, Any], framework
     )
 
 
-def _lengths_first(array: Any, heads: int | None) -> Any:
+def _lengths_first(framework: type[_NumPy], array: Any, heads: int | None) -> Any:
     """(B, H, T, D) or (B, T, H * D) -> (B, T, H, D)."""
-    return array.swapaxes(1, 2) if array.ndim == 4 else array.reshape(*array.shape[:2], heads, -1)
+    if array.ndim == 4:
+        return framework.swap(array)
+    return framework.reshape(array, (*array.shape[:2], heads, -1))
 
 
 def _mask_and_bias(attn_mask: Any, keys: int, framework: type[_NumPy]) -> tuple[Mask | None, Any | None]:
@@ -332,7 +403,8 @@ def _mask_and_bias(attn_mask: Any, keys: int, framework: type[_NumPy]) -> tuple[
     if attn_mask is None:
         return None, None
     array = framework.bring(attn_mask)
-    array = array.reshape((1,) * (2 - array.ndim) + tuple(array.shape)) if array.ndim < 2 else array
+    if array.ndim < 2:
+        array = framework.reshape(array, (1,) * (2 - array.ndim) + tuple(array.shape))
     missing = max(0, keys - array.shape[-1])
     boolean = attn_mask.dtype == np.bool_
     if missing:
