@@ -31,7 +31,12 @@ from regard.backends import reference
 
 RNG = np.random.default_rng(0)
 BIASES = ("bias", "slopes", "table")  # a dense bias, those of `Alibi`, that of `RelativeBias`
-BRING = {"numpy": np.asarray, "torch": torch.as_tensor, "jax": jnp.asarray, "tensorflow": tf.convert_to_tensor}
+BRING = {
+    "numpy": np.asarray,
+    "torch": torch.as_tensor,
+    "jax": jnp.asarray,
+    "tensorflow": tf.convert_to_tensor,
+}
 KINDS = {"numpy": np.ndarray, "torch": torch.Tensor, "jax": jnp.ndarray, "tensorflow": tf.Tensor}
 
 

@@ -120,7 +120,8 @@ class _Call:
 
     def _known(self) -> Lowered:
         query, key, value = (
-            np.broadcast_to(np.zeros((), array.dtype.as_numpy_dtype), tuple(array.shape)) for array in self.arrays
+            np.broadcast_to(np.zeros((), array.dtype.as_numpy_dtype), tuple(array.shape))
+            for array in self.arrays
         )
         names = ("cu_seqlens_q", "cu_seqlens_k", "key_sequence", "query_start")
         layout = dict(zip(names, self.layout, strict=True))
@@ -176,7 +177,11 @@ def _check(query: Any, key: Any, value: Any, sinks: Any, aux: Aux | None) -> Non
                 f"{name} must have a known number of dimensions, of heads and of sizes in a traced call. Received {array.shape}; "
                 "set them with tf.ensure_shape(...)."
             )
-    places = key.shape[:-1].merge_with(value.shape[:-1]) if key.shape[:-1].is_compatible_with(value.shape[:-1]) else None
+    places = (
+        key.shape[:-1].merge_with(value.shape[:-1])
+        if key.shape[:-1].is_compatible_with(value.shape[:-1])
+        else None
+    )
     for array in (query, key, value):
         shape = array.shape if places is None or array is query else places.concatenate(array.shape[-1:])
         forms += [tuple(shape), np.dtype(array.dtype.as_numpy_dtype)]
@@ -190,7 +195,9 @@ def _check(query: Any, key: Any, value: Any, sinks: Any, aux: Aux | None) -> Non
 
 
 def _chosen(query: Any, backend: str | Sequence[str] | None) -> str:
-    names = BACKENDS["tensorflow"] if backend is None else ((backend,) if isinstance(backend, str) else backend)
+    names = (
+        BACKENDS["tensorflow"] if backend is None else ((backend,) if isinstance(backend, str) else backend)
+    )
     reasons = []
     for name in names:
         reason = _refusal(query, name)
@@ -222,7 +229,9 @@ def _over_leading(query: Any, key: Any, mask: Any, bias: Any) -> tuple[Any, Mask
     leading: Any = tuple(q_sizes[:-3])
     static = query.shape[:-3].is_fully_defined() and query.shape[:-3] == key.shape[:-3]
     if not static:
-        shapes = [tf.cast(tf.stack(sizes[:-3]) if len(sizes) > 3 else [], tf.int32) for sizes in (q_sizes, k_sizes)]
+        shapes = [
+            tf.cast(tf.stack(sizes[:-3]) if len(sizes) > 3 else [], tf.int32) for sizes in (q_sizes, k_sizes)
+        ]
         joined = tf.broadcast_static_shape(query.shape[:-3], key.shape[:-3])
         whole = tf.broadcast_dynamic_shape(*shapes)
         leading = tuple(size if size is not None else whole[axis] for axis, size in enumerate(joined))

@@ -1,10 +1,12 @@
-"""The examples of what imports Keras, which tests/test_docstrings.py leaves to a process with the backend."""
+"""The examples of what imports Keras, in docstrings and README, which need a process with the backend."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
 import inspect
+import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -23,6 +25,13 @@ def test_examples_give_what_they_say(name):
     result = doctest.testmod(module, extraglobs={"np": np, "keras": keras, "regard": regard})
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.everywhere
+def test_the_code_of_the_readme_runs():
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(import keras\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {"np": np})
 
 
 @pytest.mark.parametrize("name", regard.keras.__all__)

@@ -35,7 +35,12 @@ def backend(name: str) -> type:
 
     Source: https://onnx.ai/onnx/operators/onnx__Attention.html
     """
-    frameworks: dict[str, type[_NumPy]] = {"numpy": _NumPy, "torch": _Torch, "jax": _Jax, "tensorflow": _TensorFlow}
+    frameworks: dict[str, type[_NumPy]] = {
+        "numpy": _NumPy,
+        "torch": _Torch,
+        "jax": _Jax,
+        "tensorflow": _TensorFlow,
+    }
     if name not in frameworks:
         raise BackendError(
             f"regard.compat.onnx computes in {' or '.join(frameworks)}, got {name!r}{nearest(name, frameworks)}"

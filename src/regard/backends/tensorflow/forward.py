@@ -20,7 +20,10 @@ def forward(inputs: Inputs) -> tuple[Any, Any]:
     else:
         like = (tf.TensorSpec(None, inputs.precision), tf.TensorSpec(None, inputs.precision))
         out, lse = tf.map_fn(
-            lambda number: _attend(inputs, number), tf.range(blocks.groups), fn_output_signature=like, parallel_iterations=1
+            lambda number: _attend(inputs, number),
+            tf.range(blocks.groups),
+            fn_output_signature=like,
+            parallel_iterations=1,
         )
     heads, size = inputs.plan.heads, inputs.value.shape[-1]
     rows = blocks.groups * inputs.count * blocks.height
