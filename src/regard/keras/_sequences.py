@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from regard._arrays import is_ragged_tensorflow
 from regard._errors import ShapeError
 from regard._packed import Packed
 
@@ -125,7 +125,7 @@ class SequenceLayer(keras.layers.Layer):
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Open what Keras does not look into before it does its work, and close the output in the same way."""
-        first = inputs[0] if inputs else next(iter(options.values()), None)
+        first = inputs[0] if inputs else options.get("x", options.get("query"))
         inputs = tuple(map(_opened, inputs))
         found = super().__call__(*inputs, **{name: _opened(value) for name, value in options.items()})
         return _closed(first, found)
@@ -144,7 +144,7 @@ class SequenceLayer(keras.layers.Layer):
 
 
 def _opened(x: Any) -> Any:
-    if isinstance(x, Packed) or _is_ragged(x):
+    if isinstance(x, Packed) or is_ragged_tensorflow(x):
         return {
             "values": x.values,
             "offsets": ops.convert_to_tensor(x.offsets if isinstance(x, Packed) else x.row_splits),
@@ -165,13 +165,8 @@ def like_offsets(x: Any, offsets: Any) -> Any:
 
 
 def _closed(x: Any, found: Any) -> Any:
-    if isinstance(x, Packed) or _is_ragged(x):
+    if isinstance(x, Packed) or is_ragged_tensorflow(x):
         if isinstance(found, tuple):  # something comes beside the sequences
             return _closed(x, found[0]), *found[1:]
         return x.with_values(found["values"]) if isinstance(found, dict) else found
     return found
-
-
-def _is_ragged(x: Any) -> bool:
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow is not None and isinstance(x, tensorflow.RaggedTensor)
