@@ -44,7 +44,7 @@ def test_the_loss_is_the_mean_over_target_tokens(trainer_of):
     trainer = trainer_of(dropout=0.0, label_smoothing=0.0, average=0.0)
     batches = trainer.batches.state_dict()
     indices = next(trainer.batches)
-    batch = trainer._batch(indices)
+    batch = trainer.learning.batch(indices, 0)
     tokens = sum(len(packed.values) for packed in batch.values())
     with torch.no_grad():
         expected = float(trainer.task.loss(trainer.model, batch, 0.0)) / len(batch["target"].values)

@@ -18,6 +18,15 @@ from regard.nn.blocks import (
 )
 from regard.nn.cache import KeyValueCache as KeyValueCache
 from regard.nn.cache import LayerCache as LayerCache
+from regard.nn.consistency import (
+    consistent as consistent,
+)
+from regard.nn.consistency import (
+    consistent_loss as consistent_loss,
+)
+from regard.nn.consistency import (
+    twice as twice,
+)
 from regard.nn.encoder import TextEncoder as TextEncoder
 from regard.nn.feedforward import Dropout as Dropout
 from regard.nn.feedforward import FeedForward as FeedForward
@@ -25,6 +34,9 @@ from regard.nn.linear import Linear as Linear
 from regard.nn.norm import RMSNorm as RMSNorm
 from regard.nn.pretrained import (
     PretrainedEncoder as PretrainedEncoder,
+)
+from regard.nn.pretrained import (
+    PretrainedReader as PretrainedReader,
 )
 from regard.nn.pretrained import (
     mean_pool as mean_pool,

@@ -93,13 +93,19 @@ class PretrainedEncoder(nn.Module):
         return encoder.eval()
 
     def forward(
-        self, ids: Packed, token_types: Packed | Tensor | None = None, *, all_layers: bool = False
+        self,
+        ids: Packed,
+        token_types: Packed | Tensor | None = None,
+        *,
+        extra: Tensor | None = None,
+        all_layers: bool = False,
     ) -> Any:
         """Hidden states.
 
         Arguments:
             ids: token ids, `Packed` values (total,).
             token_types: (total,) types, by default 0; left aside where the architecture has none.
+            extra: (total, dim) added to what the first layer reads.
             all_layers: give the embeddings and every layer's states.
 
         Returns:
@@ -110,7 +116,8 @@ class PretrainedEncoder(nn.Module):
         """
         types = token_types.values if isinstance(token_types, Packed) else token_types
         self._check(ids, types)
-        x = ids.with_values(self._embedded(ids, types))
+        embedded = self._embedded(ids, types)
+        x = ids.with_values(embedded if extra is None else embedded + extra)
         states = [x]
         for block in self.blocks:
             x = block(x)
@@ -174,6 +181,30 @@ class PretrainedEncoder(nn.Module):
         """The embeddings, all that stands before the first layer, and each layer, from the lowest up."""
         before = [self.words, self.positions, self.types, self.norm, self.project]
         return [nn.ModuleList(part for part in before if part is not None), *self.blocks]
+
+
+class PretrainedReader(nn.Module):
+    """A `PretrainedEncoder` that is called as a `TextEncoder` is, for models that read with either.
+
+    Arguments:
+        shape: sizes and settings.
+
+    >>> reader = regard.nn.PretrainedReader(regard.nn.PretrainedShape(100, dim=32, heads=4, layers=2, hidden=64))
+    >>> reader(regard.Packed(torch.arange(7), np.array([0, 3, 7])), torch.zeros(7, 32)).values.shape, reader.dim
+    (torch.Size([7, 32]), 32)
+    """
+
+    def __init__(self, shape: PretrainedShape) -> None:
+        super().__init__()
+        self.dim = shape.dim
+        self.pretrained = PretrainedEncoder(shape)
+
+    def forward(
+        self, tokens: Packed, extra: Tensor | None = None, token_types: Packed | Tensor | None = None
+    ) -> Packed:
+        """Token ids (total,) to states (total, dim); `extra` (total, dim) is added to what the first layer reads."""
+        states: Packed = self.pretrained(tokens, token_types, extra=extra)
+        return states
 
 
 def parameter_groups(

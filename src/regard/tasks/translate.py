@@ -110,6 +110,12 @@ class Translate:
             for source, target in zip(*columns, strict=True):
                 yield [*source, self.tokenizer.eos], [*target, self.tokenizer.eos]
 
+    def readings(self, records: Iterable[Record]) -> Iterator[Sequence[int]]:
+        """The sources as pieces, each with its end."""
+        for chunk in _chunks(records, 1000):
+            for source in self.tokenizer.encode_batch([record.fields["source"] for record in chunk]):
+                yield [*source, self.tokenizer.eos]
+
     def model(self, recipe: Recipe) -> nn.Module:
         """A new encoder-decoder of the recipe's size."""
         sizes = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,9 @@ class Muon(Optimizer):
         weight_decay: float = 0.0,
         iterations: int = 4,
     ) -> None:
-        super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(
+            [{"params": list(matrices)}], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
         self.iterations = iterations
 
     @torch.no_grad()
@@ -81,21 +83,42 @@ def orthogonal(matrices: Tensor, iterations: int = 4) -> Tensor:
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
-def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The matrices of linear layers, for Muon, and the rest: embeddings, norms, biases."""
+def split_parameters(model: nn.Module, apart: Iterable[Tensor] = ()) -> tuple[list[Tensor], list[Tensor]]:
+    """The matrices of linear layers, for Muon, and the rest: embeddings, norms, biases; without those that stand `apart` and those that do not learn."""
+    left_out = {id(parameter) for parameter in apart}
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    matrices: dict[int, Tensor] = {id(module.weight): module.weight for module in linear}
-    rest: list[Tensor] = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
+    matrices: dict[int, Tensor] = {
+        id(module.weight): module.weight
+        for module in linear
+        if module.weight.requires_grad and id(module.weight) not in left_out
+    }
+    rest: list[Tensor] = [
+        parameter
+        for parameter in model.parameters()
+        if parameter.requires_grad and id(parameter) not in matrices.keys() | left_out
+    ]
     return list(matrices.values()), rest
 
 
 def make_optimizers(
-    model: nn.Module, matrix_learning_rate: float, learning_rate: float, weight_decay: float
+    model: nn.Module,
+    matrix_learning_rate: float,
+    learning_rate: float,
+    weight_decay: float,
+    pretrained: Sequence[dict[str, Any]] = (),
 ) -> tuple[Muon, AdamW]:
-    """Muon for the linear layers and AdamW for the rest; decay for matrices only."""
-    matrices, rest = split_parameters(model)
+    """Muon for the linear layers and AdamW for the rest; decay for matrices only.
+
+    `pretrained` are groups of parameters with learning rates of their own: they go to AdamW whatever they are, for what an
+    encoder knows would not outlive steps of Muon's size. Every group has its peak under "initial_lr".
+    """
+    matrices, rest = split_parameters(model, (one for group in pretrained for one in group["params"]))
     muon = Muon(matrices, matrix_learning_rate, weight_decay=weight_decay)
-    return muon, AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True)
+    groups = [{"params": rest}, *pretrained]
+    adam = AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True)
+    for group in (*muon.param_groups, *adam.param_groups):
+        group["initial_lr"] = group["lr"]
+    return muon, adam
 
 
 def _squares(matrix: Tensor) -> tuple[Tensor, ...]:

@@ -32,6 +32,8 @@ class Task(Protocol):
     """The names of the token sequences that an example becomes."""
     options: tuple[str, ...]
     """The keywords of `predict`: of the flags of `regard predict`, those that this task knows."""
+    tokenizer: Any
+    """What texts are cut with, once it is learned or loaded; `encode` asks for it anew. A task without texts has none."""
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """The records of a file, checked at the door; without `answers` only what a prediction needs."""
@@ -53,6 +55,9 @@ class Task(Protocol):
 
     def encode(self, records: Iterable[Record]) -> Iterable[tuple[Sequence[int], ...]]:
         """Token ids of every record, one sequence for each stream."""
+
+    def readings(self, records: Iterable[Record]) -> Iterable[Sequence[int]]:
+        """What the encoder reads of every record, also of records without answers; a task without texts has no such method."""
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new model."""
