@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 # Where there is a compiler, a kernel that does not build is an error. Without one, regard does without its kernel.
 export REGARD_REQUIRE_KERNEL ?= $(if $(shell command -v "$${CXX:-c++}" || command -v g++ || command -v clang++),1,0)
-KERNEL := tools/editable/CMakeLists.txt $(wildcard csrc/*.* csrc/kernel/* csrc/loss/*)
+KERNEL := tools/editable/CMakeLists.txt $(wildcard csrc/*.* csrc/kernel/* csrc/decoder/* csrc/layers/* csrc/loss/*)
 
 .PHONY: install demo test wheel lint types floors format clean sanitize instructions peers bench-peers
 

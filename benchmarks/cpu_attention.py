@@ -2,6 +2,7 @@
 
     python benchmarks/cpu_attention.py                       all items, less than ten minutes
     python benchmarks/cpu_attention.py --only dense ragged   items whose name or group holds one of these
+    python benchmarks/cpu_attention.py --dtype bfloat16      ours and the peers' arrays in bfloat16 or float16
     python benchmarks/cpu_attention.py --threads 1 2         each number of threads in a process of its own
     python benchmarks/cpu_attention.py sweep                 many shapes against SDPA: the worst ratios, and their spread
     python benchmarks/cpu_attention.py growth                time and peak memory by length, and their exponents
@@ -63,6 +64,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--long", action="store_true", help="also what takes minutes")
     parser.add_argument("--threads", type=int, nargs="+", default=[_cores()], help="default: all cores")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--backend", help="a backend of regard by name; default: what it chooses")
     parser.add_argument(
         "--data", type=Path, nargs="+", default=[], help="folders of train.jsonl.gz, or such files"
@@ -90,14 +92,15 @@ def measure(arguments: argparse.Namespace) -> int:
     if facts["backend"] is None:
         print(f"regard has no backend {arguments.backend!r} for torch arrays here", file=sys.stderr)
         return 2
+    facts["dtype"] = arguments.dtype
     print(table.headline(facts), flush=True)
     rows: list[Any] = []
     if arguments.command == "growth":
         facts["points"] = growth.growth(
-            arguments.contender, arguments.backend, arguments.patience, growth.LENGTHS
+            arguments.contender, arguments.backend, arguments.patience, growth.LENGTHS, arguments.dtype
         )
     elif arguments.command == "sweep":
-        rows = sweep.sweep(clock.SWEEP, arguments.backend, 7 if arguments.quick else 1)
+        rows = sweep.sweep(clock.SWEEP, arguments.backend, 7 if arguments.quick else 1, arguments.dtype)
         print(sweep.report(rows))
     else:
         rows = compare_all(arguments)
@@ -129,7 +132,7 @@ def compare_all(arguments: argparse.Namespace) -> list[Any]:
         for item in items:
             if item.group == group:
                 try:
-                    found = compare(item, pace, arguments.backend)
+                    found = compare(item, pace, arguments.backend, arguments.dtype)
                 except BackendError as error:
                     print(f"{item.name:{width}} {error}", flush=True)
                     continue
@@ -159,7 +162,8 @@ def point(arguments: argparse.Namespace) -> int:
     from cpu_attention.growth import measure_point
 
     mask, length = arguments.point
-    print(json.dumps(measure_point(arguments.contender, mask, int(length), arguments.backend)))
+    found = measure_point(arguments.contender, mask, int(length), arguments.backend, arguments.dtype)
+    print(json.dumps(found))
     return 0
 
 

@@ -8,10 +8,14 @@
 
 namespace regard {
 
+// How the numbers of an array lie: as they are computed with, or narrower, for the kernel that computes in float32.
+enum class Stored { whole, bfloat16, float16 };
+
 // Rows of a flat array (rows, heads, size): strides in elements; the elements of one head stand together.
 struct Rows {
     void* values = nullptr;
     long row = 0, head = 0;
+    Stored stored = Stored::whole;
 };
 
 struct Call {
@@ -34,6 +38,7 @@ struct Gradients {
     Distances distances;               // likewise
     void* sinks = nullptr;             // wanted or null
     void* delta = nullptr;             // (queries, heads): room for what every query subtracts
+    void* query_sums = nullptr;        // (queries, heads, D), where several key blocks add to the queries' and those lie narrow
     int32_t* turns = nullptr;          // one for each panel that several key blocks add to; all zero
 };
 
@@ -60,7 +65,7 @@ struct Kernels {
     void (*join)(const Call&, const Join&, void* partials, void* scratch);
     void (*no_queries)(const Call&);  // writes what queries outside all spans get
     size_t (*backward_scratch)(const Call&);
-    void (*delta)(const Call&, const Gradients&, long span);  // of a span that several blocks share
+    void (*delta)(const Call&, const Gradients&, long span, void* scratch);  // of a span that several blocks share
     void (*backward)(const Call&, const Gradients&, const Problem::Backward&, const BackwardUnit&, const BackwardUnit* next,
                      void* scratch);
     void (*no_gradients)(const Call&, const Gradients&);

@@ -13,6 +13,8 @@
 #include <mutex>
 #include <optional>
 
+#include "decoder/binding.h"
+#include "layers/module.h"
 #include "loss/module.h"
 #include "pool.h"
 #include "run.h"
@@ -30,10 +32,18 @@ using Address = uintptr_t;
 
 [[noreturn]] void refuse(const char* what) { throw std::invalid_argument(what); }
 
-// (address, row stride, head stride)
-Rows rows_of(nb::handle given) {
+Element element_of(const nb::tuple& arguments) {
+    const int itemsize = nb::cast<int>(arguments[0]);
+    if (itemsize != 4 && itemsize != 8) refuse("elements must be float32 or float64");
+    return itemsize == 4 ? Element::float32 : Element::float64;
+}
+
+// (address, row stride, head stride, how the numbers lie)
+Rows rows_of(nb::handle given, Element element) {
     const auto tuple = nb::cast<nb::tuple>(given);
-    return {reinterpret_cast<void*>(nb::cast<Address>(tuple[0])), nb::cast<long>(tuple[1]), nb::cast<long>(tuple[2])};
+    const int stored = nb::cast<int>(tuple[3]), most = element == Element::float32 ? int(Stored::float16) : 0;
+    if (stored < 0 || stored > most) refuse("numbers lie whole (0) or, for sums in float32, as bfloat16 (1) or float16 (2)");
+    return {reinterpret_cast<void*>(nb::cast<Address>(tuple[0])), nb::cast<long>(tuple[1]), nb::cast<long>(tuple[2]), Stored(stored)};
 }
 
 // (address, four strides, rows, keys)
@@ -110,19 +120,14 @@ class Plan {
     std::map<long, Problem::Backward> backward_;
 };
 
-Element element_of(const nb::tuple& arguments) {
-    const int itemsize = nb::cast<int>(arguments[0]);
-    if (itemsize != 4 && itemsize != 8) refuse("elements must be float32 or float64");
-    return itemsize == 4 ? Element::float32 : Element::float64;
-}
-
-// (bytes of an element, query, key, value, mask, bias, distances, address of the sinks)
+// (bytes of a number that is computed with, query, key, value, mask, bias, distances, address of the sinks)
 Call call_of(const Problem& problem, const nb::tuple& arguments, uint64_t seed) {
     Call call{};
     call.problem = &problem;
-    call.query = rows_of(arguments[1]);
-    call.key = rows_of(arguments[2]);
-    call.value = rows_of(arguments[3]);
+    const Element element = element_of(arguments);
+    call.query = rows_of(arguments[1], element);
+    call.key = rows_of(arguments[2], element);
+    call.value = rows_of(arguments[3], element);
     call.mask = dense_of(arguments[4]);
     call.bias = dense_of(arguments[5]);
     call.distances = distances_of(arguments[6]);
@@ -150,14 +155,16 @@ NB_MODULE(_kernel, module) {
         .def(nb::init<const Integers&, std::tuple<long, long, long, long, long, long>, double, double, double, long,
                       std::optional<Integers>, std::optional<SmallIntegers>, std::optional<SmallIntegers>>(),
              "spans"_a, "sizes"_a, "scale"_a, "softcap"_a, "dropout"_a, "step"_a, "boxes"_a.none(), "starts"_a.none(), "ends"_a.none())
+        .def_prop_ro("backward_reads_out", [](const Plan& plan) { return plan.problem.backward_reads_out(); })
         .def(
             "forward",
             [](Plan& plan, const nb::tuple& arguments, uint64_t seed, nb::handle out, Address lse, int threads) {
                 check_threads(threads);
+                const Element element = element_of(arguments);
                 Call call = call_of(plan.problem, arguments, seed);
-                call.out = rows_of(out);
+                call.out = rows_of(out, element);
                 call.lse = reinterpret_cast<void*>(lse);
-                const Kernels& kernels = kernels_of(element_of(arguments));
+                const Kernels& kernels = kernels_of(element);
                 nb::gil_scoped_release release;
                 forward(call, plan.forward_work(kernels), kernels, threads);
             },
@@ -168,15 +175,16 @@ NB_MODULE(_kernel, module) {
             [](Plan& plan, const nb::tuple& arguments, uint64_t seed, nb::handle out, Address lse, nb::handle grad_out, Address grad_lse,
                nb::handle grad_query, nb::handle grad_key, nb::handle grad_value, Address grad_bias, Address grad_sinks, int threads) {
                 check_threads(threads);
+                const Element element = element_of(arguments);
                 Call call = call_of(plan.problem, arguments, seed);
-                call.out = rows_of(out);
+                call.out = rows_of(out, element);
                 call.lse = reinterpret_cast<void*>(lse);
                 Gradients gradients{};
-                gradients.out = rows_of(grad_out);
+                gradients.out = rows_of(grad_out, element);
                 gradients.lse = reinterpret_cast<const void*>(grad_lse);
-                gradients.query = rows_of(grad_query);
-                gradients.key = rows_of(grad_key);
-                gradients.value = rows_of(grad_value);
+                gradients.query = rows_of(grad_query, element);
+                gradients.key = rows_of(grad_key, element);
+                gradients.value = rows_of(grad_value, element);
                 gradients.sinks = reinterpret_cast<void*>(grad_sinks);
                 // A bias's gradient lies as the bias does.
                 if (grad_bias && call.bias.values) {
@@ -187,7 +195,7 @@ NB_MODULE(_kernel, module) {
                     gradients.distances = call.distances;
                     gradients.distances.values = reinterpret_cast<void*>(grad_bias);
                 }
-                const Kernels& kernels = kernels_of(element_of(arguments));
+                const Kernels& kernels = kernels_of(element);
                 const Problem::Chains chains = chains_of(call, gradients);
                 nb::gil_scoped_release release;
                 backward(call, gradients, plan.backward_work(kernels.panel, chains), kernels, threads);
@@ -218,7 +226,9 @@ NB_MODULE(_kernel, module) {
                "Operations a second of one thread that only multiplies and adds float32 registers.");
     module.def("share_openmp", &share_openmp, "Use the threads of the OpenMP runtime that this process has loaded, if any.");
     module.def("pool", &pool_name, "Whose threads work: 'openmp' or 'own'.");
+    add_layers(module);
     add_loss(module);
+    bind_decoder(module);
 }
 
 }  // namespace regard

@@ -147,6 +147,10 @@ void Problem::sort_keys() {
     }
 }
 
+bool Problem::backward_reads_out() const {
+    return std::any_of(spans.begin(), spans.end(), [](const Span& span) { return span.keys > backward_block; });
+}
+
 Problem::Forward Problem::forward_work(long panel, long few) const {
     Forward work;
     const auto heads_together = [&](const Span& span) { return lanes_of(span) <= few && span.keys > key_block ? most_heads : 1; };

@@ -123,6 +123,8 @@ class Problem {
     // `few`: up to so many queries are computed key by key.
     Forward forward_work(long panel, long few) const;
     Backward backward_work(long panel, Chains chains) const;
+    // Whether several blocks of keys meet the same queries, which makes the backward pass read the output.
+    bool backward_reads_out() const;
     long work() const { return work_; }  // multiply-adds of a head, masks left aside
 
    private:

@@ -9,6 +9,10 @@
 
 #include "pool.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace regard {
 
 namespace {
@@ -20,6 +24,14 @@ struct InstructionSet {
     bool (*present)();
 };
 
+#if defined(__x86_64__)
+// Conversions of float16: not every compiler's __builtin_cpu_supports knows their name.
+bool has_f16c() {
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 const InstructionSet sets[] = {
 #if defined(__x86_64__)
     {"avx512", &avx512::of_float, &avx512::of_double, avx512::peak,
@@ -28,7 +40,7 @@ const InstructionSet sets[] = {
                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
      }},
     {"avx2", &avx2::of_float, &avx2::of_double, avx2::peak,
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }},
 #endif
     {"generic", &generic::of_float, &generic::of_double, generic::peak, [] { return true; }},
 };
@@ -177,11 +189,16 @@ void backward(const Call& call, Gradients gradients, const Problem::Backward& wo
     std::vector<int32_t> turns(size_t(work.turns), 0);
     gradients.delta = delta.get();
     gradients.turns = turns.data();
+    const bool sums_apart = work.turns && gradients.query.stored != Stored::whole;
+    const size_t sums = sums_apart ? size_t(problem.sizes.total_queries * problem.sizes.heads * problem.sizes.dim) : 0;
+    const std::unique_ptr<char[]> query_sums(new char[sums * size_t(kernels.bytes)]);
+    gradients.query_sums = query_sums.get();
     kernels.no_gradients(call, gradients);
     std::vector<long> shared;  // spans whose queries several blocks of keys reach
     for (long s = 0; s < long(problem.spans.size()); ++s)
         if (work.turn_begin[s] >= 0) shared.push_back(s);
-    run(long(shared.size()), threads, [&](long i, int) { kernels.delta(call, gradients, shared[i]); });
+    run(long(shared.size()), threads,
+        [&](long i, int worker) { kernels.delta(call, gradients, shared[i], scratch.of(worker)); });
     run(long(work.tasks.size()) - 1, threads, [&](long task, int worker) {
         for (long u = work.tasks[task]; u < work.tasks[task + 1]; ++u)
             kernels.backward(call, gradients, work, work.units[u], following(work.units, u), scratch.of(worker));

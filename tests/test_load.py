@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import regard
+from regard._lowering import kernel
 from regard.samples import sample_path
 from regard.tasks import make_task
 from regard.training import runs
@@ -39,6 +40,18 @@ def test_one_text_gives_one_translation_and_a_list_gives_a_list(translator):
     assert single.score < 0
     assert str(single) == single.text
     assert translator([]) == []
+
+
+@pytest.mark.skipif(kernel() is None, reason="needs the compiled kernel")
+def test_a_model_is_packed_once_for_each_precision(folder):
+    translator = regard.load(folder)
+    first = translator("A dog runs.", precision="int8", beam=1)
+    engine = translator._engines["int8"]
+    assert translator("A dog runs.", precision="int8", beam=1) == first
+    assert translator._engines == {"int8": engine}
+    assert translator("A dog runs.", beam=1).score == pytest.approx(first.score, abs=0.2)
+    with pytest.raises(regard.RegardError, match="no precision 'fp8'"):
+        translator("A dog runs.", precision="fp8")
 
 
 def test_attention_is_there_on_request(translator):

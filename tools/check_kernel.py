@@ -47,7 +47,9 @@ def check_with_sanitizers(seed: int, tasks: int) -> bool:
     address = build("address,undefined")
     fine = run(address / "fuzz", str(seed), str(tasks))
     fine &= run(address / "threads", "2")
+    fine &= run(address / "decoding", str(seed), str(1 + tasks // 10))
     thread = build("thread")
+    fine &= run(thread / "decoding", str(seed), str(1 + tasks // 50))
     fine &= run(thread / "threads", "2")
     return fine & run(thread / "fuzz", str(seed), str(tasks // 10))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from statistics import median
 
+import torch
 from torch import Tensor
 
 import regard
@@ -14,7 +15,8 @@ from cpu_attention.contenders import CONTENDERS, arguments
 from cpu_attention.items import LIMITED_BY_READING, PEERS, Item
 from cpu_attention.problem import Prepared, Problem, make_problem
 
-TOLERANCE = 1e-4
+# A narrow peer's own error is a few units in the last place.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4 * 2**-7, torch.float16: 4 * 2**-10}
 Field = dict[str, Prepared]  # contenders that take part in a pass, by name
 
 
@@ -42,9 +44,9 @@ class Row:
         return any(reason.startswith("differs") for reason in self.refusals.values())
 
 
-def compare(item: Item, pace: Pace, backend: str | None = None) -> list[Row]:
+def compare(item: Item, pace: Pace, backend: str | None = None, dtype: str = "float32") -> list[Row]:
     """The rows of an item, one for each pass."""
-    problem = make_problem(item, backend)
+    problem = make_problem(item, backend, dtype)
     exact = replace(problem, item=replace(item, dropout=0.0))  # random numbers cannot agree
     names = ("ours", *PEERS[item.group])
     refusals: dict[str, str] = {}
@@ -85,7 +87,7 @@ def disagreements(contenders: Field, what: str) -> dict[str, str]:
             reasons[name] = _first_line(error)
             continue
         worst = max(_difference(*pair) for pair in zip(received, expected, strict=True))
-        if not worst <= TOLERANCE:
+        if not worst <= TOLERANCE[expected[0].dtype]:
             reasons[name] = f"differs from ours by {worst:.1e}"
     return reasons
 
@@ -101,6 +103,7 @@ def _results(contender: Prepared, what: str) -> list[Tensor]:
 
 def _difference(received: Tensor, expected: Tensor) -> float:
     """The largest difference, relative to the largest number where that is above 1."""
+    received, expected = received.float(), expected.float()
     return float((received - expected).abs().max() / expected.abs().max().clamp(min=1))
 
 

@@ -142,7 +142,7 @@ def biased(problem: Problem) -> Prepared:
     make_bias = peer_bias(item)
 
     def forward(query: Tensor, key: Tensor, value: Tensor, *table: Tensor) -> Tensor:
-        return sdpa(query, key, value, attn_mask=make_bias(*table))
+        return sdpa(query, key, value, attn_mask=make_bias(*table).to(query.dtype))
 
     return prepared(problem, HeadsFirst, forward)
 

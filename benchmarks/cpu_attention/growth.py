@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parent.with_suffix(".py")
 
 
 def growth(
-    contender: str, backend: str | None, patience: float, lengths: Sequence[int]
+    contender: str, backend: str | None, patience: float, lengths: Sequence[int], dtype: str = "float32"
 ) -> list[dict[str, Any]]:
     """Measure each mask at rising lengths until the next point would take longer than `patience` seconds."""
     points = []
@@ -29,7 +29,7 @@ def growth(
             if line and _next(line) > patience:
                 break
             try:
-                line.append(_in_fresh_process(contender, mask, length, backend))
+                line.append(_in_fresh_process(contender, mask, length, backend, dtype))
             except subprocess.CalledProcessError as error:  # out of memory, as a rule
                 print(f"{contender:8} {mask:8} {length:>7,} ended with status {error.returncode}", flush=True)
                 break
@@ -50,10 +50,12 @@ def exponent(line: Sequence[dict[str, Any]], name: str) -> float:
     return sum((x - middle) * y for x, y in zip(xs, ys, strict=True)) / sum((x - middle) ** 2 for x in xs)
 
 
-def measure_point(contender: str, mask: str, length: int, backend: str | None) -> dict[str, Any]:
+def measure_point(
+    contender: str, mask: str, length: int, backend: str | None, dtype: str = "float32"
+) -> dict[str, Any]:
     """Seconds of forward and backward, and by how much they raise the peak memory above the inputs'."""
-    _warm_up(contender, mask, backend)
-    prepared = _prepare(contender, mask, length, backend)
+    _warm_up(contender, mask, backend, dtype)
+    prepared = _prepare(contender, mask, length, backend, dtype)
     before = _reset_peak()
     seconds = [_seconds(prepared)]
     growth = _peak() - before
@@ -65,7 +67,7 @@ def measure_point(contender: str, mask: str, length: int, backend: str | None) -
     }  # fmt: skip
 
 
-def _prepare(contender: str, mask: str, length: int, backend: str | None) -> Any:
+def _prepare(contender: str, mask: str, length: int, backend: str | None, dtype: str) -> Any:
     from cpu_attention.contenders import CONTENDERS
     from cpu_attention.items import Item
     from cpu_attention.problem import make_problem
@@ -73,11 +75,11 @@ def _prepare(contender: str, mask: str, length: int, backend: str | None) -> Any
     window = 256 if mask == "window" else 0
     item = Item(mask, "dense", (length,), causal=mask != "full", window=window)
     name = "masked" if contender == "sdpa" and window else contender
-    return CONTENDERS[name](make_problem(item, backend))
+    return CONTENDERS[name](make_problem(item, backend, dtype))
 
 
-def _warm_up(contender: str, mask: str, backend: str | None) -> None:
-    _prepare(contender, mask, 64, backend).call("f+b")()
+def _warm_up(contender: str, mask: str, backend: str | None, dtype: str) -> None:
+    _prepare(contender, mask, 64, backend, dtype).call("f+b")()
 
 
 def _seconds(prepared: Any) -> float:
@@ -103,8 +105,11 @@ def _peak() -> int:
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def _in_fresh_process(contender: str, mask: str, length: int, backend: str | None) -> dict[str, Any]:
+def _in_fresh_process(
+    contender: str, mask: str, length: int, backend: str | None, dtype: str
+) -> dict[str, Any]:
     command = [sys.executable, str(SCRIPT), "point", "--contender", contender, "--point", mask, str(length)]
+    command += ["--dtype", dtype]
     command += [] if backend is None else ["--backend", backend]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)

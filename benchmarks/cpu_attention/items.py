@@ -11,7 +11,7 @@ BOTH = ("forward", "f+b")
 
 @dataclass(frozen=True)
 class Item:
-    """One piece of work in float32; `lengths` are the queries', `caches` the keys' where they differ."""
+    """One piece of work; `lengths` are the queries', `caches` the keys' where they differ."""
 
     name: str
     group: str

@@ -28,12 +28,12 @@ class Problem:
     backend: str | None
 
 
-def make_problem(item: Item, backend: str | None = None) -> Problem:
+def make_problem(item: Item, backend: str | None = None, dtype: str = "float32") -> Problem:
     """Draw the arrays of an item, the same in every run."""
     generator = torch.Generator().manual_seed(0)
 
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
+    def draw(*shape: int, dtype: str = dtype) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(getattr(torch, dtype))
 
     queries, keys = sum(item.lengths), sum(item.key_lengths)
     return Problem(
@@ -42,7 +42,7 @@ def make_problem(item: Item, backend: str | None = None) -> Problem:
         key=draw(keys, item.key_heads, item.size),
         value=draw(keys, item.key_heads, item.size),
         gradient=draw(queries, item.heads, item.size),
-        table=draw(BUCKETS, item.heads) if item.bias == "relative" else None,
+        table=draw(BUCKETS, item.heads, dtype="float32") if item.bias == "relative" else None,
         backend=backend,
     )
 

@@ -34,12 +34,12 @@ def sweep_items(every: int = 1) -> Iterator[Item]:
             yield Item(name, "sweep", lengths, heads=heads, key_heads=heads, size=size, causal=causal)
 
 
-def sweep(pace: Pace, backend: str | None, every: int) -> list[Row]:
+def sweep(pace: Pace, backend: str | None, every: int, dtype: str = "float32") -> list[Row]:
     """Measure all shapes; which one is being measured is told on stderr."""
     rows = []
     for item in sweep_items(every):
         print(f"\r{item.name:50}", end="", file=sys.stderr, flush=True)
-        rows += compare(item, pace, backend)
+        rows += compare(item, pace, backend, dtype)
     print(file=sys.stderr)
     return rows
 

@@ -33,7 +33,7 @@ def headline(facts: dict[str, Any]) -> str:
     best = facts["ceilings"]
     return (
         f"{facts['processor']}, threads: {facts['threads']}; torch {facts['torch']}; "
-        f"regard {facts['regard']}, backend {facts['backend']}; float32\n"
+        f"regard {facts['regard']}, backend {facts['backend']}; {facts['dtype']}\n"
         f"ceilings: multiply-add {best['fma']:.0f} GFLOP/s ({ceilings.fma_source()}), mm 1024 {best['mm']:.0f} GFLOP/s, "
         f"read {best['read']:.0f} GB/s, copy {best['copy']:.0f} GB/s"
     )

@@ -96,8 +96,9 @@ bool load_panel(const Call& call, const Gradients& gradients, const BackwardRoom
         const long row = panel.span->q_begin + panel.row[i];
         // A query that sees nothing must not hand on what its row holds.
         const bool blind = room.base[i] == infinity<T>;
-        rows[i] = blind ? room.zeros : row_of<T>(call.query, row, panel.head[i]);
-        out_rows[i] = blind ? room.zeros : row_of<T>(gradients.out, row, panel.head[i]);
+        rows[i] = blind ? room.zeros : row_in<T>(call.query, row, panel.head[i], own.dim, room.query_rows + i * own.padded_dim);
+        T* wide = room.out_grad_rows + i * own.padded_value;
+        out_rows[i] = blind ? room.zeros : row_in<T>(gradients.out, row, panel.head[i], own.value_dim, wide);
     }
     const T factor = T(score_factor(*call.problem));
     const bool finite = transpose_rows<T>(rows, panel.count, own.dim, factor, room.queries, panel.width, room.query_rows, own.padded_dim);
@@ -107,20 +108,24 @@ bool load_panel(const Call& call, const Gradients& gradients, const BackwardRoom
     return finite && out_finite;
 }
 
-// Writes or adds the panel's rows of the gradient of the queries; zeros where `found` is false.
+// Writes or adds the panel's rows of the gradient of the queries; zeros where `found` is false. Narrow ones are summed elsewhere and
+// rounded once, by the last block.
 template <class T>
-void put_query_grads(const Gradients& gradients, const BackwardRoom<T>& room, const OwnedKeys<T>& own, bool first, bool found) {
+void put_query_grads(const Call& call, const Gradients& gradients, const BackwardRoom<T>& room, const OwnedKeys<T>& own, bool first,
+                     bool last, bool found) {
     const Panel<T>& panel = *room.panel;
-    if (!first && !found) return;
+    if (!first && !found && !(last && is_narrow(gradients.query))) return;
     for (int i = 0; i < panel.count; ++i) {
-        T* to = row_to<T>(gradients.query, panel.span->q_begin + panel.row[i], panel.head[i]);
-        const T* from = room.query_grads + i * own.padded_dim;
+        const long row = panel.span->q_begin + panel.row[i], head = panel.head[i];
+        T *from = room.query_grads + i * own.padded_dim, *sums = static_cast<T*>(gradients.query_sums);
+        T* to = row_out<T>(gradients.query, row, head, first && last ? from : sums + lse_place(call, row, head) * own.dim);
         long d = 0;
         for (; d + lanes<T> <= own.dim; d += lanes<T>) {
             const Vector<T> part = found ? load<T>(from + d) : Vector<T>{};
             store<T>(to + d, first ? part : load<T>(to + d) + part);
         }
         for (; d < own.dim; ++d) to[d] = (first ? T(0) : to[d]) + (found ? from[d] : T(0));
+        if (last && is_narrow(gradients.query)) round_row<T>(gradients.query, row, head, to, own.dim);
     }
 }
 
@@ -193,10 +198,8 @@ void expect_unit(const Call& call, const Gradients& gradients, Upcoming& upcomin
     expect_keys<T>(call, upcoming, span, unit.kv_head, first, keys);
     if (problem.group_size() > 1) return;
     expect_panel<T>(call, gradients, upcoming, span, unit.kv_head, 0, rows);
-    for (const auto& [to, size] : {Sized{&gradients.key, problem.sizes.dim}, Sized{&gradients.value, problem.sizes.value_dim}}) {
-        const Block<T> block = block_of<T>(call, *to, span, unit.kv_head, first);
-        upcoming.add(block.rows, block.stride, keys, size, true);
-    }
+    for (const Sized& part : {Sized{&gradients.key, problem.sizes.dim}, Sized{&gradients.value, problem.sizes.value_dim}})
+        expect_block<T>(call, upcoming, part, span, unit.kv_head, first, keys, true);
 }
 
 template <class T>
@@ -223,7 +226,7 @@ void backward_span(const Call& call, const Gradients& gradients, const Problem::
         const bool found = add_panel(call, gradients, room, own, keys_finite, shared);
         int32_t* turn = shared ? gradients.turns + work.turn_begin[number] + unit.kv_head * panels + p : nullptr;
         if (turn) wait_for(turn, int32_t(unit.block - first));
-        put_query_grads(gradients, room, own, unit.block == first, found);
+        put_query_grads(call, gradients, room, own, unit.block == first, unit.block == final, found);
         if (turn) __atomic_store_n(turn, int32_t(unit.block - first + 1), __ATOMIC_RELEASE);
     }
 }
@@ -232,10 +235,15 @@ template <class T>
 void put_key_grads(const Problem& problem, const Rows& to, const Span& span, long kv_head, Range keys, const T* from, long size) {
     const long padded = round_up(size, lanes<T>);
     for (long key = keys.begin; key < keys.end; ++key, from += padded) {
-        T* row = row_to<T>(to, span.k_begin + span.key_first + key * problem.step, kv_head);
+        const long row = span.k_begin + span.key_first + key * problem.step;
+        if (is_narrow(to)) {
+            round_row<T>(to, row, kv_head, from, size);
+            continue;
+        }
+        T* place = row_to<T>(to, row, kv_head);
         long d = 0;
-        for (; d + lanes<T> <= size; d += lanes<T>) store<T>(row + d, load<T>(from + d));
-        for (; d < size; ++d) row[d] = from[d];
+        for (; d + lanes<T> <= size; d += lanes<T>) store<T>(place + d, load<T>(from + d));
+        for (; d < size; ++d) place[d] = from[d];
     }
 }
 
@@ -244,21 +252,19 @@ OwnedKeys<T> own_keys(const Call& call, const BackwardUnit& unit, const Backward
     const Problem& problem = *call.problem;
     const Group& group = problem.groups[unit.group];
     const Sizes& sizes = problem.sizes;
-    const long begin = unit.block * backward_block, end = smallest(begin + backward_block, group.keys), count = end - begin;
+    const long begin = unit.block * backward_block, end = smallest(begin + backward_block, group.keys);
     const Span& span = problem.spans[problem.span_order[group.begin]];
-    OwnedKeys<T> own{{begin, end},
-                     block_of<T>(call, call.key, span, unit.kv_head, begin),
-                     block_of<T>(call, call.value, span, unit.kv_head, begin),
+    const OwnedKeys<T> own{{begin, end},
+                     {room.keys, round_up(sizes.dim, lanes<T>)},
+                     {room.values, round_up(sizes.value_dim, lanes<T>)},
                      room.key_grads,
                      room.value_grads,
                      sizes.dim,
                      sizes.value_dim,
                      round_up(sizes.dim, lanes<T>),
                      round_up(sizes.value_dim, lanes<T>)};
-    *finite = copy_rows<T>(own.keys.rows, own.keys.stride, count, sizes.dim, room.keys, own.padded_dim);
-    *finite &= copy_rows<T>(own.values.rows, own.values.stride, count, sizes.value_dim, room.values, own.padded_value);
-    own.keys = {room.keys, own.padded_dim};
-    own.values = {room.values, own.padded_value};
+    *finite = copy_block<T>(call, call.key, span, unit.kv_head, own.range, sizes.dim, room.keys);
+    *finite &= copy_block<T>(call, call.value, span, unit.kv_head, own.range, sizes.value_dim, room.values);
     return own;
 }
 
@@ -284,13 +290,6 @@ void backward_unit(const Call& call, const Gradients& gradients, const Problem::
     const Span& span = problem.spans[problem.span_order[group.begin]];
     put_key_grads(problem, gradients.key, span, unit.kv_head, own.range, own.key_grads, own.dim);
     put_key_grads(problem, gradients.value, span, unit.kv_head, own.range, own.value_grads, own.value_dim);
-}
-
-template <class T>
-void clear_rows(const Rows& rows, long count, long heads, long size) {
-    for (long row = 0; row < count; ++row)
-        for (long head = 0; head < heads; ++head)
-            for (long d = 0; d < size; ++d) row_to<T>(rows, row, head)[d] = T(0);
 }
 
 // Queries and keys outside all spans get no gradient.

@@ -56,19 +56,23 @@ REGARD_INLINE long lse_place(const Call& call, long row, long head) { return row
 
 // delta = the sum of out * gradient of out of a query, 0 where it sees nothing.
 template <class T>
-T delta_of(const Call& call, const Gradients& gradients, long row, long head) {
+T delta_of(const Call& call, const Gradients& gradients, const BackwardRoom<T>& room, long row, long head) {
     if (static_cast<const T*>(call.lse)[lse_place(call, row, head)] == -infinity<T>) return T(0);
-    return sum_of_products<T>(row_of<T>(call.out, row, head), row_of<T>(gradients.out, row, head), call.problem->sizes.value_dim);
+    const long size = call.problem->sizes.value_dim;
+    const T* out = row_in<T>(call.out, row, head, size, room.out_grad_rows);
+    return sum_of_products<T>(out, row_in<T>(gradients.out, row, head, size, room.out_grad_rows + round_up(size, lanes<T>)), size);
 }
 
 template <class T>
-void delta_of_span(const Call& call, const Gradients& gradients, long number) {
+void delta_of_span(const Call& call, const Gradients& gradients, long number, void* scratch) {
     const Problem& problem = *call.problem;
+    Room pieces(scratch);
+    const BackwardRoom<T> room(call, pieces);
     const Span& span = problem.spans[number];
     for (long i = 0; i < span.rows; ++i)
         for (long head = 0; head < problem.sizes.heads; ++head) {
             const long row = span.q_begin + span.row_first + i * problem.step;
-            static_cast<T*>(gradients.delta)[lse_place(call, row, head)] = delta_of<T>(call, gradients, row, head);
+            static_cast<T*>(gradients.delta)[lse_place(call, row, head)] = delta_of<T>(call, gradients, room, row, head);
         }
 }
 

@@ -9,15 +9,24 @@ template <class T>
 REGARD_INLINE void expect_queries(const Call& call, Upcoming& upcoming, const Rows& rows, const Span& span, long head, long first,
                                   long count, long size, bool writing = false) {
     const long step = call.problem->step;
-    upcoming.add(row_of<T>(rows, span.q_begin + span.row_first + first * step, head), rows.row * step, count, size, writing);
+    as_stored<T>(rows, [&]<class S>(const S*) {
+        upcoming.add(row_of<S>(rows, span.q_begin + span.row_first + first * step, head), rows.row * step, count, size, writing);
+    });
+}
+
+template <class T>
+REGARD_INLINE void expect_block(const Call& call, Upcoming& upcoming, const Sized& part, const Span& span, long kv_head, long first,
+                                long count, bool writing = false) {
+    as_stored<T>(*part.rows, [&]<class S>(const S*) {
+        const Block<S> block = block_of<S>(call, *part.rows, span, kv_head, first);
+        upcoming.add(block.rows, block.stride, count, part.size, writing);
+    });
 }
 
 template <class T>
 REGARD_INLINE void expect_keys(const Call& call, Upcoming& upcoming, const Span& span, long kv_head, long first, long count) {
-    for (const auto& [rows, size] : {Sized{&call.key, call.problem->sizes.dim}, Sized{&call.value, call.problem->sizes.value_dim}}) {
-        const Block<T> block = block_of<T>(call, *rows, span, kv_head, first);
-        upcoming.add(block.rows, block.stride, count, size);
-    }
+    for (const Sized& part : {Sized{&call.key, call.problem->sizes.dim}, Sized{&call.value, call.problem->sizes.value_dim}})
+        expect_block<T>(call, upcoming, part, span, kv_head, first, count);
 }
 
 // What a unit reads first: all of it, where it is short.
@@ -54,16 +63,16 @@ void keep_partial(const Call& call, const ForwardState<T>& state, T* partial) {
 template <class T>
 void attend_block(const Call& call, ForwardRoom<T>& room, const Span& span, long kv_head, Range keys, int panels) {
     const Sizes& sizes = call.problem->sizes;
-    const long rows = keys.end - keys.begin, padded_key = round_up(sizes.dim, lanes<T>), padded_value = round_up(sizes.value_dim, lanes<T>);
+    const long padded_key = round_up(sizes.dim, lanes<T>), padded_value = round_up(sizes.value_dim, lanes<T>);
     Block<T> key_rows = block_of<T>(call, call.key, span, kv_head, keys.begin);
     Block<T> value_rows = block_of<T>(call, call.value, span, kv_head, keys.begin);
     bool finite = false;
-    if (panels > 2) {
-        copy_rows<T>(key_rows.rows, key_rows.stride, rows, sizes.dim, room.keys, padded_key);
+    if (panels > 2 || is_narrow(call.key)) {
+        copy_block<T>(call, call.key, span, kv_head, keys, sizes.dim, room.keys);
         key_rows = {room.keys, padded_key};
     }
-    if (panels > 1 || padded_value != sizes.value_dim) {
-        finite = copy_rows<T>(value_rows.rows, value_rows.stride, rows, sizes.value_dim, room.values, padded_value);
+    if (panels > 1 || padded_value != sizes.value_dim || is_narrow(call.value)) {
+        finite = copy_block<T>(call, call.value, span, kv_head, keys, sizes.value_dim, room.values);
         value_rows = {room.values, padded_value};
     }
     for (int p = 0; p < panels; ++p) attend(call, room.states[p], room, keys, key_rows, value_rows, finite);
@@ -85,7 +94,7 @@ void forward_unit(const Call& call, const ForwardUnit& unit, const ForwardUnit* 
     for (int p = 0; p < count; ++p) {
         const long width = heads > 1 ? unit.lane_end - unit.lane : (vectors / panels + (p < vectors % panels)) * lanes<T>;
         const long last = smallest(lane + width, unit.lane_end);
-        begin_panel(call, room.states[p], span, heads > 1 ? unit.kv_head + p : unit.kv_head, lane, last);
+        begin_panel(call, room.states[p], span, heads > 1 ? unit.kv_head + p : unit.kv_head, lane, last, room.keys);
         const Range seen = room.states[p].panel->hull;
         if (!seen.empty()) hull = {smallest(hull.begin, seen.begin), largest(hull.end, seen.end)};
         if (heads == 1) lane = last;
@@ -147,12 +156,8 @@ void join_partials(const Call& call, const Join& join, void* partials, void* scr
 template <class T>
 void no_queries(const Call& call) {
     const Sizes& sizes = call.problem->sizes;
-    for (long row = 0; row < sizes.total_queries; ++row)
-        for (long head = 0; head < sizes.heads; ++head) {
-            T* out = row_to<T>(call.out, row, head);
-            for (long d = 0; d < sizes.value_dim; ++d) out[d] = T(0);
-            static_cast<T*>(call.lse)[row * sizes.heads + head] = -infinity<T>;
-        }
+    clear_rows<T>(call.out, sizes.total_queries, sizes.heads, sizes.value_dim);
+    for (long i = 0; i < sizes.total_queries * sizes.heads; ++i) static_cast<T*>(call.lse)[i] = -infinity<T>;
 }
 
 template <class T>

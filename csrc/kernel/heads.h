@@ -6,39 +6,46 @@
 namespace regard::REGARD_ISA {
 
 // One score: a key of one of a unit's heads and a lane.
-template <class T>
+template <class T, class S>
 struct Pair {
-    const T *key, *query;
+    const S* key;
+    const T* query;
     T* score;
 };
 
-// Dot products of up to W pairs.
-template <class T>
-void score_pairs(const Pair<T>* pairs, int count, long depth) {
+// Dot products of up to W pairs, of which none is left.
+template <class T, class S>
+void score_pairs(Pair<T, S>* pairs, int& count, long depth) {
     constexpr int W = lanes<T>;
-    const T *keys[W], *queries[W];
-    for (int i = 0; i < W; ++i) keys[i] = pairs[smallest(i, count - 1)].key, queries[i] = pairs[smallest(i, count - 1)].query;
+    for (int i = count; i < W; ++i) pairs[i] = pairs[count - 1];
     Vector<T> sums[W];
     // Pair by pair: the machine's prefetching wants lines in their order.
 #pragma GCC unroll 16
     for (int i = 0; i < W; ++i) {
         Vector<T> sum{};
         long d = 0;
-        for (; d + W <= depth; d += W) sum += load<T>(keys[i] + d) * load<T>(queries[i] + d);
-        if (d < depth) sum += load_first<T>(keys[i] + d, depth - d) * load<T>(queries[i] + d);
+        for (; d + W <= depth; d += W) sum += load<T>(pairs[i].key + d) * load<T>(pairs[i].query + d);
+        if (d < depth) sum += load_first<T>(pairs[i].key + d, depth - d) * load<T>(pairs[i].query + d);
         sums[i] = sum;
     }
     transpose_block<T>(sums);
     Vector<T> total = sums[0];
 #pragma GCC unroll 16
     for (int i = 1; i < W; ++i) total += sums[i];
-    for (int i = 0; i < count; ++i) *pairs[i].score = total[i];
+    for (int i = 0; i < W; ++i) *pairs[i].score = total[i];
+    count = 0;
+}
+
+// The same, out of line: numbers that are widened take many instructions, and time goes elsewhere.
+template <class T, class S>
+__attribute__((noinline)) void score_narrow_pairs(Pair<T, S>* pairs, int& count, long depth) {
+    score_pairs(pairs, count, depth);
 }
 
 // A head's rows of keys or values, and the scores that belong to them, key after key.
-template <class T>
+template <class T, class S>
 struct Stream {
-    const T* row;
+    const S* row;
     long stride;
     T* scores;
     long width;
@@ -48,56 +55,61 @@ struct Stream {
 
     // The machine's own prefetching stops at the end of every page.
     REGARD_INLINE void ask(long size) const {
-        for (long d = 0; d < size; d += 64 / long(sizeof(T))) __builtin_prefetch(row + ahead + d, 0, 2);
+        for (long d = 0; d < size; d += 64 / long(sizeof(S))) __builtin_prefetch(row + ahead + d, 0, 2);
     }
 };
 
-template <class T>
-void open_streams(const Call& call, ForwardRoom<T>& room, const Rows& from, const Span& span, Range keys, int heads, Stream<T>* streams) {
+template <class T, class S>
+void open_streams(const Call& call, ForwardRoom<T>& room, const Rows& from, const Span& span, Range keys, int heads,
+                  Stream<T, S>* streams) {
     for (int p = 0; p < heads; ++p) {
         ForwardState<T>& state = room.states[p];
-        const Block<T> rows = block_of<T>(call, from, span, state.kv_head, keys.begin);
-        const long width = state.panel->width, rows_ahead = 8192 / largest(1L, rows.stride * long(sizeof(T))) + 1;
+        const Block<S> rows = block_of<S>(call, from, span, state.kv_head, keys.begin);
+        const long width = state.panel->width, rows_ahead = 8192 / largest(1L, rows.stride * long(sizeof(S))) + 1;
         T* scores = state.scores + (keys.begin - state.cut.keys.begin) * width;
         streams[p] = {rows.rows, rows.stride, scores, width, &state.cut.keys, state.panel->count, rows_ahead * rows.stride};
     }
 }
 
 // Scores of few queries of several heads, key by key for all heads, so that memory is read in its order.
-template <class T>
+template <class T, class S>
 void fill_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Range keys, int heads) {
     const long depth = call.problem->sizes.dim, padded = round_up(depth, lanes<T>);
-    Stream<T> streams[most_heads];
+    Stream<T, S> streams[most_heads];
     open_streams(call, room, call.key, span, keys, heads, streams);
-    Pair<T> pairs[lanes<T>];
+    Pair<T, S> pairs[lanes<T>];
     int count = 0;
+    const auto score = [&] {
+        if constexpr (sizeof(S) == sizeof(T)) score_pairs(pairs, count, depth);
+        else score_narrow_pairs(pairs, count, depth);
+    };
     for (long key = keys.begin; key < keys.end; ++key)
         for (int p = 0; p < heads; ++p) {
-            Stream<T>& stream = streams[p];
+            Stream<T, S>& stream = streams[p];
             if (key >= stream.keys->begin && key < stream.keys->end) {
                 // Lanes without a query hold numbers too.
                 store<T>(stream.scores, Vector<T>{});
                 for (int lane = 0; lane < stream.count; ++lane) {
                     pairs[count++] = {stream.row, room.states[p].queries + lane * padded, stream.scores + lane};
-                    if (count == lanes<T>) score_pairs(pairs, count, depth), count = 0;
+                    if (count == lanes<T>) score();
                 }
             }
             stream.ask(depth);
             stream.row += stream.stride;
             stream.scores += stream.width;
         }
-    if (count) score_pairs(pairs, count, depth);
+    if (count) score();
 }
 
 // sums += weights^T values, key by key for all heads.
-template <class T>
+template <class T, class S>
 void collect_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Range keys, int heads) {
     const long size = call.problem->sizes.value_dim, padded = round_up(size, lanes<T>);
-    Stream<T> streams[most_heads];
+    Stream<T, S> streams[most_heads];
     open_streams(call, room, call.value, span, keys, heads, streams);
     for (long key = keys.begin; key < keys.end; ++key)
         for (int p = 0; p < heads; ++p) {
-            Stream<T>& stream = streams[p];
+            Stream<T, S>& stream = streams[p];
             if (key >= stream.keys->begin && key < stream.keys->end)
                 for (int lane = 0; lane < stream.count; ++lane) {
                     const T weight = stream.scores[lane];
@@ -119,7 +131,7 @@ void attend_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Rang
     const Problem& problem = *call.problem;
     const long padded = round_up(problem.sizes.value_dim, lanes<T>);
     for (int p = 0; p < heads; ++p) room.states[p].cut = cut_and_fill(call, *room.states[p].panel, keys, room.states[p].tile);
-    fill_heads(call, room, span, keys, heads);
+    as_stored<T>(call.key, [&]<class S>(const S*) { fill_heads<T, S>(call, room, span, keys, heads); });
     for (int p = 0; p < heads; ++p) {
         ForwardState<T>& state = room.states[p];
         if (state.cut.keys.empty()) continue;
@@ -138,7 +150,7 @@ void attend_heads(const Call& call, ForwardRoom<T>& room, const Span& span, Rang
             }
         state.begun = true;
     }
-    collect_heads(call, room, span, keys, heads);
+    as_stored<T>(call.value, [&]<class S>(const S*) { collect_heads<T, S>(call, room, span, keys, heads); });
 }
 
 }  // namespace regard::REGARD_ISA

@@ -86,7 +86,8 @@ void inspect_unit(const Call& call, const Inspection& wanted, const BackwardUnit
             Scores<T> scores{call, problem, panel, cut_and_fill(call, panel, keys, room.tile), room.weights, room.tile, room.upcoming, {}};
             if (scores.cut.keys.empty()) continue;
             const T* rows[Panel<T>::most];
-            for (int i = 0; i < panel.count; ++i) rows[i] = row_of<T>(call.query, span.q_begin + panel.row[i], panel.head[i]);
+            for (int i = 0; i < panel.count; ++i)
+                rows[i] = row_in<T>(call.query, span.q_begin + panel.row[i], panel.head[i], own.dim, room.query_rows + i * own.padded_dim);
             transpose_rows<T>(rows, panel.count, own.dim, T(score_factor(problem)), room.queries, panel.width, nullptr, 0);
             load_base(call, panel, room.base, room.share);
             find_seen(scores);

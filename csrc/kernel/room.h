@@ -65,31 +65,31 @@ struct ForwardRoom {
     }
 };
 
-template <class T>
-REGARD_INLINE const T* row_of(const Rows& rows, long row, long head) {
-    return static_cast<const T*>(rows.values) + row * rows.row + head * rows.head;
-}
-template <class T>
-REGARD_INLINE T* row_to(const Rows& rows, long row, long head) {
-    return static_cast<T*>(rows.values) + row * rows.row + head * rows.head;
-}
-
 struct Sized {
     const Rows* rows;
     long size;
 };
 
 // A block of keys or values: where it lies, or copied where that pays.
-template <class T>
+template <class S>
 struct Block {
-    const T* rows;
+    const S* rows;
     long stride;
 };
 
-template <class T>
-REGARD_INLINE Block<T> block_of(const Call& call, const Rows& from, const Span& span, long kv_head, long key) {
+template <class S>
+REGARD_INLINE Block<S> block_of(const Call& call, const Rows& from, const Span& span, long kv_head, long key) {
     const long step = call.problem->step;
-    return {row_of<T>(from, span.k_begin + span.key_first + key * step, kv_head), from.row * step};
+    return {row_of<S>(from, span.k_begin + span.key_first + key * step, kv_head), from.row * step};
+}
+
+// Copies a block of keys or values, zero behind `size`; returns whether all numbers are finite.
+template <class T>
+bool copy_block(const Call& call, const Rows& from, const Span& span, long kv_head, Range keys, long size, T* to) {
+    return as_stored<T>(from, [&]<class S>(const S*) {
+        const Block<S> block = block_of<S>(call, from, span, kv_head, keys.begin);
+        return copy_rows<T>(block.rows, block.stride, keys.end - keys.begin, size, to, round_up(size, lanes<T>));
+    });
 }
 
 }  // namespace regard::REGARD_ISA

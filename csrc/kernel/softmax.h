@@ -8,14 +8,16 @@
 
 namespace regard::REGARD_ISA {
 
+// `room`: for the rows of the queries.
 template <class T>
-void begin_panel(const Call& call, ForwardState<T>& state, const Span& span, long kv_head, long lane, long lane_end) {
+void begin_panel(const Call& call, ForwardState<T>& state, const Span& span, long kv_head, long lane, long lane_end, T* room) {
     Panel<T>& panel = *state.panel;
     set_up(*call.problem, panel, span, kv_head, lane, lane_end);
     const long size = call.problem->sizes.dim, padded = round_up(size, lanes<T>);
     const T factor = T(score_factor(*call.problem));
     const T* rows[Panel<T>::most];
-    for (int i = 0; i < panel.count; ++i) rows[i] = row_of<T>(call.query, span.q_begin + panel.row[i], panel.head[i]);
+    for (int i = 0; i < panel.count; ++i)
+        rows[i] = row_in<T>(call.query, span.q_begin + panel.row[i], panel.head[i], size, room + i * padded);
     state.kv_head = kv_head;
     state.few = panel.count <= few_lanes<T>;
     if (state.few) {
@@ -152,19 +154,19 @@ void settle(const Call& call, const Panel<T>& panel, const T* top, const T* mass
 }
 
 template <class T>
-void write(const Call& call, const Panel<T>& panel, const T* sums, const T* share, const T* lse, bool begun) {
+void write(const Call& call, const Panel<T>& panel, T* sums, const T* share, const T* lse, bool begun) {
     const Sizes& sizes = call.problem->sizes;
     const long padded = round_up(sizes.value_dim, lanes<T>);
     for (int i = 0; i < panel.count; ++i) {
         const long row = panel.span->q_begin + panel.row[i];
-        T* out = row_to<T>(call.out, row, panel.head[i]);
+        T *from = sums + i * padded, *out = row_out<T>(call.out, row, panel.head[i], from);
         static_cast<T*>(call.lse)[row * sizes.heads + panel.head[i]] = lse[i];
-        const T* from = sums + i * padded;
         // A weight of 0 for all keys must not meet an infinite value.
         const bool nothing = !begun || lse[i] == -infinity<T>;
         long d = 0;
         for (; d + lanes<T> <= sizes.value_dim; d += lanes<T>) store<T>(out + d, nothing ? Vector<T>{} : load<T>(from + d) * share[i]);
         for (; d < sizes.value_dim; ++d) out[d] = nothing ? T(0) : from[d] * share[i];
+        if (is_narrow(call.out)) round_row<T>(call.out, row, panel.head[i], out, sizes.value_dim);
     }
 }
 

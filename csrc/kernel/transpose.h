@@ -1,7 +1,7 @@
 // Rows brought into columns: W x W blocks by log2(W) rounds of interleaving.
 #pragma once
 
-#include "vector.h"
+#include "storage.h"
 
 namespace regard::REGARD_ISA {
 
@@ -48,14 +48,6 @@ struct Finite {
     }
 };
 
-template <class T>
-REGARD_INLINE Vector<T> load_first(const T* from, long count) {
-    if (count >= lanes<T>) return load<T>(from);
-    Vector<T> vector{};
-    for (long i = 0; i < count; ++i) vector[i] = from[i];
-    return vector;
-}
-
 // columns[d][lane] = factor * rows[lane][d] for `count` lanes, zero for the others up to `width`, a multiple of W; and, where
 // wanted, copies[lane][d] with rows of `copy_width`, zero behind d = size. Returns whether all numbers are finite.
 template <class T>
@@ -85,8 +77,8 @@ bool transpose_rows(const T* const* rows, int count, long size, T factor, T* col
 }
 
 // Copies rows to a contiguous block, zero behind `size`; returns whether all numbers are finite.
-template <class T>
-bool copy_rows(const T* from, long stride, long count, long size, T* to, long width) {
+template <class T, class S>
+bool copy_rows(const S* from, long stride, long count, long size, T* to, long width) {
     Finite<T> finite;
     for (long row = 0; row < count; ++row, from += stride, to += width)
         for (long d = 0; d < size; d += lanes<T>) {

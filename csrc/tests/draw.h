@@ -191,6 +191,16 @@ void poison(Draw& draw, Task<T>& task) {
 }
 
 template <class T>
+void make_narrow(Task<T>& task, Stored stored, bool keeps_out) {
+    task.stored = stored, task.keeps_out = keeps_out;
+    for (const auto& [array, narrowed] : {std::pair{&task.query, &task.narrow_query}, {&task.key, &task.narrow_key},
+                                          {&task.value, &task.narrow_value}, {&task.grad_out, &task.narrow_grad_out}}) {
+        *narrowed = narrow(*array, stored);
+        widen(*narrowed, stored, *array);
+    }
+}
+
+template <class T>
 Task<T> draw_task(Draw& draw, Wanted wanted = {}) {
     Task<T> task;
     draw_spans(draw, task, wanted);
@@ -215,6 +225,8 @@ Task<T> draw_task(Draw& draw, Wanted wanted = {}) {
     }
     draw_arrays(draw, task);
     if (draw.one_in(2)) poison(draw, task);
+    if (sizeof(T) == sizeof(float) && draw.one_in(2))
+        make_narrow(task, draw.one_in(2) ? Stored::bfloat16 : Stored::float16, draw.one_in(2));
     return task;
 }
 

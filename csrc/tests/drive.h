@@ -20,6 +20,11 @@ Rows rows_of(const Array<T>& array) {
 }
 
 template <class T>
+Rows rows_of(const Array<T>& array, const Array<uint16_t>& narrow, Stored stored) {
+    return stored == Stored::whole ? rows_of(array) : Rows{narrow.data(), narrow.strides[0], narrow.strides[1], stored};
+}
+
+template <class T>
 Dense dense_of(const Array<T>& array) {
     Dense dense{array.data()};
     long* strides[] = {&dense.sequence_stride, &dense.head_stride, &dense.row_stride, &dense.key_stride};
@@ -79,7 +84,9 @@ Call call_of(const Task<T>& task, const Problem& problem) {
     Call call{};
     if (task.has_mask) call.mask = dense_of(task.mask);
     call.problem = &problem;
-    call.query = rows_of(task.query), call.key = rows_of(task.key), call.value = rows_of(task.value);
+    call.query = rows_of(task.query, task.narrow_query, task.stored);
+    call.key = rows_of(task.key, task.narrow_key, task.stored);
+    call.value = rows_of(task.value, task.narrow_value, task.stored);
     if (task.has_bias) call.bias = dense_of(task.bias);
     const auto& distances = task.distances;
     if (task.has_distances) call.distances = {distances.data(), distances.strides[0], task.first_distance, distances.shape[1]};
@@ -88,19 +95,39 @@ Call call_of(const Task<T>& task, const Problem& problem) {
     return call;
 }
 
+// An array that the kernel writes: itself, or narrow numbers that become its own at the end.
+template <class T>
+class Written {
+   public:
+    Written(const Array<T>& array, Stored stored) : array_(array), stored_(stored) {
+        if (stored != Stored::whole) narrow_ = narrow(array, stored);
+    }
+    ~Written() {
+        if (stored_ != Stored::whole) widen(narrow_, stored_, array_);
+    }
+    Rows rows() const { return rows_of(array_, narrow_, stored_); }
+
+   private:
+    const Array<T>& array_;
+    Array<uint16_t> narrow_;
+    Stored stored_;
+};
+
 template <class T>
 void compute(const Task<T>& task, Problem& problem, Found<T>& found, int threads, bool backward_too = true) {
     set_mask(task, problem);
     const Kernels& kernels = kernels_of(element<T>);
     Call call = call_of(task, problem);
-    call.out = rows_of(found.out), call.lse = found.lse.data();
+    const Written<T> out(found.out, task.keeps_out ? Stored::whole : task.stored);
+    call.out = out.rows(), call.lse = found.lse.data();
     forward(call, problem.forward_work(kernels.panel, kernels.few), kernels, threads);
     if (!backward_too) return;
 
     Gradients gradients{};
-    gradients.out = rows_of(task.grad_out);
+    gradients.out = rows_of(task.grad_out, task.narrow_grad_out, task.stored);
     if (task.has_grad_lse) gradients.lse = task.grad_lse.data();
-    gradients.query = rows_of(found.query), gradients.key = rows_of(found.key), gradients.value = rows_of(found.value);
+    const Written<T> query(found.query, task.stored), key(found.key, task.stored), value(found.value, task.stored);
+    gradients.query = query.rows(), gradients.key = key.rows(), gradients.value = value.rows();
     if (task.has_sinks) gradients.sinks = found.sinks.data();
     if (task.has_bias && task.wants_bias) gradients.bias = dense_of(found.bias);
     if (task.has_distances && task.wants_bias) {
@@ -157,11 +184,14 @@ constexpr double tolerance = sizeof(T) == 4 ? 1e-3 : 1e-9;
 
 template <class T>
 void compare(const std::string& where, const Task<T>& task, const Found<T>& found, const Results& expected) {
-    compare(where, "out", found.out, expected.out, tolerance<T>);
+    // Half a unit in the last place of the largest number; of gradients a little more, which start from the rounded output.
+    const double unit = task.stored == Stored::bfloat16 ? 0x1p-7 : task.stored == Stored::float16 ? 0x1p-10 : 0;
+    const double own = tolerance<T> + unit / 2, own_grads = tolerance<T> + unit * (task.keeps_out ? 0.5 : 2);
+    compare(where, "out", found.out, expected.out, own);
     compare(where, "lse", found.lse, expected.lse, tolerance<T>);
-    compare(where, "query", found.query, expected.query, tolerance<T>);
-    compare(where, "key", found.key, expected.key, tolerance<T>);
-    compare(where, "value", found.value, expected.value, tolerance<T>);
+    compare(where, "query", found.query, expected.query, own_grads);
+    compare(where, "key", found.key, expected.key, own_grads);
+    compare(where, "value", found.value, expected.value, own);
     if (task.has_bias && task.wants_bias) compare(where, "bias", found.bias, expected.bias, tolerance<T>);
     if (task.has_distances && task.wants_bias) compare(where, "distances", found.distances, expected.distances, tolerance<T>);
     if (task.has_sinks) compare(where, "sinks", found.sinks, expected.sinks, tolerance<T>);

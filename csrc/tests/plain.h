@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "arrays.h"
+#include "narrow.h"
 #include "../problem.h"
 
 namespace regard::tests {
@@ -29,6 +29,10 @@ struct Task {
     Array<T> sinks;      // (H)
     uint64_t seed = 0;
     Array<T> query, key, value, grad_out, grad_lse;
+    // Where numbers lie narrow those above are what these are; the backward pass may start from the output before it was rounded.
+    Stored stored = Stored::whole;
+    Array<uint16_t> narrow_query, narrow_key, narrow_value, narrow_grad_out;
+    bool keeps_out = false;
 
     long q_begin(long n) const { return spans[size_t(n)]; }
     long q_length(long n) const { return spans[size_t(count + n)]; }

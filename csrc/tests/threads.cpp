@@ -9,7 +9,7 @@ namespace regard::tests {
 namespace {
 
 template <class T>
-Task<T> large(uint64_t seed, long kind) {
+Task<T> large(uint64_t seed, long kind, Stored stored) {
     Draw draw(seed);
     Task<T> task;
     task.count = 3;
@@ -33,6 +33,7 @@ Task<T> large(uint64_t seed, long kind) {
     }
     if (kind == 5) task.dropout = 0.2;
     draw_arrays(draw, task);
+    if (stored != Stored::whole) make_narrow(task, stored, seed % 2);
     return task;
 }
 
@@ -48,8 +49,8 @@ bool same_bits(const Array<T>& one, const Array<T>& other) {
 }
 
 template <class T>
-void check(uint64_t seed, long kind) {
-    const Task<T> task = large<T>(seed, kind);
+void check(uint64_t seed, long kind, Stored stored = Stored::whole) {
+    const Task<T> task = large<T>(seed, kind, stored);
     const Results expected = plain(task);
     std::mt19937_64 random(seed);
     Found<T> first;
@@ -80,7 +81,8 @@ int main(int count, char** words) {
     using namespace regard::tests;
     const long rounds = count > 1 ? std::atol(words[1]) : 1;
     for (long round = 0; round < rounds; ++round) {
-        for (long kind = 0; kind < 6; ++kind) check<float>(uint64_t(round), kind);
+        for (long kind = 0; kind < 6; ++kind)
+            for (const Stored stored : {Stored::whole, Stored::bfloat16, Stored::float16}) check<float>(uint64_t(round), kind, stored);
         // Callers beside each other: one has the pool, the others work alone.
         std::vector<std::thread> callers;
         for (long kind = 0; kind < 4; ++kind)

@@ -13,7 +13,8 @@ class Predictor:
     """A model from a run folder, with everything that it needs to be used.
 
     Call it with one input, or with a list of them: it gives one result, or a list in the same order. Keywords are the
-    task's own; for translation `beam` (5), `penalty` (1.0) and `attention` (False).
+    task's own; for translation `beam` (5), `penalty` (1.0), `attention` (False) and `precision` ("fp32", or "bf16" and
+    "int8", which are faster and lose a little). The model is packed for the kernel at the first call with a precision.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -25,6 +26,7 @@ class Predictor:
         self.model = self.task.model(self.recipe)
         checkpoints.load_weights(self.folder, self.model)
         self.model.eval()
+        self._engines: dict[str, Any] = {}
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         """Predict: a list holds several inputs, anything else is one.
@@ -37,8 +39,19 @@ class Predictor:
         records = (
             self.task.record(item, ("the given texts", line), longest) for line, item in enumerate(items, 1)
         )
-        results = self.task.predict(self.model, [self.task.input_of(one) for one in records], **options)
+        results = self.predict([self.task.input_of(one) for one in records], **options)
         return results if items is inputs else results[0]
+
+    def predict(self, inputs: list[Any], **options: Any) -> list[Any]:
+        """A result for each of some inputs that the task has checked, in their order."""
+        if hasattr(self.task, "engine"):
+            options["engine"] = self._engine(options.get("precision", "fp32"))
+        return self.task.predict(self.model, inputs, **options)
+
+    def _engine(self, precision: str) -> Any:
+        if precision not in self._engines:
+            self._engines[precision] = self.task.engine(self.model, precision)
+        return self._engines[precision]
 
     def __repr__(self) -> str:
         return f"Predictor({self.task.name}, {str(self.folder)!r})"
@@ -49,7 +62,7 @@ def load(folder: str | Path) -> Predictor:
 
         translator = regard.load("runs/en-zh")
         translator("A dog runs.").text
-        translator(["A dog runs.", "A cat sleeps."], beam=1)
+        translator(["A dog runs.", "A cat sleeps."], beam=1, precision="int8")
         translator("A dog runs.", attention=True).attention.weights    # (layers, heads, target, source)
 
     Raises:

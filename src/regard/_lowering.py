@@ -66,6 +66,10 @@ def _share_openmp() -> None:
     kernel().share_openmp()
 
 
+# How the kernel is told what the numbers of an array are; float32 and float64 are what it computes with.
+STORED = {"float32": 0, "float64": 0, "bfloat16": 1, "float16": 2}
+
+
 @dataclass(frozen=True, eq=False)
 class Lowered:
     """The kernel's plan, and the mask's array where it has one, which the kernel reads as it lies."""

@@ -76,7 +76,8 @@ def bits(pool):
     for name in [best, *others] if pool == "own" else [best]:
         kernel().use_instruction_set(name)
         for case in CASES:
-            for dtype in (np.float32, np.float64) if (pool, name) == ("own", best) else (np.float32,):
+            all_dtypes = (pool, name) == ("own", best)
+            for dtype in (np.float16, np.float32, np.float64) if all_dtypes else (np.float32,):
                 call, found = call_of(case, dtype), []
                 for count in (1, 2, 3, 7):
                     os.environ["REGARD_NUM_THREADS"] = str(count)

@@ -35,15 +35,16 @@ ITEMS = {
 }
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("title", ITEMS)
-def test_every_peer_computes_what_ours_computes(title):
+def test_every_peer_computes_what_ours_computes(title, dtype):
     items, compare, problem = part("items"), part("compare"), part("problem")
     item = items.Item(title, title.partition(" ")[0], heads=4, size=8, **{"key_heads": 4, **ITEMS[title]})
     # Compiling FlexAttention takes longer than all other tests together; jagged tensors refuse causality.
     left_out = {"flex", "jagged"} if item.causal else {"flex"}
     names = tuple({"ours", *items.PEERS[item.group]} - left_out)
     refusals = {}
-    ready = compare.prepare(problem.make_problem(item), names, refusals)
+    ready = compare.prepare(problem.make_problem(item, dtype=dtype), names, refusals)
     for what in item.passes:
         assert compare.disagreements(ready, what) == {}
     assert refusals == {}

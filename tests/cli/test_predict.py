@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
 import sacrebleu
 
 import regard
+from regard._lowering import kernel
+from regard.data.records import read_records
 from regard.tasks.translate import Translate, Translation
 
 
@@ -72,6 +75,39 @@ def test_evaluation_gives_one_object(regard_command, trained, data):
     assert "tok:zh" in entry["signatures"]["bleu"]
     people = regard_command("evaluate", trained, "--data", data / "dev.jsonl", "--beam", "1").out
     assert entry["signatures"]["chrf"] in people
+
+
+@pytest.mark.skipif(kernel() is None, reason="needs the compiled kernel")
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_lower_precision_says_what_it_loses(regard_command, trained, data, precision):
+    options = ("--data", data / "dev.jsonl", "--beam", "2", "--precision", precision)
+    entry = json.loads(regard_command("evaluate", trained, *options, "--json").out)
+    full = json.loads(regard_command("evaluate", trained, *options[:4], "--json").out)
+    assert entry["precision"] == precision
+    assert full["precision"] == "fp32"
+    assert "lost" not in full
+    assert entry["lost"] == {name: full[name] - entry[name] for name in ("bleu", "chrf")}
+    assert regard_command("evaluate", trained, *options).out.count(" against fp32\n") == 2
+
+
+@pytest.mark.skipif(kernel() is None, reason="needs the compiled kernel")
+def test_a_precision_can_be_chosen(regard_command, refused, trained):
+    result = regard_command("predict", trained, "A dog runs.", "--precision", "int8")
+    assert result.out == regard.load(trained)("A dog runs.", precision="int8").text + "\n"
+    assert "--precision" in refused("predict", trained, "A dog runs.", "--precision", "fp16")
+
+
+@pytest.mark.skipif(kernel() is None, reason="needs the compiled kernel")
+def test_a_shortlist_is_read_from_a_file(regard_command, refused, trained, data, tmp_path):
+    translator, path = regard.load(trained), tmp_path / "short.npz"
+    shortlist = translator.task.shortlist(read_records(data / "train.jsonl", ("source", "target")))
+    shortlist.save(path)
+    expected = translator("A dog runs.", shortlist=shortlist).text
+    assert regard_command("predict", trained, "A dog runs.", "--shortlist", path).out == expected + "\n"
+    options = ("--data", data / "dev.jsonl", "--beam", "1", "--shortlist", path)
+    assert regard_command("evaluate", trained, *options).code == 0
+    path.write_text("nothing")
+    assert "cannot be read" in refused("predict", trained, "A dog runs.", "--shortlist", path)
 
 
 def test_evaluation_without_data_is_for_models_of_the_sample(refused, trained):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from regard import Packed
 from regard.decoding import Hypothesis, search
+from regard.decoding.plain import PlainWriter, best_of
 from regard.nn import EncoderDecoder, Shape
-from regard.nn.cache import keep
 
 BOS, EOS = 0, 1
 
@@ -20,21 +20,28 @@ BOS, EOS = 0, 1
 class Markov:
     """A source is a table: the log-probabilities of the next token given the last one."""
 
-    def __init__(self, tables):
-        self.tables = tables  # (sources, vocabulary, vocabulary)
-        self.history = None
+    def __init__(self, tables, refills=True):
+        self.tables = np.asarray(tables)  # (sources, vocabulary, vocabulary)
+        self.refills = refills
+        self.histories = []  # of the rows of the last step: source and tokens
         self.steps = []  # hypotheses at every step
+        self.lengths = []  # the lengths of the hypotheses at every step
 
-    def step(self, tokens, sources):
+    def begin(self, sources):
+        self.begun = list(sources)
+
+    def step(self, tokens, sources, parents, count, end):
         self.steps.append(len(tokens))
-        if self.history is None:
-            self.history = tokens[:, None]
-        else:
-            self.history = torch.cat([self.history, tokens[:, None]], 1)
-        return self.tables[sources, tokens].clone()
-
-    def keep(self, hypotheses):
-        self.history = self.history[hypotheses]
+        histories = []
+        for token, source, parent in zip(tokens, sources, parents, strict=True):
+            assert parent >= 0 or source in self.begun
+            before = [] if parent < 0 else self.histories[parent]
+            assert parent < 0 or before[0] == source
+            histories.append([source, *before[1:], token])
+        assert sum(a != b for a, b in itertools.pairwise(sources)) + 1 == len(set(sources))
+        self.histories = histories
+        self.lengths.append({len(history) - 1 for history in histories})
+        return best_of(torch.from_numpy(self.tables[sources, tokens]), count, end)
 
 
 def tables(seed, sources=1, vocabulary=4, sharpness=1.0):
@@ -158,6 +165,32 @@ def test_the_finished_leave_the_batch():
         assert stepper.steps[-1] <= beam
 
 
+@given(
+    seed=st.integers(0, 10**6),
+    beam=st.integers(1, 4),
+    together=st.integers(1, 6),
+    refills=st.booleans(),
+    limits=st.lists(st.integers(0, 9), max_size=7),
+)
+def test_a_queue_changes_no_result(seed, beam, together, refills, limits):
+    table = tables(seed, sources=max(1, len(limits)), sharpness=2.0)
+    stepper = Markov(table, refills)
+    queued = search(stepper, limits, beam=beam, bos=BOS, eos=EOS, together=together)
+    assert queued == run(table, limits, beam=beam)
+    assert max(stepper.steps, default=0) <= together * beam
+    if not refills:
+        assert all(len(lengths) == 1 for lengths in stepper.lengths)
+
+
+def test_others_begin_while_some_are_being_written():
+    table = torch.full((4, 3, 3), -20.0).double()
+    table[:, :, 2] = -1e-3
+    stepper = Markov(table)
+    search(stepper, [9, 3, 3, 3], beam=1, bos=BOS, eos=EOS, together=2)
+    assert len(stepper.steps) == 9
+    assert any(len(lengths) == 2 for lengths in stepper.lengths)
+
+
 def test_impossible_tokens_are_never_written():
     table = tables(3, vocabulary=5)
     table[:, :, 3] = -torch.inf
@@ -171,22 +204,6 @@ def test_nothing_to_write():
     assert run(tables(0), [], beam=3) == []
 
 
-class Writer:
-    """A random encoder-decoder, as the translator uses it."""
-
-    def __init__(self, model, sources):
-        self.model, self.encoded, self.caches = model, model.encode(sources), model.decoder.caches()
-
-    def step(self, tokens, sources):
-        packed = Packed(tokens, np.arange(len(tokens) + 1))
-        return F.log_softmax(
-            self.model.scores(self.model.step(packed, self.encoded, self.caches, sources)), -1
-        )
-
-    def keep(self, hypotheses):
-        keep(self.caches, hypotheses)
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("beam", [1, 5])
 def test_what_a_model_writes_is_what_it_scores_and_does_not_depend_on_the_batch(beam):
@@ -198,10 +215,11 @@ def test_what_a_model_writes_is_what_it_scores_and_does_not_depend_on_the_batch(
     lengths = [5, 1, 9, 3, 5, 2]
     ids = torch.randint(2, 12, (sum(lengths),))
     sources = Packed(ids, np.concatenate([[0], np.cumsum(lengths)]))
-    together = search(Writer(model, sources), [12] * 6, beam=beam, bos=BOS, eos=EOS)
+    each = [source.tolist() for source in sources.unpack()]
+    together = search(PlainWriter(model, each), [12] * 6, beam=beam, bos=BOS, eos=EOS)
     for source, hypotheses in zip(sources.unpack(), together, strict=True):
         single = Packed(source, [0, len(source)])
-        (alone,) = search(Writer(model, single), [12], beam=beam, bos=BOS, eos=EOS)
+        (alone,) = search(PlainWriter(model, [source.tolist()]), [12], beam=beam, bos=BOS, eos=EOS)
         assert alone[0].tokens == hypotheses[0].tokens
         assert abs(alone[0].score(1.0) - hypotheses[0].score(1.0)) < 1e-5
         for one in hypotheses:

@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from regard._errors import ConfigError
 from regard.data.packing import pack_ids
 from regard.decoding import search
+from regard.decoding.plain import best_of
 from regard.export import export
 from regard.nn import EncoderDecoder, Shape
 
@@ -32,7 +33,7 @@ def session(path, runner):
 
 
 class Exported:
-    """A pair of graphs that writes translations, as `regard.decoding.search` asks for."""
+    """A pair of graphs that writes translations."""
 
     def __init__(self, folder, runner, shape):
         (self.context_names, self.encode), (self.names, self.decode) = (
@@ -65,11 +66,23 @@ class Exported:
         }
         return named["log_probabilities"]
 
-    def step(self, tokens, sources):
-        return torch.from_numpy(self.more(tokens.numpy()[:, None], sources.numpy())[:, 0])
 
-    def keep(self, hypotheses):
-        self.past = {name: array[hypotheses.numpy()] for name, array in self.past.items()}
+class Stepper:
+    """It, as `regard.decoding.search` asks for."""
+
+    refills = False
+
+    def __init__(self, exported, sources):
+        self.exported, self.sources = exported, sources
+
+    def begin(self, sources):
+        self.exported.begin([self.sources[number] for number in sources])
+
+    def step(self, tokens, sources, parents, count, end):
+        past = self.exported.past
+        self.exported.past = {name: array[parents] for name, array in past.items()}
+        log_p = self.exported.more(tokens[:, None], sources)[:, 0]
+        return best_of(torch.from_numpy(log_p), count, end)
 
 
 @pytest.mark.parametrize("sizes", SHAPES, ids=str)
@@ -107,7 +120,7 @@ def test_translations_are_the_same(usual, beam, sentences, tmp_path):
     export(predictor, "onnx", tmp_path)
     sources = [[*tokenizer.encode(text), tokenizer.eos] for text in sentences]
     limits = [2 * len(source) + 10 for source in sources]
-    exported = Exported(tmp_path, "onnxruntime", predictor.model.shape).begin(sources)
+    exported = Stepper(Exported(tmp_path, "onnxruntime", predictor.model.shape), sources)
     found = search(exported, limits, beam=beam, bos=tokenizer.bos, eos=tokenizer.eos)
     ours = predictor.task.predict(predictor.model, sentences, beam=beam)
     for (best, *_), one in zip(found, ours, strict=True):

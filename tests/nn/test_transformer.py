@@ -166,3 +166,19 @@ def test_watching_changes_nothing_and_sums_to_one(model):
     model(source, target)
     assert len(seen) == 2
     assert all(layer.seen is None for layer in model.modules() if isinstance(layer, CrossAttention))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own doing
+def test_a_whole_model_compiles_without_a_break():
+    torch.manual_seed(0)
+    encoder = Encoder(2, 24, 4, 20, dropout=0.5)
+    compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
+    x = states(3, 1, 5)
+    encoder.eval()
+    torch.testing.assert_close(compiled(x).values, encoder(x).values, **CLOSE)
+    encoder.train()
+    first = compiled(x).values
+    assert first.isfinite().all()
+    assert not torch.equal(compiled(x).values, first)
+    first.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from regard import Packed
 from regard._errors import CheckpointError, ConfigError
+from regard._lowering import kernel
 from regard.data.packing import pack_streams
 from regard.data.records import Record, read_records
 from regard.tasks import make_task
@@ -91,6 +92,41 @@ def test_a_translation_does_not_depend_on_its_batch(run, beam, monkeypatch):
         for other in others:
             assert other.text == first.text or abs(other.score - first.score) < 1e-5
             assert other.score == pytest.approx(first.score, abs=1e-4)
+
+
+@pytest.mark.skipif(kernel() is None, reason="needs the compiled kernel")
+@pytest.mark.parametrize("beam", [1, 5])
+def test_the_kernel_translates_as_pytorch_does(run, beam, monkeypatch):
+    task, model, _, _ = run
+    inputs = [source for source, _ in PAIRS] + ["A man sleeps here today.", "Who reads my book?"]
+    found = task.predict(model, inputs, beam=beam)
+    packed = task.predict(model, inputs, beam=beam, engine=task.engine(model))
+    assert packed == found
+    monkeypatch.setattr("regard.tasks.translate.is_for", lambda model: False)
+    plain = task.predict(model, inputs, beam=beam)
+    assert [one.text for one in plain] == [one.text for one in found]
+    assert [one.score for one in plain] == pytest.approx([one.score for one in found], abs=1e-4)
+
+
+@pytest.mark.skipif(kernel() is None, reason="needs the compiled kernel")
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_what_is_known_by_heart_survives_a_lower_precision(run, precision):
+    task, model, _, _ = run
+    found = task.predict(model, [source for source, _ in PAIRS], precision=precision)
+    assert sum(one.text == target for one, (_, target) in zip(found, PAIRS, strict=True)) >= 27
+    with pytest.raises(ConfigError, match="no precision 'int4'"):
+        task.predict(model, ["A dog."], precision="int4")
+
+
+def test_a_model_without_numbers_writes_nothing(run, monkeypatch):
+    task = run[0]
+    broken = task.model(RECIPE)
+    for parameter in broken.parameters():
+        parameter.data.fill_(float("nan"))
+    found = task.predict(broken.eval(), ["A dog.", "A cat sleeps."])
+    assert [one.text for one in found] == ["", ""]
+    monkeypatch.setattr("regard.tasks.translate.is_for", lambda model: False)
+    assert [one.text for one in task.predict(broken, ["A dog."], beam=1)] == [""]
 
 
 def test_order_is_restored(run):

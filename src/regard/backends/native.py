@@ -1,4 +1,4 @@
-"""The C++ kernel on NumPy arrays: the functions of the reference, in float32 or, for float64 and wider, float64."""
+"""The C++ kernel on NumPy arrays: the functions of the reference; sums in float32 or, for float64 and wider, float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard._aux import Aux, AuxOutput, TopK, checked_rows
-from regard._lowering import bias_arguments, dense_layout, lowered, seed_word, threads
+from regard._lowering import STORED, bias_arguments, dense_layout, lowered, seed_word, threads
 from regard._masks import host_array
 from regard._plan import Plan
 
@@ -26,7 +26,10 @@ def forward(
 ) -> tuple[Array, Array]:
     """The output (total_queries, H, V) in the query's dtype, and the lse (total_queries, H)."""
     call = _Call(plan, query, key, value, bias, sinks)
-    out, lse = np.empty((*query.shape[:2], value.shape[2]), call.dtype), np.empty(query.shape[:2], call.dtype)
+    out, lse = (
+        np.empty((*query.shape[:2], value.shape[2]), call.stored),
+        np.empty(query.shape[:2], call.dtype),
+    )
     call.plan.forward(call.arguments, seed_word(seed), _view(out), _address(lse), threads())
     return out.astype(query.dtype, copy=False), lse
 
@@ -48,7 +51,7 @@ def backward(
     call = _Call(plan, query, key, value, bias, sinks)
     given = [call.ready(array) for array in (out, grad_out)]
     flat = [None if array is None else np.ascontiguousarray(array, call.dtype) for array in (lse, grad_lse)]
-    grads = [np.empty(array.shape, call.dtype) for array in call.arrays]
+    grads = [np.empty(array.shape, call.stored) for array in call.arrays]
     rest = [None if array is None else np.zeros(array.shape, call.dtype) for array in (call.bias, call.sinks)]
     call.plan.backward(
         call.arguments, seed_word(seed), _view(given[0]), _address(flat[0]), _view(given[1]), _address(flat[1]),
@@ -101,6 +104,7 @@ class _Call:
         self, plan: Plan, query: Array, key: Array, value: Array, bias: Array | None, sinks: Array | None
     ) -> None:
         self.dtype = np.dtype(np.float64 if query.dtype.itemsize >= 8 else np.float32)
+        self.stored = query.dtype if query.dtype.type.__name__ in STORED else self.dtype
         self.arrays = [self.ready(array) for array in (query, key, value)]
         self.bias = None if bias is None else np.ascontiguousarray(bias, self.dtype)
         self.sinks = None if sinks is None else np.ascontiguousarray(sinks, self.dtype)
@@ -121,7 +125,8 @@ class _Call:
 
     def ready(self, array: Array) -> Array:
         """The array itself where the kernel can read it as it lies, else a copy."""
-        array = array.astype(self.dtype, copy=False)
+        if array.dtype not in (self.stored, self.dtype):
+            array = array.astype(self.dtype)
         size = array.itemsize
         whole = array.shape[-1] <= 1 or array.strides[-1] == size
         if whole and array.flags.aligned and not any(stride % size for stride in array.strides):
@@ -137,6 +142,7 @@ def _strides(array: Array) -> tuple[int, ...]:
     return tuple(stride // array.itemsize for stride in array.strides)
 
 
-def _view(array: Array) -> tuple[int, int, int]:
-    """Address, row stride and head stride, in elements."""
-    return _address(array), array.strides[0] // array.itemsize, array.strides[1] // array.itemsize
+def _view(array: Array) -> tuple[int, int, int, int]:
+    """Address, row stride and head stride, in elements, and what these are."""
+    row, head = array.strides[0] // array.itemsize, array.strides[1] // array.itemsize
+    return _address(array), row, head, STORED[array.dtype.type.__name__]

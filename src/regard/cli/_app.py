@@ -22,6 +22,7 @@ COMMANDS = {
         """
         regard evaluate runs/mine --data test.jsonl.gz
         regard evaluate runs/mine --data test.en,test.de --lowercase --json
+        regard evaluate runs/mine --data test.jsonl.gz --precision int8
         """,
     ),
     "predict": (
@@ -29,7 +30,7 @@ COMMANDS = {
         """
         regard predict runs/mine "A dog runs on the beach."
         regard predict runs/mine --input sentences.txt > translations.txt
-        cat sentences.txt | regard predict runs/mine --json
+        cat sentences.txt | regard predict runs/mine --precision int8 --json
         regard predict runs/mine "A dog runs." --attention dog.html
         """,
     ),

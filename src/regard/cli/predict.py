@@ -6,10 +6,11 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from regard._errors import ConfigError, DataError
 from regard.cli._output import give, give_json, tell
+from regard.cli._shortlist import shortlist_option
 
 TOGETHER = 256  # texts of a file that are predicted at once
 
@@ -22,6 +23,8 @@ def predict(
     beam: int = 5,
     length_penalty: float = 1.0,
     attention: Path | None = None,
+    precision: Literal["fp32", "bf16", "int8"] = "fp32",
+    shortlist: Path | None = None,
     json: bool = False,
 ) -> None:
     """Use a model: on texts, on a file, or on what comes in.
@@ -33,6 +36,9 @@ def predict(
         beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
+        precision: Of the weights while writing; bf16 and int8 are faster and lose a little. Default: fp32.
+        shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
+            README. Default: the whole vocabulary.
         json: One JSON object on each line: source, text and score.
     """
     from regard._load import load
@@ -40,7 +46,9 @@ def predict(
     if texts and input is not None:
         raise ConfigError("there are two inputs. Expected texts or --input. Received both; leave one out.")
     predictor = load(run)
-    options = {"beam": beam, "penalty": length_penalty, **({"attention": True} if attention else {})}
+    options = {"beam": beam, "penalty": length_penalty, "precision": precision}
+    options |= {"attention": True} if attention else {}
+    options |= shortlist_option(predictor, shortlist)
     records = _inputs(predictor, texts, input)
     together = 1 if _waits(texts, input) else TOGETHER
     done = 0

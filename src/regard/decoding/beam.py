@@ -1,23 +1,43 @@
-"""Greedy and beam search over packed hypotheses: finished sentences leave the batch, sources are read in place."""
+"""Greedy and beam search: finished sources leave at once and others take their places; hypotheses are never padded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Candidates(NamedTuple):
+    """What may follow each of M hypotheses: the likeliest tokens, the best first, and how likely the end is."""
+
+    ids: Array
+    """(M, count)"""
+    log_p: Array
+    """(M, count); -inf where there are fewer"""
+    end_log_p: Array
+    """(M,)"""
 
 
 class Stepper(Protocol):
     """A model in the middle of writing: it knows the sources, and what each live hypothesis has so far."""
 
-    def step(self, tokens: Tensor, sources: Tensor) -> Tensor:
-        """Log-probabilities (M, vocabulary) of what follows `tokens` (M,) of the M hypotheses of `sources` (M,)."""
+    refills: bool
+    """Whether sources may begin while others are being written."""
 
-    def keep(self, hypotheses: Tensor) -> None:
-        """Go on with these hypotheses (M',) only; one may be named several times."""
+    def begin(self, sources: Array) -> None:
+        """Sources (N,), by their numbers, of which the next step has the first rows."""
+
+    def step(self, tokens: Array, sources: Array, parents: Array, count: int, end: int) -> Candidates:
+        """The best `count` tokens that follow `tokens` (M,) of M hypotheses, and the log-probability of `end`.
+
+        The hypotheses of a source stand together; `parents` (M,) says which hypothesis of the step before each one goes
+        on with, or -1 for a source's first. Who is not among `sources` (M,) is done.
+        """
 
 
 @dataclass(frozen=True)
@@ -40,22 +60,22 @@ def search(
     bos: int,
     eos: int,
     penalty: float = 1.0,
-    device: str = "cpu",
+    together: int | None = None,
 ) -> list[list[Hypothesis]]:
     """Beam search: the likeliest ways to go on are kept at every step, by `log p / length ** penalty` in the end.
 
     A source is done when `beam` hypotheses are finished and its best live one, scored as if it ended now at no cost, is
-    behind all of them; it leaves the batch at once. Greedy search is done with its first end. With a penalty above 0
-    a live hypothesis might yet have overtaken them: the rule is a heuristic.
+    behind all of them; it leaves at once. Greedy search is done with its first end. With a penalty above 0 a live
+    hypothesis might yet have overtaken them: the rule is a heuristic.
 
     Arguments:
-        stepper: the model, with the sources encoded.
+        stepper: the model, with the sources.
         limits: for each source, the most tokens to write, the end counted.
         beam: hypotheses kept for each source; 1 is greedy search.
         bos: id of the begin.
         eos: id of the end.
         penalty: exponent of the length by which scores are divided; 0 favors short outputs.
-        device: where the stepper's tensors are.
+        together: the most sources that are written at once; by default all of them.
 
     Returns:
         For each source its finished hypotheses, at most `beam`, by `Hypothesis.score(penalty)`, best first. There is at
@@ -65,81 +85,156 @@ def search(
     al. 2017, "When to Finish?".
 
     >>> class Stutter:
-    ...     def step(self, tokens, sources):
-    ...         return torch.tensor([0.0, 0.4, 0.6]).log().repeat(len(tokens), 1)
-    ...     def keep(self, hypotheses):
+    ...     refills = True
+    ...     def begin(self, sources):
     ...         pass
+    ...     def step(self, tokens, sources, parents, count, end):
+    ...         ids, log_p = np.array([2, 1]), np.log([0.6, 0.4])
+    ...         return Candidates(*(np.tile(array, (len(tokens), 1)) for array in (ids, log_p)), log_p[[1] * len(tokens)])
     >>> [one.tokens for one in search(Stutter(), [3], beam=2, bos=0, eos=1)[0]]
     [(2, 2), (2,)]
     """
-    count = len(limits)
-    finished: list[list[Hypothesis]] = [[] for _ in range(count)]
-    live = torch.arange(count, device=device)  # sources still being written
-    longest = torch.tensor(list(limits), device=device).clamp(min=1)
-    tokens = torch.full((count, 1), bos, device=device)
-    written = torch.empty(count, 1, 0, dtype=torch.int64, device=device)
-    totals = torch.zeros(count, 1, device=device)
-    while len(live):
-        width = tokens.shape[1]
-        log_p = stepper.step(tokens.reshape(-1), live.repeat_interleave(width)).view(len(live), width, -1)
-        length = written.shape[2] + 1
-        ending = length >= longest[live]
-        if ending.any():
-            log_p[ending] = _only(log_p[ending], eos)
-        candidates = (totals.unsqueeze(-1) + log_p).flatten(1)
-        best, place = candidates.topk(min(2 * beam, candidates.shape[1]), dim=1)
-        parent, token = place // log_p.shape[2], place % log_p.shape[2]
-        _collect(finished, live, written, parent, token, best, beam, eos)
-        best = best.masked_fill(token == eos, -torch.inf)
-        totals, chosen = best.topk(min(beam, best.shape[1]), dim=1)
-        parent, tokens = parent.gather(1, chosen), token.gather(1, chosen)
-        remaining = ~ending & _may_improve(
-            finished, live, totals[:, 0] / (length + 1) ** penalty, beam, penalty
+    state = _Search(np.maximum(np.asarray(limits, np.int64), 1), beam, bos, eos, penalty)
+    waiting, count = 0, len(limits)
+    together = max(1, count if together is None else together)
+    while True:
+        room = together - len(state.sources)
+        # A few at a time: beginning costs nearly as much for one source as for several.
+        if waiting < count and (len(state.sources) == 0 or (stepper.refills and 4 * room >= together)):
+            new = np.arange(waiting, min(count, waiting + room))
+            stepper.begin(new)
+            state.begin(new)
+            waiting += len(new)
+        if len(state.sources) == 0:
+            return state.results()
+        state.advance(stepper)
+
+
+class _Search:
+    """The live hypotheses of L sources, at most B each: those with a total above -inf."""
+
+    def __init__(self, limits: Array, beam: int, bos: int, eos: int, penalty: float) -> None:
+        self.limits, self.beam, self.bos, self.eos, self.penalty = limits, beam, bos, eos, penalty
+        self.finished: list[list[Hypothesis]] = [[] for _ in limits]
+        self.sources = np.empty(0, np.int64)  # (L,) by number
+        self.length = np.empty(0, np.int64)  # (L,) tokens written so far
+        self.bar = np.empty(0)  # (L,) the score that a live hypothesis has to pass
+        self.totals: Array = np.empty((0, beam))
+        self.tokens: Array = np.empty((0, beam), np.int64)  # the last ones
+        self.parents: Array = np.empty((0, beam), np.int64)
+        self.written = np.empty((0, beam, 32), np.int32)
+        self._settle()
+
+    def begin(self, new: Array) -> None:
+        """Add sources, of which each has one hypothesis, the begin."""
+        shape = len(new), self.beam
+        totals = np.full(shape, -np.inf)
+        totals[:, 0] = 0.0
+        self.sources = np.concatenate([self.sources, new])
+        self.length = np.concatenate([self.length, np.zeros(len(new), np.int64)])
+        self.bar = np.concatenate([self.bar, np.full(len(new), -np.inf)])
+        self.totals = np.concatenate([self.totals, totals])
+        self.tokens = np.concatenate([self.tokens, np.full(shape, self.bos)])
+        self.parents = np.concatenate([self.parents, np.full(shape, -1)])
+        self.written = np.concatenate([self.written, np.zeros((*shape, self.written.shape[2]), np.int32)])
+        self._settle()
+
+    def _settle(self) -> None:
+        """What stays as it is while the same sources are being written: a step of few hypotheses is mostly overhead."""
+        count = len(self.sources)
+        self.place: Array = np.arange(count)[:, None]
+        self.slot = np.arange(self.beam)
+        self.everyone: Array = np.arange(count * self.beam).reshape(count, self.beam)
+        self.row_sources = np.repeat(self.sources, self.beam)
+        self.steps_left = int((self.limits[self.sources] - self.length).min(initial=2**62))
+        self.longest = int(self.length.max(initial=0))
+
+    def advance(self, stepper: Stepper) -> None:
+        """One more token for every hypothesis; sources that are done leave."""
+        rows, tokens, log_p = self._candidates(stepper)
+        count = len(rows)
+        self.length += 1
+        self.longest += 1
+        self.steps_left -= 1
+        scores = (self.totals[:, :, None] + log_p).reshape(count, -1)
+        order: Array = np.argsort(-scores, axis=1, kind="stable")[:, : 2 * self.beam]
+        best = scores[self.place, order]
+        parent: Array = order // log_p.shape[2]
+        token: Array = tokens.reshape(count, -1)[self.place, order]
+        is_end = token == self.eos
+        if is_end.any():
+            self._collect(is_end, parent, best)
+            best[is_end] = -np.inf
+            # Those that go on, the best first; a stable sort leaves them in their order.
+            chosen = np.argsort(is_end, axis=1, kind="stable")
+            best, parent, token = (array[self.place, chosen] for array in (best, parent, token))
+        missing = self.beam - best.shape[1]
+        if missing > 0:
+            best = np.pad(best, ((0, 0), (0, missing)), constant_values=-np.inf)
+            parent, token = (np.pad(array, ((0, 0), (0, missing))) for array in (parent, token))
+        self.totals, self.tokens, parent = best[:, : self.beam], token[:, : self.beam], parent[:, : self.beam]
+        self.parents = rows[self.place, parent]
+        self._write(parent)
+        self._leave()
+
+    def _candidates(self, stepper: Stepper) -> tuple[Array, Array, Array]:
+        """The stepper's row of each hypothesis (L, B), and tokens and log-probabilities (L, B, count) of what may follow."""
+        # Of one hypothesis the best `beam` others and the end can matter.
+        count = self.beam + 1
+        live: Array = self.totals > -np.inf
+        if live.all():
+            rows: Array = self.everyone
+            parents = self.parents.reshape(-1)
+            found = stepper.step(self.tokens.reshape(-1), self.row_sources, parents, count, self.eos)
+            token: Array
+            token, log_p, end = (array.reshape(*live.shape, -1) for array in found)
+        else:
+            rows = live.cumsum().reshape(live.shape) - 1
+            sources = np.repeat(self.sources, live.sum(axis=1))
+            found = stepper.step(self.tokens[live], sources, self.parents[live], count, self.eos)
+            shape = (*live.shape, found.ids.shape[1])
+            token, log_p = np.zeros(shape, np.int64), np.full(shape, -np.inf)
+            end = np.full((*live.shape, 1), -np.inf)
+            token[live], log_p[live], end[live, 0] = found
+        if self.steps_left <= 1:  # at its limit a source can only end
+            last = self.length + 1 >= self.limits[self.sources]
+            log_p[last], token[last, :, 0], log_p[last, :, 0] = -np.inf, self.eos, end[last, :, 0]
+        return rows, token, log_p
+
+    def _collect(self, is_end: Array, parent: Array, best: Array) -> None:
+        """Take the candidates that end among the best `beam` of their source."""
+        ends = is_end[:, : self.beam] & (best[:, : self.beam] > -np.inf)
+        for row, column in zip(*(places.tolist() for places in ends.nonzero()), strict=True):
+            tokens = self.written[row, parent[row, column], : self.length[row] - 1].tolist()
+            finished = self.finished[self.sources[row]]
+            finished.append(Hypothesis(tuple(tokens), float(best[row, column])))
+            if self.beam == 1:
+                self.bar[row] = np.inf
+            elif len(finished) >= self.beam:
+                self.bar[row] = sorted(one.score(self.penalty) for one in finished)[-self.beam]
+
+    def _write(self, parent: Array) -> None:
+        if self.longest > self.written.shape[2]:
+            self.written = np.concatenate([self.written, np.zeros_like(self.written)], axis=2)
+        if self.beam > 1:
+            self.written[:, :, : self.longest] = self.written[self.place, parent, : self.longest]
+        self.written[self.place, self.slot, self.length[:, None] - 1] = self.tokens
+
+    def _leave(self) -> None:
+        best = self.totals[:, 0]
+        if self.steps_left > 0 and self.bar.max() == -np.inf < best.min():
+            return
+        stays = (best / (self.length + 1.0) ** self.penalty > self.bar) & (
+            self.length < self.limits[self.sources]
         )
-        base = torch.arange(len(live), device=device)[:, None] * width
-        stepper.keep((base + parent)[remaining].reshape(-1))
-        written = torch.cat(
-            [written.gather(1, parent[..., None].expand(-1, -1, length - 1)), tokens[..., None]], dim=2
-        )
-        live, tokens, totals, written = (
-            live[remaining],
-            tokens[remaining],
-            totals[remaining],
-            written[remaining],
-        )
-    return [sorted(found, key=lambda one: one.score(penalty), reverse=True)[:beam] for found in finished]
+        if not stays.all():
+            for name in ("sources", "length", "bar", "totals", "tokens", "parents", "written"):
+                setattr(self, name, getattr(self, name)[stays])
+            self._settle()
 
-
-def _only(log_p: Tensor, token: int) -> Tensor:
-    only = torch.full_like(log_p, -torch.inf)
-    only[..., token] = log_p[..., token]
-    return only
-
-
-def _collect(
-    finished: list[list[Hypothesis]],
-    live: Tensor,
-    written: Tensor,
-    parent: Tensor,
-    token: Tensor,
-    best: Tensor,
-    beam: int,
-    eos: int,
-) -> None:
-    """Take the candidates that end among the best `beam` of their source."""
-    ends = (token[:, :beam] == eos) & (best[:, :beam] > -torch.inf)
-    for row, column in ends.nonzero().tolist():
-        tokens = tuple(written[row, parent[row, column]].tolist())
-        finished[live[row]].append(Hypothesis(tokens, float(best[row, column])))
-
-
-def _may_improve(
-    finished: list[list[Hypothesis]], live: Tensor, scores: Tensor, beam: int, penalty: float
-) -> Tensor:
-    """Whether the best live hypothesis of each source is not yet behind `beam` finished ones."""
-    improving = []
-    for source, score in zip(live.tolist(), scores.tolist(), strict=True):
-        best = sorted((one.score(penalty) for one in finished[source]), reverse=True)[:beam]
-        open_end = len(best) < beam or (beam > 1 and score > best[-1])
-        improving.append(open_end and score > -torch.inf)
-    return torch.tensor(improving, dtype=torch.bool, device=live.device)
+    def results(self) -> list[list[Hypothesis]]:
+        """What was found for every source, the best first."""
+        return [
+            sorted(found, key=lambda one: one.score(self.penalty), reverse=True)[: self.beam]
+            for found in self.finished
+        ]

@@ -13,11 +13,12 @@ from regard._aux import Aux, AuxOutput
 from regard._errors import ConfigError, ShapeError
 from regard._masks import Dense, Lengths, Mask
 from regard._packed import Packed
+from regard.nn._heads import project_heads
 from regard.nn._sequences import Sequences, like, positions_of, values_of
 from regard.nn.cache import ContextCache, KeyValueCache
 from regard.nn.linear import Linear
 from regard.nn.norm import RMSNorm
-from regard.nn.rotary import Rotary, turn
+from regard.nn.rotary import Rotary
 
 Combine = Literal["project", "concat"]
 
@@ -54,10 +55,10 @@ class _Attention(nn.Module):
         self.query_norm = RMSNorm() if qk_norm else None
         self.key_norm = RMSNorm() if qk_norm else None
 
-    def _normalized(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        if self.query_norm is None or self.key_norm is None:
-            return query, key
-        return self.query_norm(query), self.key_norm(key)
+    @property
+    def _eps(self) -> float | None:
+        """Of the normalization of queries and keys; None: there is none."""
+        return None if self.query_norm is None else self.query_norm.eps
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]
@@ -150,13 +151,14 @@ class SelfAttention(_Attention):
         Raises:
             ShapeError: the mask does not fit, or with a cache the sequences differ in length.
         """
-        projected = self.query_key_value(values_of(x)).unflatten(-1, (-1, self.head_dim))
-        query, key, value = projected.split([self.heads, self.kv_heads, self.kv_heads], dim=-2)
-        query, key = self._normalized(query, key)
-        if self.rotary is not None:
-            if turns is None:
-                turns = self.rotary(positions_of(x, cache.length if cache is not None else 0), query.dtype)
-            query, key = turn(query, turns), turn(key, turns)
+        values = values_of(x)
+        if self.rotary is not None and turns is None:
+            turns = self.rotary(positions_of(x, cache.length if cache is not None else 0), values.dtype)
+        sizes = [self.heads, self.kv_heads, self.kv_heads]
+        turns = None if self.rotary is None else turns
+        query, key, value = project_heads(
+            self.query_key_value, values, self.head_dim, sizes, 2, self._eps, turns
+        )
         options: dict[str, Any] = {"mask": mask, "return_aux": return_aux}
         if cache is not None:
             query, key, value = (_one_length(x, array) for array in (query, key, value))
@@ -282,16 +284,17 @@ class CrossAttention(_Attention):
             raise ShapeError(
                 "key_sequence names sequences of packed arrays. Received tensors; pack x and context."
             )
-        query = self.query(values_of(x))
-        if self.query_norm is not None:
-            query = self.query_norm(query)
-        query = query.unflatten(-1, (-1, self.head_dim))
+        # Queries are normalized over all heads together, as if these were one.
+        width = self.heads * self.head_dim
+        (query,) = project_heads(self.query, values_of(x), width, [1], 1, self._eps, None)
+        query = query.flatten(-2).unflatten(-1, (-1, self.head_dim))
         if cache is not None and cache.entry is not None:
             key, value = cache.entry
         else:
-            projected = self.key_value(values_of(context)).unflatten(-1, (-1, self.head_dim))
-            key, value = projected.split([self.kv_heads, self.kv_heads], dim=-2)
-            key = key if self.key_norm is None else self.key_norm(key)
+            sizes = [self.kv_heads, self.kv_heads]
+            key, value = project_heads(
+                self.key_value, values_of(context), self.head_dim, sizes, 1, self._eps, None
+            )
             if cache is not None:
                 cache.entry = key, value
         options: dict[str, Any] = {"mask": mask, "return_aux": return_aux}

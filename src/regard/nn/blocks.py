@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from regard._masks import Causal, Mask
-from regard.nn._sequences import Sequences, like, positions_of, values_of
+from regard.nn._sequences import Sequences, positions_of, values_of
 from regard.nn.attention import CrossAttention, SelfAttention
 from regard.nn.cache import LayerCache
 from regard.nn.feedforward import Dropout, FeedForward
 from regard.nn.norm import RMSNorm
+from regard.nn.residual import Stream
 from regard.nn.rotary import Rotary
 
 CAUSAL = Causal()
@@ -55,21 +56,26 @@ class EncoderBlock(nn.Module):
 
     def forward(
         self,
-        x: Sequences,
+        x: Sequences | Stream,
         *,
         mask: Mask | Tensor | None = None,
         turns: Tensor | None = None,
         cache: LayerCache | None = None,
-    ) -> Sequences:
-        """`Packed` (total, dim) or a tensor (..., T, dim), in and out; arguments as for `SelfAttention.forward`."""
-        values = self._attend(x, mask, turns, cache)
-        return like(x, values + self.dropout(self.feed_forward(self.feed_forward_norm(values))))
+    ) -> Any:
+        """`Packed` (total, dim) or a tensor (..., T, dim), in and out; arguments as for `SelfAttention.forward`.
 
-    def _attend(self, x: Sequences, mask: Any, turns: Tensor | None, cache: LayerCache | None) -> Tensor:
-        values = values_of(x)
-        inside = like(x, self.attention_norm(values))
+        Within a stack the stream of the block before goes in, and one comes out.
+        """
+        return self._feed(self._attend(Stream.of(x), mask, turns, cache)).like(x)
+
+    def _attend(self, stream: Stream, mask: Any, turns: Tensor | None, cache: LayerCache | None) -> Stream:
+        stream, inside = stream.normalized(self.attention_norm)
         found = self.attention(inside, mask=mask, turns=turns, cache=None if cache is None else cache.own)
-        return values + self.dropout(values_of(found))
+        return stream.add(values_of(found), self.dropout)
+
+    def _feed(self, stream: Stream) -> Stream:
+        stream, inside = stream.normalized(self.feed_forward_norm)
+        return stream.add(self.feed_forward(values_of(inside)), self.dropout)
 
 
 class DecoderBlock(EncoderBlock):
@@ -99,20 +105,22 @@ class DecoderBlock(EncoderBlock):
 
     def forward(  # type: ignore[override]
         self,
-        x: Sequences,
+        x: Sequences | Stream,
         context: Sequences,
         *,
         key_sequence: Any = None,
         turns: Tensor | None = None,
         cache: LayerCache | None = None,
-    ) -> Sequences:
-        """`Packed` (total, dim) or a tensor (..., T, dim), in and out; arguments as for `CrossAttention.forward`."""
-        values = self._attend(x, CAUSAL, turns, cache)
-        inside = like(x, self.context_norm(values))
+    ) -> Any:
+        """`Packed` (total, dim) or a tensor (..., T, dim), in and out; arguments as for `CrossAttention.forward`.
+
+        Within a stack the stream of the block before goes in, and one comes out.
+        """
+        stream = self._attend(Stream.of(x), CAUSAL, turns, cache)
+        stream, inside = stream.normalized(self.context_norm)
         store = None if cache is None else cache.context
         found = self.context_attention(inside, context, key_sequence=key_sequence, cache=store)
-        values = values + self.dropout(values_of(found))
-        return like(x, values + self.dropout(self.feed_forward(self.feed_forward_norm(values))))
+        return self._feed(stream.add(values_of(found), self.dropout)).like(x)
 
 
 class Encoder(nn.Module):
@@ -142,9 +150,10 @@ class Encoder(nn.Module):
     def forward(self, x: Sequences, *, mask: Mask | Tensor | None = None) -> Sequences:
         """`Packed` (total, dim) or a tensor (..., T, dim), in and out; `mask` as for `SelfAttention.forward`."""
         turns = self.rotary(positions_of(x), values_of(x).dtype)
+        stream = Stream(x)
         for block in self.blocks:
-            x = block(x, mask=mask, turns=turns)
-        return like(x, self.norm(values_of(x)))
+            stream = block(stream, mask=mask, turns=turns)
+        return stream.normalized(self.norm, leaves=True)[1]
 
 
 class Decoder(nn.Module):
@@ -186,10 +195,11 @@ class Decoder(nn.Module):
         """
         start = caches[0].own.length if caches else 0
         turns = self.rotary(positions_of(x, start), values_of(x).dtype)
+        stream = Stream(x)
         for number, block in enumerate(self.blocks):
             cache = caches[number] if caches else None
-            x = block(x, context, key_sequence=key_sequence, turns=turns, cache=cache)
-        return like(x, self.norm(values_of(x)))
+            stream = block(stream, context, key_sequence=key_sequence, turns=turns, cache=cache)
+        return stream.normalized(self.norm, leaves=True)[1]
 
     def caches(self) -> list[LayerCache]:
         """An empty cache for every block."""

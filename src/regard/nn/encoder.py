@@ -49,10 +49,10 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens: Packed, extra: Tensor | None = None) -> Packed:
         """Token ids (total,) to states (total, dim); `extra` (total, dim) is added to the scaled embeddings."""
-        embedded = self.embedding(tokens.values) * self.dim**0.5
+        embedded, scale = self.embedding(tokens.values), self.dim**0.5
         if extra is not None:
-            embedded = embedded + extra
-        return self.encoder(tokens.with_values(self.dropout(embedded)))
+            embedded, scale = embedded * scale + extra, 1.0
+        return self.encoder(tokens.with_values(self.dropout(embedded, scale)))
 
 
 def initialize(module: nn.Module) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard._errors import ConfigError
+from regard.nn._fused import BYTES, Drop, address, is_fused, kernel, threads
+from regard.nn._gate import gated
 from regard.nn.linear import Linear
 
 
@@ -29,14 +32,14 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., dim) -> (..., dim)."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(gated(self.gate_up(x)))
 
 
 class Dropout(nn.Module):
     """`x * kept / (1 - p)` in training, by one random byte an entry (Srivastava et al. 2014); otherwise `x`.
 
-    On a CPU PyTorch draws a float for every entry, which took a tenth of a training step; bytes take a tenth of that.
+    PyTorch draws a float for every entry on a CPU and keeps which ones stay. Here one number is drawn a call; the bytes are a
+    function of it and of the entry's place, and computed again for the gradient.
 
     Arguments:
         p: share of the entries that become 0, rounded to a multiple of 1/256.
@@ -54,11 +57,38 @@ class Dropout(nn.Module):
             raise ConfigError(f"dropout must be a share of at least 0 and below 1. Received {p}.")
         self.p = p
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape, in and out."""
-        threshold = round(self.p * 256)
-        if not self.training or threshold == 0:
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        """Any shape, in and out; what comes out is multiplied by `scale` besides."""
+        drop = self.drawn(scale)
+        if drop.factor == 1:
             return x
-        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        kept = (words.view(torch.uint8)[: x.numel()] >= threshold).view(x.shape)
-        return x * (kept * (256 / (256 - threshold))).to(x.dtype)
+        if x.dtype not in (torch.float32, torch.float64) or x.ndim == 0 or not is_fused(x):
+            return drop.anew(x)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _Dropped.apply(x, drop)
+        return _compute(x, drop)
+
+    def drawn(self, scale: float = 1.0) -> Drop:
+        """What is dropped at this call: decided by PyTorch's generator in training, nothing otherwise."""
+        threshold = round(self.p * 256) if self.training else 0
+        return Drop(threshold, torch.randint(2**31, ()) if threshold else 0, scale)
+
+
+class _Dropped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, drop: Drop) -> Tensor:
+        ctx.drop = drop
+        return _compute(x, drop)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.drop(grad) if torch.is_grad_enabled() else _compute(grad, ctx.drop), None
+
+
+def _compute(x: Tensor, drop: Drop) -> Tensor:
+    x = x.detach().contiguous()
+    out, size = torch.empty_like(x), BYTES[x.dtype]
+    kernel().residual(
+        size, size, x.shape[:-1].numel(), x.shape[-1], 0, address(x), address(out), 0, 0, 0.0, *drop.arguments(), threads()
+    )  # fmt: skip
+    return out

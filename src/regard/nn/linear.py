@@ -34,6 +34,12 @@ def in_bfloat16() -> bool:
     return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
+def dtype_of_products(x: Tensor) -> torch.dtype:
+    """The dtype in which a linear layer reads x: what is written in it needs no cast."""
+    narrow = x.dtype == torch.float32 and x.device.type == "cpu" and in_bfloat16()
+    return torch.bfloat16 if narrow else x.dtype
+
+
 def blocked_product(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b` in bfloat16 for (M, K) and (K, N), whole blocks of rows apart from the rest."""
     whole = len(a) // BLOCK * BLOCK

@@ -94,5 +94,4 @@ class EncoderDecoder(nn.Module):
         return F.linear(states, self.embedding.weight)
 
     def _embedded(self, tokens: Packed) -> Packed:
-        scaled = self.embedding(tokens.values) * self.shape.dim**0.5
-        return tokens.with_values(self.dropout(scaled))
+        return tokens.with_values(self.dropout(self.embedding(tokens.values), self.shape.dim**0.5))

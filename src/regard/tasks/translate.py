@@ -6,6 +6,7 @@ target likewise; the decoder reads the target shifted by one, begun by a begin.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard._errors import ConfigError
@@ -22,9 +22,11 @@ from regard.data.checks import checked
 from regard.data.packing import pack_ids
 from regard.data.records import Record, Source, read_records
 from regard.data.tokenizer import Tokenizer
-from regard.decoding import Hypothesis, search
+from regard.decoding import Hypothesis, Stepper, search
+from regard.decoding.engine import Engine, EngineWriter, Precision, check_precision, is_for
+from regard.decoding.plain import PlainWriter
+from regard.decoding.shortlist import Shortlist
 from regard.metrics.translation import Score, bleu, chrf
-from regard.nn.cache import LayerCache, keep
 from regard.nn.loss import vocabulary_loss
 from regard.nn.transformer import EncoderDecoder, Shape
 from regard.nn.watch import watch
@@ -34,7 +36,8 @@ from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
 
 BEAM, PENALTY = 5, 1.0
-HYPOTHESES = 320  # written at once; the sources of one batch are of like length
+NOTHING = Hypothesis((), -math.inf)
+HYPOTHESES = 320  # written at once; sources of like length stand together
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,15 @@ class Translate:
         states = model(batch["source"], target.with_values(shifted(target, self.tokenizer.bos)))
         return vocabulary_loss(states, model.embedding.weight, target.values, smoothing)
 
+    def engine(self, model: EncoderDecoder, precision: Precision = "fp32") -> Engine | None:
+        """The model packed for the kernel, for many calls of `predict`; None where PyTorch writes: without a kernel, on GPUs."""
+        check_precision(precision)
+        return Engine(model, precision) if precision != "fp32" or is_for(model) else None
+
+    def shortlist(self, records: Iterable[Record]) -> Shortlist:
+        """What the words of a language become in the other, learned from pairs, to be given to `predict`."""
+        return Shortlist.learn(self.encode(records), len(self.tokenizer))
+
     @torch.no_grad()
     def predict(
         self,
@@ -141,6 +153,9 @@ class Translate:
         beam: int = BEAM,
         penalty: float = PENALTY,
         attention: bool = False,
+        precision: Precision = "fp32",
+        engine: Engine | None = None,
+        shortlist: Shortlist | None = None,
     ) -> list[Translation]:
         """Translate sentences; each result is the same whatever others stand beside it.
 
@@ -150,22 +165,35 @@ class Translate:
             beam: hypotheses kept for each sentence; 1 is greedy search.
             penalty: exponent of the length by which log-probabilities are divided; 0 favors short translations.
             attention: look at every translation, one after the other, and give the weights with it.
+            precision: of the weights while writing: "fp32", "bf16" or "int8".
+            engine: what `engine` gave for this model and precision; by default the model is packed anew.
+            shortlist: what `shortlist` gave: only its candidates are written. Results then depend on the sentences beside.
         """
         if beam < 1:
             raise ConfigError(
                 f"a beam holds at least one hypothesis. Received beam={beam}; 5 is usual, 1 is fastest."
             )
-        ids = self.tokenizer.encode_batch(list(inputs))
-        results: list[Translation | None] = [None] * len(inputs)
-        order = sorted(range(len(inputs)), key=lambda number: len(ids[number]))
-        for numbers in _chunks(order, max(1, HYPOTHESES // beam)):
-            found = self._search(
-                model, [[*ids[number], self.tokenizer.eos] for number in numbers], beam, penalty
+        bos, eos = self.tokenizer.bos, self.tokenizer.eos
+        sources = [[*ids, eos] for ids in self.tokenizer.encode_batch(list(inputs))]
+        order = sorted(range(len(inputs)), key=lambda number: len(sources[number]))
+        ordered = [sources[number] for number in order]
+        engine = engine or self.engine(model, precision)
+        writer: Stepper = PlainWriter(model, ordered)
+        if engine is not None:
+            writer = EngineWriter(engine, ordered, beam, shortlist)
+        elif shortlist is not None:
+            raise ConfigError("a shortlist needs the compiled kernel and a model on a CPU; leave it out.")
+        limits = [2 * len(source) + 10 for source in ordered]
+        together = max(1, HYPOTHESES // beam)
+        found = search(writer, limits, beam=beam, bos=bos, eos=eos, penalty=penalty, together=together)
+        # A model that gives no numbers any more finds nothing.
+        best = {number: (*some, NOTHING)[0] for number, some in zip(order, found, strict=True)}
+        written = [
+            Translation(
+                text, self.tokenizer.decode(best[number].tokens), best[number].score(1.0), best[number].tokens
             )
-            for number, best in zip(numbers, found, strict=True):
-                text = self.tokenizer.decode(best.tokens)
-                results[number] = Translation(inputs[number], text, best.score(1.0), best.tokens)
-        written = [result for result in results if result is not None]
+            for number, text in enumerate(inputs)
+        ]
         return (
             [replace(one, attention=self.attention(model, one)) for one in written] if attention else written
         )
@@ -209,33 +237,6 @@ class Translate:
     def facts(self) -> dict[str, Any]:
         """The size of the vocabulary."""
         return {"vocabulary": len(self.tokenizer)}
-
-    def _search(
-        self, model: EncoderDecoder, sources: Sequence[Sequence[int]], beam: int, penalty: float
-    ) -> list[Hypothesis]:
-        writer = Writer(model, sources)
-        limits = [2 * len(source) + 10 for source in sources]
-        bos, eos = self.tokenizer.bos, self.tokenizer.eos
-        return [found[0] for found in search(writer, limits, beam=beam, bos=bos, eos=eos, penalty=penalty)]
-
-
-class Writer:
-    """The model in the middle of writing translations of encoded sources."""
-
-    def __init__(self, model: EncoderDecoder, sources: Sequence[Sequence[int]]) -> None:
-        self.model = model
-        self.encoded = model.encode(pack_ids(sources))
-        self.caches: list[LayerCache] = model.decoder.caches()
-
-    def step(self, tokens: Tensor, sources: Tensor) -> Tensor:
-        """Log-probabilities of the next piece of every hypothesis."""
-        packed = Packed(tokens, np.arange(len(tokens) + 1))
-        states = self.model.step(packed, self.encoded, self.caches, sources)
-        return F.log_softmax(self.model.scores(states).float(), dim=-1)
-
-    def keep(self, hypotheses: Tensor) -> None:
-        """Go on with these hypotheses."""
-        keep(self.caches, hypotheses)
 
 
 def shifted(target: Packed, begin: int) -> Tensor:

@@ -79,7 +79,9 @@ def orthogonal(matrices: Tensor, iterations: int = 4) -> Tensor:
         if number == 0:
             bound = square.float().norm(dim=(1, 2), keepdim=True) + 1e-12
             x, square = (x * bound**-0.5).to(torch.bfloat16), (square / bound).to(torch.bfloat16)
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        step = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        step.diagonal(dim1=1, dim2=2).add_(a)  # a x + step x in one product, without a copy of x
+        x = step @ x
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 

@@ -11,12 +11,14 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 
 from regard._aux import Aux, AuxOutput, TopK, checked_rows
-from regard._lowering import bias_arguments, dense_layout, lowered, seed_word, threads
+from regard._lowering import STORED, bias_arguments, dense_layout, lowered, seed_word, threads
 from regard._plan import Plan
 from regard.backends.torch.backward import backward
 from regard.backends.torch.function import TiledAttention, is_differentiated
 from regard.backends.torch.scores import Inputs
 from regard.backends.torch.tangent import tangent
+
+_STORED = {getattr(torch, name): number for name, number in STORED.items()}
 
 
 class NativeAttention(torch.autograd.Function):
@@ -24,9 +26,14 @@ class NativeAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, seed: int | None, *arrays: Any) -> tuple[Tensor, Tensor]:
-        out, lse = compute(plan, seed, *arrays)
+        call = _Call(plan, *arrays)
+        # The rounding of the output that the backward pass starts from would be multiplied by the mean of the keys.
+        wide, lse = call.forward(
+            seed, call.dtype if call.is_narrow and call.plan.backward_reads_out else call.stored
+        )
+        out = wide.to(arrays[0].dtype)
         ctx.plan, ctx.seed = plan, seed
-        ctx.save_for_backward(*arrays, out, lse)
+        ctx.save_for_backward(*arrays, out, lse, *(() if out is wide else (wide,)))
         ctx.save_for_forward(*arrays, out, lse)
         ctx.set_materialize_grads(False)
         return out, lse
@@ -35,9 +42,10 @@ class NativeAttention(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             return _differentiable_backward(ctx, grad_out, grad_lse)
-        *arrays, out, lse = ctx.saved_tensors
-        call = _Call(ctx.plan, *arrays)
-        grads = call.backward(ctx.seed, out, lse, grad_out, grad_lse, wants_bias=ctx.needs_input_grad[5])
+        query, key, value, bias, sinks, out, lse, *wide = ctx.saved_tensors
+        call = _Call(ctx.plan, query, key, value, bias, sinks)
+        given = *wide, out
+        grads = call.backward(ctx.seed, given[0], lse, grad_out, grad_lse, wants_bias=ctx.needs_input_grad[5])
         return None, None, *grads
 
     @staticmethod
@@ -54,7 +62,7 @@ def _differentiable_backward(
     ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Gradients by the tiled formulation's operations, which have gradients themselves."""
-    *arrays, out, lse = ctx.saved_tensors
+    *arrays, out, lse = ctx.saved_tensors[:7]
     with torch.autocast("cpu", enabled=False):
         grad_out = None if grad_out is None else _flat_rows(grad_out)
         grad_lse = None if grad_lse is None else grad_lse.flatten(0, -2)
@@ -97,26 +105,30 @@ def compute(
     value: Tensor,
     bias: Tensor | None,
     sinks: Tensor | None,
+    *,
+    wide: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The output (..., T, H, Dv) and lse (..., T, H) of arrays (..., T, H, D), (..., S, J, D) and (..., S, J, Dv)."""
+    """The output (..., T, H, Dv) and lse (..., T, H) of arrays (..., T, H, D), (..., S, J, D) and (..., S, J, Dv).
+
+    `wide`: the output in the precision of the sums, not in the query's.
+    """
     call = _Call(plan, query, key, value, bias, sinks)
-    shape = query.shape[:-1]
-    out, lse = torch.empty((*shape, value.shape[-1]), dtype=call.dtype), torch.empty(shape, dtype=call.dtype)
-    call.plan.forward(call.arguments, seed_word(seed), _view(out), lse.data_ptr(), threads())
-    return out if out.dtype is query.dtype else out.to(query.dtype), lse
+    out, lse = call.forward(seed, call.dtype if wide else call.stored)
+    return out if wide or out.dtype is query.dtype else out.to(query.dtype), lse
 
 
 class _Call:
     """The tensors of a call as the kernel reads them, kept alive, and their addresses."""
 
-    __slots__ = ("arguments", "arrays", "bias", "dtype", "given", "mask", "plan", "sinks")
+    __slots__ = ("arguments", "arrays", "bias", "dtype", "given", "mask", "plan", "sinks", "stored")
 
     def __init__(
         self, plan: Plan, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, sinks: Tensor | None
     ) -> None:
         self.dtype = dtype = torch.float64 if query.dtype is torch.float64 else torch.float32
+        self.stored = stored = query.dtype if query.dtype in _STORED else dtype
         self.given = (query, key, value, bias, sinks)
-        self.arrays = query, key, value = _ready(query, dtype), _ready(key, dtype), _ready(value, dtype)
+        self.arrays = query, key, value = _ready(query, stored), _ready(key, stored), _ready(value, stored)
         self.bias = None if bias is None else _whole(bias, dtype)
         self.sinks = None if sinks is None else _whole(sinks, dtype)
         found = lowered(plan, query.shape[-1], value.shape[-1])
@@ -133,6 +145,23 @@ class _Call:
             size, _view(query), _view(key), _view(value), mask, dense, distances, _address(self.sinks)
         )  # fmt: skip
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the arrays lie narrower than they are computed with."""
+        return self.stored is not self.dtype
+
+    def _read(self, array: Tensor) -> torch.dtype:
+        """In what numbers the kernel reads an array: its own, where it can."""
+        return array.dtype if array.dtype is self.stored else self.dtype
+
+    def forward(self, seed: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The output in `dtype`, either that of the arrays or that of the sums, and the lse."""
+        query, _, value, *_ = self.given
+        shape = query.shape[:-1]
+        out, lse = torch.empty((*shape, value.shape[-1]), dtype=dtype), torch.empty(shape, dtype=self.dtype)
+        self.plan.forward(self.arguments, seed_word(seed), _view(out), lse.data_ptr(), threads())
+        return out, lse
+
     def backward(
         self,
         seed: int | None,
@@ -144,10 +173,10 @@ class _Call:
         wants_bias: bool,
     ) -> tuple[Tensor | None, ...]:
         """Gradients of query, key, value, bias and sinks, each in its own dtype."""
-        out = _ready(out, self.dtype)
-        grad_out = torch.zeros_like(out) if grad_out is None else _ready(grad_out, self.dtype)
+        out = _ready(out, self._read(out))
+        grad_out = torch.zeros_like(out) if grad_out is None else _ready(grad_out, self._read(grad_out))
         grad_lse = None if grad_lse is None else _whole(grad_lse, self.dtype)
-        grads = [_empty_like(array, self.dtype) for array in self.given[:3]]
+        grads = [_empty_like(array, self.stored) for array in self.given[:3]]
         rest = [
             torch.zeros_like(self.bias) if self.bias is not None and wants_bias else None,
             None if self.sinks is None else torch.empty_like(self.sinks),
@@ -156,7 +185,7 @@ class _Call:
             self.arguments, seed_word(seed), _view(out), lse.data_ptr(), _view(grad_out), _address(grad_lse),
             *map(_view, grads), *map(_address, rest), threads(),
         )  # fmt: skip
-        if self.given[0].dtype is self.dtype and self.bias is None and self.sinks is None:
+        if self.given[0].dtype is self.stored and self.bias is None and self.sinks is None:
             return *grads, None, None
         return tuple(
             None if grad is None or given is None else grad.to(given.dtype)
@@ -240,11 +269,11 @@ def _address(array: Tensor | None) -> int:
     return 0 if array is None else array.data_ptr()
 
 
-def _view(array: Tensor) -> tuple[int, int, int]:
-    """Address, row stride and head stride, in elements, of a tensor (total, H, D) or of a contiguous one (..., T, H, D)."""
+def _view(array: Tensor) -> tuple[int, int, int, int]:
+    """Address, row stride and head stride, in elements, and what these are, of a tensor (total, H, D) or of a contiguous one (..., T, H, D)."""
     if array.ndim == 3:
         row, head, _ = array.stride()
-        return array.data_ptr(), row, head
+        return array.data_ptr(), row, head, _STORED[array.dtype]
     # A dimension of one token may have any stride.
     heads, size = array.shape[-2:]
-    return array.data_ptr(), heads * size, size
+    return array.data_ptr(), heads * size, size, _STORED[array.dtype]

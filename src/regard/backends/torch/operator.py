@@ -1,7 +1,8 @@
 """Attention as operators of PyTorch's own library: one node for tracers, which see shapes and never offsets.
 
 `regard::attention` and `regard::attention_backward` take flat arrays (T, H, D), (S, J, D) and (S, J, Dv), and the rest of
-the call as `operator_form` writes it. Where they run, offsets have numbers again, and a plan is made of them.
+the call as `operator_form` writes it. Where they run, offsets have numbers again, and a plan is made of them. The output has the
+precision of the sums, from which the backward pass starts; `attend` rounds it.
 """
 
 from __future__ import annotations
@@ -60,8 +61,10 @@ def attend(
     tensors = (*arrays, given, sinks, _seed_tensor(seed, dropout_p))
     rest = (numbers, *places, scale, softcap, dropout_p, form)
     if not torch.compiler.is_dynamo_compiling() and peek_interpreter_stack() is not None:
-        return TransformedOperator.apply(rest, *tensors, *others)
-    return torch.ops.regard.attention(*tensors, others, *rest)
+        out, lse = TransformedOperator.apply(rest, *tensors, *others)
+    else:
+        out, lse = torch.ops.regard.attention(*tensors, others, *rest)
+    return out.to(like.dtype), lse
 
 
 def _seed_tensor(seed: Any, dropout_p: float) -> Tensor | None:
@@ -116,7 +119,10 @@ class TransformedBackward(torch.autograd.Function):
 def _forward(*call: Any) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         made = Call(*call)
-        return made.room.attend(made.plan, *made.arrays, made.seed)
+        if made.room is native:
+            return native.compute(made.plan, made.seed, *made.arrays, wide=True)
+        out, lse = made.room.attend(made.plan, *made.arrays, made.seed)
+        return out.to(lse.dtype), lse
 
 
 def _backward(
@@ -140,7 +146,8 @@ def _backward(
 def _fake(query: Tensor, _key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     total, heads = query.shape[:2]
     precision = torch.float64 if query.dtype == torch.float64 else torch.float32
-    return query.new_empty((total, heads, value.shape[2])), query.new_empty((total, heads), dtype=precision)
+    out, lse = ((total, heads, value.shape[2]), (total, heads))
+    return query.new_empty(out, dtype=precision), query.new_empty(lse, dtype=precision)
 
 
 def _fake_backward(*given: Any) -> tuple[Tensor, ...]:
