@@ -18,7 +18,13 @@ from regard.training import checkpoints
 from regard.training.recipe import Recipe
 
 ENCODER = "encoder"  # in the run folder
-SET_BY_FOLDER = ("vocabulary", "dim", "encoder_layers")
+SET_BY_FOLDER = (
+    "vocabulary",
+    "dim",
+    "heads",
+    "hidden",
+    "encoder_layers",
+)  # and what was meant to go with them
 
 
 def located(recipe: Recipe) -> Recipe:
