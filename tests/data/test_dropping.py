@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import tokenizers
 from hypothesis import given
@@ -22,8 +24,6 @@ ANY = st.text(max_size=60) | st.lists(st.sampled_from(" ".join(TEXTS).split()), 
 
 def by_the_paper(text, share, draw):
     """Algorithm 1 of Provilkov et al. on strings: `draw()` gives the next number."""
-    import json
-
     merges = [tuple(pair) for pair in json.loads(TOKENIZER._core.to_str())["model"]["merges"]]
     pieces = list(text)
     while True:
@@ -62,24 +62,15 @@ def test_however_it_is_cut_it_is_the_same_text(text, variant, share):
 @pytest.mark.parametrize("share", [0.1, 0.6])
 def test_a_word_is_cut_as_the_paper_says(word, share, monkeypatch):
     """With the same random numbers, taken from left to right in each round."""
+    symbols = tuple(TOKENIZER._core.token_to_id(symbol) for symbol in word)
+    drawn, uniform = [], dropping.uniform
+    monkeypatch.setattr(
+        dropping, "uniform", lambda key, numbers: drawn.append(uniform(key, numbers)) or drawn[-1]
+    )
     for way in range(6):
-        seen = []
-
-        def remembered(key, numbers, seen=seen):
-            found = uniform(key, numbers)
-            seen.append(found.tolist())
-            return found
-
-        uniform = dropping.uniform
-        cut = DroppingTokenizer(TOKENIZER, share, 7)
-        symbols = [TOKENIZER._core.token_to_id(symbol) for symbol in word]
-        with monkeypatch.context() as patch:
-            patch.setattr(dropping, "uniform", remembered)
-            pieces = cut._merged(tuple(symbols), way)
-        draws = iter(seen[0])
-        assert TOKENIZER.pieces([index for index, _ in pieces]) == by_the_paper(
-            word, share, lambda: next(draws)
-        )
+        pieces = DroppingTokenizer(TOKENIZER, share, 7)._merged(symbols, way)
+        expected = by_the_paper(word, share, iter(drawn[-1].tolist()).__next__)
+        assert TOKENIZER.pieces([index for index, _ in pieces]) == expected
         assert sum(count for _, count in pieces) == len(word)
 
 
@@ -115,13 +106,11 @@ def test_a_very_long_word_takes_no_longer_than_its_length_asks():
 def test_a_vocabulary_without_merges_is_refused(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_text("[UNK]\n[CLS]\n[SEP]\na\n", encoding="utf8")
-    with pytest.raises(ConfigError, match="byte-pair vocabularies alone. Received: WordPiece"):
+    with pytest.raises(ConfigError, match=r"byte-pair vocabularies alone. Received: WordPiece"):
         DroppingTokenizer(PretrainedTokenizer.load(path), 0.1, 1)
 
 
 def test_merges_of_older_files_are_read():
-    import json
-
     form = json.loads(TOKENIZER._core.to_str())
     form["model"]["merges"] = [" ".join(pair) for pair in form["model"]["merges"]]
     older = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(form)))

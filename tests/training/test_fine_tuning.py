@@ -183,11 +183,11 @@ def test_a_run_from_nothing_replaces_one_that_was_not(begun):
 
 def test_what_cannot_begin_so_is_refused_before_anything_is_written(begun, tmp_path):
     with pytest.raises(
-        ConfigError, match="EncoderDecoder has no place for a pretrained encoder. Leave it out"
+        ConfigError, match=r"EncoderDecoder has no place for a pretrained encoder. Leave it out"
     ):
         begun(task=Translating())
     with pytest.raises(
-        ConfigError, match="has 2 layers. Expected: at most as many frozen_layers. Received: 3"
+        ConfigError, match=r"has 2 layers. Expected: at most as many frozen_layers. Received: 3"
     ):
         begun(frozen_layers=3)
     with pytest.raises(CheckpointError, match="is no folder"):

@@ -13,8 +13,8 @@ from regard._errors import ConfigError, DataError
 from regard.nn import TextEncoder
 from regard.tasks.translate import Translate
 from regard.training import pretraining, runs
-from regard.training.progress import Reporter, Silence
 from regard.training.pretraining import SPANS, hidden_places, reader
+from regard.training.progress import Reporter, Silence
 from regard.training.recipe import Recipe
 from training.conftest import SMALL
 
