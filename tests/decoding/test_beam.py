@@ -77,8 +77,10 @@ def test_a_beam_that_holds_everything_finds_the_best(seed, penalty, limit, sharp
     table = tables(seed, sharpness=sharpness)
     found = run(table, [limit], beam=4**limit, penalty=penalty)[0]
     expected = exhaustive(table[0], limit, penalty)
-    assert found[0].tokens == expected[0].tokens
-    assert abs(found[0].log_probability - expected[0].log_probability) < 1e-5
+    # Two paths over the same pairs of tokens are equally likely: the one or the other is the best.
+    totals = {one.tokens: one.log_probability for one in expected}
+    assert abs(found[0].log_probability - totals[found[0].tokens]) < 1e-5
+    assert abs(found[0].score(penalty) - expected[0].score(penalty)) < 1e-5
     scores = [one.score(penalty) for one in found]
     assert scores == sorted(scores, reverse=True)
 

@@ -18,7 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from regard._errors import ConfigError, ShapeError
 from regard._packed import Packed
-from regard.nn.linear import BLOCK, in_bfloat16
+from regard.nn.linear import in_bfloat16
+
+ROWS = 256  # rows of each pass whose logits are alive at once
 
 
 @dataclass
@@ -129,10 +131,10 @@ class _ConsistentLoss(torch.autograd.Function):
         with torch.autocast(states.device.type, enabled=False):
             wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
             table = weight.to(torch.bfloat16) if narrow else wide
-            for start in range(0, half, BLOCK):
+            for start in range(0, half, ROWS):
                 # Whole blocks alone are worth bfloat16: see regard.nn.linear.
-                used = table if half - start >= BLOCK else wide
-                places = [slice(first + start, first + min(start + BLOCK, half)) for first in (0, half)]
+                used = table if half - start >= ROWS else wide
+                places = [slice(first + start, first + min(start + ROWS, half)) for first in (0, half)]
                 rows = [states[place].to(used.dtype) for place in places]
                 log_p, log_q = (torch.log_softmax((some @ used.mT).to(total.dtype), -1) for some in rows)
                 loss, slopes = _pair(log_p, log_q, targets[places[0]], smoothing, coefficient)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 # PyTorch compiles a bfloat16 product anew for every shape on a CPU, which takes as long as the product itself, and every packed
-# batch has another number of tokens. Whole blocks of rows have few shapes; the rows that remain are computed in float32.
-BLOCK = 256
+# batch has another number of tokens. Whole blocks of rows have few shapes; the rows that remain are computed within the last block.
+BLOCK = 128
 
 
 class Linear(nn.Linear):
@@ -41,22 +41,28 @@ def dtype_of_products(x: Tensor) -> torch.dtype:
 
 
 def blocked_product(a: Tensor, b: Tensor) -> Tensor:
-    """`a @ b` in bfloat16 for (M, K) and (K, N), whole blocks of rows apart from the rest."""
+    """`a @ b` in bfloat16 for (M, K) and (K, N); rows that fill no block are computed with those before them."""
     whole = len(a) // BLOCK * BLOCK
     if not whole:
         return (a.float() @ b.float()).to(torch.bfloat16)
     out = torch.empty(len(a), b.shape[1], dtype=torch.bfloat16)
     torch.mm(a[:whole], b, out=out[:whole])
     if whole < len(a):
-        out[whole:] = a[whole:].float() @ b.float()
+        torch.mm(a[-BLOCK:], b, out=out[-BLOCK:])
     return out
 
 
 def blocked_outer(a: Tensor, b: Tensor) -> Tensor:
-    """`a.T @ b` in float32 for bfloat16 (M, K) and (M, N), whole blocks of rows apart from the rest."""
+    """`a.T @ b` in float32 for bfloat16 (M, K) and (M, N); rows that fill no block are added with zeros before them."""
     whole = len(a) // BLOCK * BLOCK
-    rest = a[whole:].float().mT @ b[whole:].float()
-    return rest + a[:whole].mT @ b[:whole] if whole else rest
+    if not whole:
+        return a.float().mT @ b.float()
+    out = (a[:whole].mT @ b[:whole]).float()
+    if whole < len(a):
+        last = a[-BLOCK:].clone()
+        last[: BLOCK - (len(a) - whole)] = 0
+        out += last.mT @ b[-BLOCK:]
+    return out
 
 
 class _BlockedLinear(torch.autograd.Function):

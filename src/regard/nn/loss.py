@@ -12,9 +12,9 @@ from regard._arrays import is_traced
 from regard._errors import ShapeError
 from regard._lowering import kernel, threads
 from regard.nn.consistency import asked
-from regard.nn.linear import BLOCK, in_bfloat16
+from regard.nn.linear import in_bfloat16
 
-ROWS = BLOCK  # rows of logits alive at once
+ROWS = 256  # rows of logits alive at once
 
 # What the kernel reads, and what it calls it.
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
