@@ -83,6 +83,20 @@ def test_the_loss_is_the_cross_entropy_of_what_was_hidden(trainer_of):
     torch.testing.assert_close(trainer.pretraining.loss(batch), expected)
 
 
+def test_an_update_has_gradients_of_the_encoder_alone(trainer_of):
+    trainer = trainer_of(pretrain=0.9)
+    found = []
+    trainer._step = lambda share: found.extend(
+        name for name, parameter in trainer.model.named_parameters() if parameter.grad is not None
+    )
+    trainer.update(0.5)
+    expected = {id(parameter) for parameter in trainer.pretraining.parameters()}
+    assert found == [
+        name for name, parameter in trainer.model.named_parameters() if id(parameter) in expected
+    ]
+    assert not any(name.startswith("decoder") for name in found)
+
+
 def test_first_the_encoder_learns_then_everything(trainer_of):
     """The decoder stays until the task begins; no score is taken before."""
     trainer = trainer_of(

@@ -44,8 +44,8 @@ class DroppingTokenizer(Tokenizer):
 
     >>> tokenizer = Tokenizer.train(["low lower lowest"] * 4, vocabulary_size=300)
     >>> dropping = DroppingTokenizer(tokenizer, share=0.5, seed=1)
-    >>> {tuple(dropping.pieces(dropping.encode("lower"))) for dropping.variant in range(4)}  # doctest: +SKIP
-    {('▁l', 'ower'), ('▁lower',), ('▁l', 'o', 'wer')}
+    >>> tokenizer.pieces(tokenizer.encode("lower"))
+    ['▁lower']
     >>> dropping.decode(dropping.encode("lower"))
     'lower'
     """
