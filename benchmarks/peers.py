@@ -32,7 +32,7 @@ SETTINGS = {"greedy 64": (1, 64), "beam 5 64": (5, 64), "greedy 1": (1, 1), "bea
 def main() -> int:
     """Run one command, and print the table."""
     arguments = parse(sys.argv[1:])
-    folder = arguments.work / arguments.data.resolve().name
+    folder = arguments.work.resolve() / arguments.data.resolve().name
     if not (folder / corpus.FILE).exists():
         corpus.write(arguments.data, folder, arguments.vocabulary)
     commands = {"train-speed": train_speed, "quality": quality, "decode": decode, "tune": tune}

@@ -39,6 +39,22 @@ def test_a_run_leaves_the_folder_of_the_design(trained):
     assert config["recipe"]["dim"] == 16
 
 
+def test_recurrent_layers_are_trained_used_and_described_like_any_other(
+    regard_command, refused, data, tmp_path, tiny
+):
+    folder, kinds = tmp_path / "run", ("--encoder", "recurrent", "--decoder", "recurrent")
+    result = regard_command("train", "translate", *files(data, folder), *tiny, *kinds, "--quiet")
+    assert (result.code, result.err) == (0, "")
+    assert runs.read_config(folder)["recipe"]["encoder"] == "recurrent"
+    assert regard_command("predict", folder, "A dog runs.").out.count("\n") == 1
+    result = regard_command("evaluate", folder, "--data", data / "dev.jsonl", "--beam", 2, "--json")
+    assert json.loads(result.out)["count"] == 8
+    assert regard_command("train", "--resume", "--out", folder, "--quiet").code == 0
+    assert "received RecurrentEncoderBlock" in refused(
+        "export", folder, "--to", "onnx", "--out", tmp_path / "out"
+    )
+
+
 def test_training_tells_its_progress_on_stderr(regard_command, data, tmp_path, tiny):
     result = regard_command("train", "translate", *files(data, tmp_path / "run"), *tiny)
     assert result.code == 0

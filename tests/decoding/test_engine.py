@@ -250,6 +250,8 @@ def test_what_cannot_be_run_is_refused(model, monkeypatch):
     with pytest.raises(ConfigError, match="another model"):
         Engine(made(SHAPES[1]).double())
     assert not engine_module.is_for(Decoder(1, 16, 2, 16))
+    for recurrent in ({"encoder": "recurrent"}, {"decoder": "recurrent"}):
+        assert not engine_module.is_for(EncoderDecoder(Shape(vocabulary=30, dim=16, heads=2, **recurrent)))
     monkeypatch.setattr(engine_module, "kernel", lambda: None)
     with pytest.raises(ConfigError, match="was not built"):
         Engine(model)

@@ -113,3 +113,14 @@ def test_a_model_without_matrices_of_its_own_still_learns():
     for optimizer in (muon, adam):
         optimizer.step()
     assert not torch.equal(encoder.weight, before)
+
+
+def test_the_matrices_of_lstms_go_to_muon_and_their_biases_to_adam():
+    model = EncoderDecoder(Shape(vocabulary=20, dim=8, heads=2, hidden=8, encoder="recurrent"))
+    matrices, rest = split_parameters(model)
+    assert all(matrix.ndim == 2 for matrix in matrices)
+    assert {tuple(parameter.shape) for parameter in rest if parameter.ndim == 2} == {(20, 8)}
+    lstm = model.encoder.blocks[0].attention.layers[0]
+    held = {id(matrix) for matrix in matrices}
+    assert {id(lstm.weight_ih_l0), id(lstm.weight_hh_l0)} <= held
+    assert len(matrices) + len(rest) == len(list(model.parameters()))

@@ -61,6 +61,8 @@ WRONG = {
         {"init": "folder", "vocabulary": 4000, "pretrain": 0.1},
         "Received: init and vocabulary, pretrain. Leave out one or the other",
     ),
+    "encoder": ({"encoder": "lstm"}, "'encoder' must be attention or recurrent. Received 'lstm'"),
+    "a recurrent one": ({"init": "folder", "encoder": "recurrent"}, "Received: init and encoder"),
     "dropout": ({"dropout": 1.0}, "must be a number from 0 to below 1. Received 1.0"),
 }
 

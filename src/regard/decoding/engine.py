@@ -112,10 +112,13 @@ class EngineWriter:
 
 
 def is_for(model: nn.Module) -> bool:
-    """Whether the kernel is there and runs this model: an encoder-decoder on a CPU in float32."""
+    """Whether the kernel is there and runs this model: an encoder-decoder of attention on a CPU in float32."""
     if kernel() is None or not isinstance(model, EncoderDecoder):
         return False
     if not len(model.encoder.blocks) or not len(model.decoder.blocks):
+        return False
+    stacks = (EncoderBlock, model.encoder.blocks), (DecoderBlock, model.decoder.blocks)
+    if any(type(block) is not kind for kind, blocks in stacks for block in blocks):  # recurrent ones
         return False
     return all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
 

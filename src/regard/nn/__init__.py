@@ -18,6 +18,7 @@ from regard.nn.blocks import (
 )
 from regard.nn.cache import KeyValueCache as KeyValueCache
 from regard.nn.cache import LayerCache as LayerCache
+from regard.nn.cache import StateCache as StateCache
 from regard.nn.consistency import (
     consistent as consistent,
 )
@@ -45,6 +46,21 @@ from regard.nn.pretrained import (
     parameter_groups as parameter_groups,
 )
 from regard.nn.pretrained_shape import PretrainedShape as PretrainedShape
+from regard.nn.recurrent import (
+    Recurrence as Recurrence,
+)
+from regard.nn.recurrent import (
+    RecurrentDecoder as RecurrentDecoder,
+)
+from regard.nn.recurrent import (
+    RecurrentDecoderBlock as RecurrentDecoderBlock,
+)
+from regard.nn.recurrent import (
+    RecurrentEncoder as RecurrentEncoder,
+)
+from regard.nn.recurrent import (
+    RecurrentEncoderBlock as RecurrentEncoderBlock,
+)
 from regard.nn.rotary import Rotary as Rotary
 from regard.nn.transformer import EncoderDecoder as EncoderDecoder
 from regard.nn.transformer import Shape as Shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -141,9 +141,11 @@ class Encoder(nn.Module):
     torch.Size([7, 32])
     """
 
+    block: ClassVar[type[EncoderBlock]] = EncoderBlock
+
     def __init__(self, layers: int, dim: int, heads: int, hidden: int, **options: Any) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(EncoderBlock(dim, heads, hidden, **options) for _ in range(layers))
+        self.blocks = nn.ModuleList(self.block(dim, heads, hidden, **options) for _ in range(layers))
         self.norm = RMSNorm()
         self.rotary = Rotary(dim // heads)
 
@@ -168,9 +170,11 @@ class Decoder(nn.Module):
     True
     """
 
+    block: ClassVar[type[DecoderBlock]] = DecoderBlock
+
     def __init__(self, layers: int, dim: int, heads: int, hidden: int, **options: Any) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(DecoderBlock(dim, heads, hidden, **options) for _ in range(layers))
+        self.blocks = nn.ModuleList(self.block(dim, heads, hidden, **options) for _ in range(layers))
         self.norm = RMSNorm()
         self.rotary = Rotary(dim // heads)
 

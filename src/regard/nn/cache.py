@@ -1,6 +1,8 @@
-"""The key-value cache of one attention layer while a sequence is written token by token."""
+"""What a layer keeps while a sequence is written token by token: keys and values, or the state of a recurrence."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor
 
@@ -51,6 +53,32 @@ class KeyValueCache:
         return grown
 
 
+class StateCache:
+    """The state of a recurrence after N sequences of equal length so far.
+
+    >>> layer, cache = regard.nn.Recurrence(8, causal=True), regard.nn.StateCache()
+    >>> x = torch.randn(1, 3, 8)
+    >>> steps = [layer(x[:, t : t + 1], cache=cache) for t in range(3)]
+    >>> torch.allclose(torch.cat(steps, 1), layer(x), atol=1e-5)
+    True
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.state: tuple[Tensor, Tensor] | None = None
+
+    def advance(self, state: tuple[Tensor, Tensor], tokens: int) -> None:
+        """Take the hidden and cell states (1, N, size) after so many tokens more."""
+        self.state = state
+        self.length += tokens
+
+    def keep(self, sequences: Tensor) -> None:
+        """Go on with these sequences, (M,) integers; one may be named several times."""
+        if self.state is not None:
+            hidden, cell = self.state
+            self.state = hidden[:, sequences], cell[:, sequences]
+
+
 class ContextCache:
     """Keys and values of a context that is encoded once and read at every step."""
 
@@ -59,7 +87,10 @@ class ContextCache:
 
 
 class LayerCache:
-    """What one decoder block keeps between steps: `own`, its tokens' keys and values, and `context`, those of its context.
+    """What one decoder block keeps between steps: `own`, of its tokens, and `context`, the keys and values of its context.
+
+    Arguments:
+        own: an empty cache of the layer that reads the tokens; by default one for keys and values.
 
     >>> block, cache = regard.nn.DecoderBlock(8, heads=2, hidden=16), regard.nn.LayerCache()
     >>> _ = block(torch.randn(3, 1, 8), torch.randn(3, 5, 8), cache=cache)
@@ -67,8 +98,8 @@ class LayerCache:
     1
     """
 
-    def __init__(self) -> None:
-        self.own = KeyValueCache()
+    def __init__(self, own: KeyValueCache | StateCache | None = None) -> None:
+        self.own: Any = own or KeyValueCache()
         self.context = ContextCache()
 
 

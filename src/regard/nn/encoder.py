@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from regard._packed import Packed
-from regard.nn.blocks import Encoder
 from regard.nn.feedforward import Dropout
+from regard.nn.recurrent import encoder_of
 
 
 class TextEncoder(nn.Module):
@@ -20,9 +20,11 @@ class TextEncoder(nn.Module):
         layers: number of blocks.
         dropout: share of the entries dropped in training, of embeddings and of every branch.
         qk_norm: normalize queries and keys per head before they meet.
+        kind: "attention", or "recurrent" for LSTMs of as many parameters in its place.
 
     Raises:
         ShapeError: `dim` is no multiple of `heads`, or heads are of odd size.
+        ConfigError: `kind` is neither of the two.
 
     >>> encoder = regard.nn.TextEncoder(100, dim=32, heads=4, hidden=64, layers=2)
     >>> encoder(regard.Packed(torch.arange(7), np.array([0, 3, 7]))).values.shape
@@ -39,12 +41,13 @@ class TextEncoder(nn.Module):
         *,
         dropout: float = 0.0,
         qk_norm: bool = True,
+        kind: str = "attention",
     ) -> None:
         super().__init__()
         self.dim = dim
         self.embedding = nn.Embedding(vocabulary, dim)
         self.dropout = Dropout(dropout)
-        self.encoder = Encoder(layers, dim, heads, hidden, dropout=dropout, qk_norm=qk_norm)
+        self.encoder = encoder_of(kind)(layers, dim, heads, hidden, dropout=dropout, qk_norm=qk_norm)
         self.apply(initialize)
 
     def forward(self, tokens: Packed, extra: Tensor | None = None) -> Packed:

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard._packed import Packed
-from regard.nn.blocks import Decoder, Encoder
 from regard.nn.cache import LayerCache
 from regard.nn.encoder import initialize
 from regard.nn.feedforward import Dropout
+from regard.nn.recurrent import decoder_of, encoder_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Shape:
         decoder_layers: blocks of the decoder.
         dropout: share of the entries dropped in training, of embeddings and of every branch.
         qk_norm: normalize queries and keys per head before they meet.
+        encoder: "attention", or "recurrent" for LSTMs of as many parameters in place of self-attention.
+        decoder: the same; a recurrent decoder attends to the source all the same.
     """
 
     vocabulary: int
@@ -38,6 +40,8 @@ class Shape:
     decoder_layers: int = 2
     dropout: float = 0.1
     qk_norm: bool = True
+    encoder: str = "attention"
+    decoder: str = "attention"
 
 
 class EncoderDecoder(nn.Module):
@@ -48,6 +52,7 @@ class EncoderDecoder(nn.Module):
 
     Raises:
         ShapeError: `shape.dim` is no multiple of `shape.heads`, or heads are of odd size.
+        ConfigError: there are no layers of the kind that `shape` names.
 
     Source: Vaswani et al. 2017, tied as in Press and Wolf 2017, with the pre-norm blocks of `EncoderBlock`.
 
@@ -64,8 +69,8 @@ class EncoderDecoder(nn.Module):
         options: dict[str, Any] = {"dropout": shape.dropout, "qk_norm": shape.qk_norm}
         self.embedding = nn.Embedding(shape.vocabulary, shape.dim)
         self.dropout = Dropout(shape.dropout)
-        self.encoder = Encoder(shape.encoder_layers, *sizes, **options)
-        self.decoder = Decoder(shape.decoder_layers, *sizes, **options)
+        self.encoder = encoder_of(shape.encoder)(shape.encoder_layers, *sizes, **options)
+        self.decoder = decoder_of(shape.decoder)(shape.decoder_layers, *sizes, **options)
         self.apply(initialize)
 
     def forward(self, source: Packed, target: Packed) -> Tensor:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from regard._errors import ConfigError
 from regard.nn.attention import CrossAttention, SelfAttention
 
 
@@ -23,9 +24,17 @@ def watch(
     ...     _ = layer(torch.randn(1, 5, 8))
     >>> seen[0].shape
     torch.Size([5, 2, 5])
+
+    Raises:
+        ConfigError: there is no such layer, as in a recurrent encoder.
     """
     seen: list[Tensor] = []
     layers = [module for module in model.modules() if isinstance(module, kind)]
+    if not layers:
+        raise ConfigError(
+            f"there is no attention to look at. Expected: a model with layers of {kind.__name__}. "
+            f"Received: {type(model).__name__} without one; a recurrent encoder has none."
+        )
     for layer in layers:
         layer.seen = seen
     try:

@@ -21,7 +21,7 @@ def make_encoder(recipe: Recipe, vocabulary: int) -> TextEncoder | PretrainedRea
     if recipe.init is not None:
         return PretrainedReader(read_shape(Path(recipe.init)))
     sizes = (recipe.dim or 128, recipe.heads or 4, recipe.hidden or 256, recipe.encoder_layers or 4)
-    return TextEncoder(vocabulary, *sizes, dropout=recipe.dropout or 0.0)
+    return TextEncoder(vocabulary, *sizes, dropout=recipe.dropout or 0.0, kind=recipe.encoder)
 
 
 def learn_tokenizer(texts: Iterable[str], recipe: Recipe) -> Tokenizer:

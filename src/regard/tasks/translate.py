@@ -126,7 +126,13 @@ class Translate:
             for name in ("dim", "heads", "hidden", "encoder_layers", "decoder_layers")
         }
         given = {name: size for name, size in sizes.items() if size is not None}
-        shape = Shape(len(self.tokenizer), dropout=recipe.dropout or 0.0, **given)
+        shape = Shape(
+            len(self.tokenizer),
+            dropout=recipe.dropout or 0.0,
+            encoder=recipe.encoder,
+            decoder=recipe.decoder,
+            **given,
+        )
         return EncoderDecoder(shape)
 
     def loss(self, model: EncoderDecoder, batch: dict[str, Packed], smoothing: float) -> Tensor:

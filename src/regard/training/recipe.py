@@ -39,14 +39,10 @@ ABOVE_ZERO = (
     "layer_decay",
 )
 SHARES = ("dropout", "label_smoothing", "warmup", "average", "bpe_dropout", "pretrain")
-FROM_NOTHING = (
-    "vocabulary",
-    "dim",
-    "encoder_layers",
-    "bpe_dropout",
-    "pretrain",
-)  # what `init` leaves no room for
+# What `init` leaves no room for.
+FROM_NOTHING = ("vocabulary", "dim", "encoder_layers", "bpe_dropout", "pretrain")
 PRECISIONS = ("auto", "fp32", "bf16")
+KINDS = ("attention", "recurrent")
 
 
 @dataclass(frozen=True)
@@ -71,6 +67,10 @@ class Recipe:
     """Blocks of the encoder."""
     decoder_layers: int | None = None
     """Blocks of the decoder."""
+    encoder: str = "attention"
+    """"attention", or "recurrent": LSTMs of as many parameters in place of self-attention, for comparison."""
+    decoder: str = "attention"
+    """The same for the decoder, which attends to its source all the same."""
     dropout: float | None = None
     """Share of activations dropped after embedding and in both halves of every block."""
     label_smoothing: float = 0.1
@@ -100,7 +100,7 @@ class Recipe:
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW, for embeddings."""
     matrix_learning_rate: float = 0.02
-    """Peak learning rate of Muon, for the matrices of linear layers."""
+    """Peak learning rate of Muon, for the matrices of linear and recurrent layers."""
     weight_decay: float = 0.0
     """Weight decay of the matrices."""
     warmup: float = 0.05
@@ -141,6 +141,8 @@ class Recipe:
             _check(self, name, lambda value: 0 <= value < math.inf, "0 or more")
         _check(self, "layer_decay", lambda value: value <= 1, "at most 1")
         _check(self, "precision", lambda value: value in PRECISIONS, "auto, fp32 or bf16")
+        for name in ("encoder", "decoder"):
+            _check(self, name, lambda value: value in KINDS, " or ".join(KINDS))
         self._check_together()
 
     def _check_together(self) -> None:
@@ -153,10 +155,11 @@ class Recipe:
             raise ConfigError(
                 "layers of a pretrained encoder are to be frozen, and there is none. Expected: init too."
             )
-        given = [name for name in FROM_NOTHING if self.init is not None and getattr(self, name)]
-        if given:
+        given = [name for name in FROM_NOTHING if getattr(self, name)]
+        given += ["encoder"] if self.encoder != "attention" else []
+        if self.init is not None and given:
             raise ConfigError(
-                f"a pretrained encoder brings its own vocabulary and size. Received: init and {', '.join(given)}. Leave out "
+                f"a pretrained encoder brings its own vocabulary, size and layers. Received: init and {', '.join(given)}. Leave out "
                 "one or the other."
             )
 
