@@ -125,7 +125,7 @@ KINDS = {
     "attention": ("NativeAttention",),
     "loss without its products": ("_VocabularyLoss",),
     "optimizer": ("Optimizer.step", "_foreach_", "_fused_", "aten::lerp", "aten::bmm", "aten::baddbmm"),
-    "products": ("aten::mm", "aten::addmm", "_BlockedLinear"),
+    "products": ("aten::mm", "aten::addmm", "_KernelLinear", "_BlockedLinear"),
 }
 
 

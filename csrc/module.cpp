@@ -16,6 +16,7 @@
 #include "decoder/binding.h"
 #include "layers/module.h"
 #include "loss/module.h"
+#include "products/module.h"
 #include "pool.h"
 #include "run.h"
 
@@ -228,6 +229,7 @@ NB_MODULE(_kernel, module) {
     module.def("pool", &pool_name, "Whose threads work: 'openmp' or 'own'.");
     add_layers(module);
     add_loss(module);
+    add_products(module);
     bind_decoder(module);
 }
 

@@ -150,6 +150,13 @@ std::vector<std::string> instruction_sets() {
 std::string instruction_set() { return current().name; }
 void use_instruction_set(const std::string& name) { chosen.store(find(name)); }
 double fma_peak(double seconds) { return current().peak(seconds); }
+bool multiplies_pairs() {
+#if defined(__x86_64__)
+    return instruction_set() == "avx512" && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
 const Kernels& kernels_of(Element element) { return element == Element::float32 ? *current().of_float : *current().of_double; }
 
 // Which units add to the same numbers of a bias's gradient.

@@ -14,6 +14,8 @@ std::string instruction_set();
 // Throws std::invalid_argument for one that this machine lacks.
 void use_instruction_set(const std::string& name);
 double fma_peak(double seconds);
+// Whether the instruction set in use may be asked for products of pairs of bfloat16.
+bool multiplies_pairs();
 
 enum class Element { float32, float64 };
 

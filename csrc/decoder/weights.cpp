@@ -31,17 +31,9 @@ bool has_quads() {
 #endif
 }
 
-bool has_pairs() {
-#if defined(__x86_64__)
-    return __builtin_cpu_supports("avx512bf16");
-#else
-    return false;
-#endif
-}
-
 Kind kind_of(const std::string& precision, bool native) {
     if (precision == "fp32") return Kind::float32;
-    if (precision == "bf16") return native && has_pairs() ? Kind::bfloat16_pairs : Kind::bfloat16_wide;
+    if (precision == "bf16") return native && multiplies_pairs() ? Kind::bfloat16_pairs : Kind::bfloat16_wide;
     if (precision == "int8") return native && has_quads() ? Kind::int8_quads : Kind::int8_wide;
     throw std::invalid_argument("precision must be fp32, bf16 or int8");
 }

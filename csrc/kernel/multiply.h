@@ -1,7 +1,7 @@
 // The one matrix product: C = A B, C + A B or factor * C + A B, with rows of A broadcast and rows of B in registers.
 //
-// All seven products of attention's forward and backward pass are this one. A tile is M rows of C by N vectors; the M x N
-// accumulators fill the register file.
+// All seven products of attention's forward and backward pass are this one, and those of linear layers. A tile is M rows of C by N
+// vectors; the M x N accumulators fill the register file.
 #pragma once
 
 #include "upcoming.h"
@@ -27,7 +27,13 @@ struct Matrices {
     Upcoming* upcoming;
 };
 
-template <class T, int M, int N, Unit unit>
+// What a number of A and a vector of B add to a sum.
+template <class T>
+struct MultiplyAdd {
+    static REGARD_INLINE void add(Vector<T>& sum, Vector<T> factor, Vector<T> row) { sum += factor * row; }
+};
+
+template <class T, int M, int N, Unit unit, class Step>
 __attribute__((noinline)) void tile(const Matrices<T>& x, Old old) {
     constexpr int W = lanes<T>;
     Vector<T> sums[M][N];
@@ -46,7 +52,7 @@ __attribute__((noinline)) void tile(const Matrices<T>& x, Old old) {
         for (int i = 0; i < M; ++i) {
             const Vector<T> factor = all<T>(a[unit == Unit::row ? i : i * stride]);
 #pragma GCC unroll 4
-            for (int j = 0; j < N; ++j) sums[i][j] += factor * row[j];
+            for (int j = 0; j < N; ++j) Step::add(sums[i][j], factor, row[j]);
         }
         a += unit == Unit::row ? stride : 1;
         b += b_row;
@@ -66,15 +72,15 @@ __attribute__((noinline)) void tile(const Matrices<T>& x, Old old) {
 // With few vectors a row, more rows fill the registers.
 constexpr int rows_of_tile(int vectors) { return vectors >= 3 || 2 * vectors > most_vectors ? 6 : 12; }
 
-template <class T, int N, Unit unit, int M = rows_of_tile(N)>
+template <class T, int N, Unit unit, class Step, int M = rows_of_tile(N)>
 REGARD_INLINE void rows_tile(int rows, const Matrices<T>& x, Old old) {
     if constexpr (M > 1) {
-        if (rows < M) return rows_tile<T, N, unit, M - 1>(rows, x, old);
+        if (rows < M) return rows_tile<T, N, unit, Step, M - 1>(rows, x, old);
     }
-    tile<T, M, N, unit>(x, old);
+    tile<T, M, N, unit, Step>(x, old);
 }
 
-template <class T, int N, Unit unit>
+template <class T, int N, Unit unit, class Step>
 void product_of(long rows, Matrices<T> x, Old old) {
     constexpr int most = rows_of_tile(N);
     // Tiles of nearly one height: a last tile of one row would cost as much as one of four.
@@ -82,21 +88,21 @@ void product_of(long rows, Matrices<T> x, Old old) {
     for (long t = 0; t < tiles; ++t) {
         const long height = rows / tiles + (t < rows % tiles);
         x.upcoming->some();
-        rows_tile<T, N, unit>(int(height), x, old);
+        rows_tile<T, N, unit, Step>(int(height), x, old);
         x.a += height * (unit == Unit::row ? 1 : x.a_stride);
         x.c += height * x.c_row;
         if (x.factor) x.factor += height;
     }
 }
 
-template <class T, Unit unit>
+template <class T, Unit unit, class Step = MultiplyAdd<T>>
 void product(long rows, int vectors, const Matrices<T>& x, Old old) {
     switch (vectors) {
-        case 1: return product_of<T, 1, unit>(rows, x, old);
-        case 2: return product_of<T, 2, unit>(rows, x, old);
+        case 1: return product_of<T, 1, unit, Step>(rows, x, old);
+        case 2: return product_of<T, 2, unit, Step>(rows, x, old);
 #if defined(__AVX512F__)
-        case 3: return product_of<T, 3, unit>(rows, x, old);
-        default: return product_of<T, 4, unit>(rows, x, old);
+        case 3: return product_of<T, 3, unit, Step>(rows, x, old);
+        default: return product_of<T, 4, unit, Step>(rows, x, old);
 #else
         default: return;
 #endif

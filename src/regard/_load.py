@@ -13,8 +13,9 @@ class Predictor:
     """A model from a run folder, with everything that it needs to be used.
 
     Call it with one input, or with a list of them: it gives one result, or a list in the same order. Keywords are the
-    task's own; for translation `beam` (5), `penalty` (1.0), `attention` (False) and `precision` ("fp32", or "bf16" and
-    "int8", which are faster and lose a little). The model is packed for the kernel at the first call with a precision.
+    task's own; for roles `attention`, for answers `attention` and `no_answer`, for translation `beam` (5), `penalty` (1.0),
+    `attention` (False) and `precision` ("fp32", or "bf16" and "int8", which are faster and lose a little). The model is
+    packed for the kernel at the first call with a precision.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -63,7 +64,12 @@ def load(folder: str | Path) -> Predictor:
         translator = regard.load("runs/en-zh")
         translator("A dog runs.").text
         translator(["A dog runs.", "A cat sleeps."], beam=1, precision="int8")
+        regard.load("runs/answer")(("Who?", "Ada wrote it."))    # a question and its passage
         translator("A dog runs.", attention=True).attention.weights    # (layers, heads, target, source)
+
+        labeller = regard.load("runs/roles")
+        labeller("The dog chases the cat.").propositions[0].spans
+        labeller({"words": ["The", "dog", "runs"], "predicate": 2})    # or words alone, as a tuple
 
     Raises:
         CheckpointError: the folder holds no run, or a file in it is missing, damaged or cut short.

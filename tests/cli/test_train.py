@@ -33,7 +33,8 @@ def test_every_option_of_the_recipe_is_a_flag_with_its_docstring(regard_command)
 
 def test_a_run_leaves_the_folder_of_the_design(trained):
     names = {path.name for path in trained.iterdir()}
-    assert names == {"model.safetensors", "config.toml", "tokenizer.json", "metrics.jsonl", "state"}
+    files = {"model.safetensors", "config.toml", "tokenizer.json", "words.json", "metrics.jsonl"}
+    assert names == {*files, "state"}
     config = runs.read_config(trained)
     assert config["run"] == {"task": "translate"}
     assert config["recipe"]["dim"] == 16

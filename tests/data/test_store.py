@@ -78,3 +78,22 @@ def test_bad_examples_and_indices(tmp_path: Path) -> None:
     for index in (-1, 1):
         with pytest.raises(DataError, match="outside the store"):
             store.gather([index])
+
+
+def test_rows_of_bytes_stand_beside_ids(tmp_path):
+    rng = np.random.default_rng(0)
+    examples = [([n], rng.integers(256, size=(n, 6), dtype=np.uint8)) for n in (3, 0, 5, 1)]
+    written = TokenStore.write(tmp_path / "store", iter(examples), ("label", "patches"))
+    for store in (written, TokenStore.open(tmp_path / "store")):
+        assert store.lengths.tolist() == [[1, 3], [1, 0], [1, 5], [1, 1]]
+        values, offsets = store.gather([2, 1, 0])["patches"]
+        assert values.dtype == np.uint8
+        assert offsets.tolist() == [0, 5, 5, 8]
+        np.testing.assert_array_equal(values, np.concatenate([examples[2][1], examples[0][1]]))
+        assert store.gather([3])["label"][0].tolist() == [1]
+
+
+@pytest.mark.parametrize("other", [np.zeros((2, 5), np.uint8), [1, 2], np.zeros((2, 6), np.int32)])
+def test_rows_of_bytes_have_one_width(tmp_path, other):
+    with pytest.raises(DataError, match="rows of 6 bytes"):
+        TokenStore.write(tmp_path / "store", [(np.zeros((1, 6), np.uint8),), (other,)], ("patches",))

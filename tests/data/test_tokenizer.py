@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from regard._errors import CheckpointError, ConfigError, DataError
 from regard.data.records import read_records
-from regard.data.tokenizer import Tokenizer
+from regard.data.tokenizer import RUNS, Tokenizer
 from regard.samples import sample_path
+from regard.training.recipe import CUTS
 
 ENGLISH = [
     "A dog runs on the beach.",
@@ -168,3 +169,28 @@ def test_errors() -> None:
         tokenizer.encode(3)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="outside the vocabulary"):
         tokenizer.decode([len(tokenizer)])
+
+
+@pytest.mark.parametrize(
+    ("unspaced", "inside"),
+    [("runs", "東京タワーはたかい"), ("scripts", "東京"), ("characters", "タワー")],
+)
+def test_text_without_spaces_is_cut_before_pieces_are_learned(unspaced, inside):
+    text = "東京タワーはたかい"
+    tokenizer = Tokenizer.train([text] * 4, 300, unspaced=unspaced)
+    pieces = [text[begin:end] for begin, end in tokenizer.spans(text)]
+    assert "".join(pieces) == text
+    assert inside in pieces
+    if unspaced == "characters":
+        assert pieces[:2] == ["東", "京"]
+    ids, spans = tokenizer.encode_with_offsets(text)
+    assert (ids, spans) == (tokenizer.encode(text), tokenizer.spans(text))
+
+
+def test_an_unknown_way_to_cut():
+    with pytest.raises(ConfigError, match="one of three ways"):
+        Tokenizer.train(["a"], 300, unspaced="words")
+
+
+def test_the_recipe_knows_the_ways_to_cut():
+    assert tuple(RUNS) == CUTS

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import pretrained_folders as folders
 from regard._errors import CheckpointError, ConfigError
-from regard.data.pretrained_tokenizer import PretrainedTokenizer
 from regard.metrics.translation import Score
 from regard.nn import PretrainedEncoder, TextEncoder, mean_pool
 from regard.nn.loss import vocabulary_loss
@@ -62,11 +62,10 @@ class Asks(Translate):
     def encode(self, records):
         for record in records:
             ids = self.tokenizer.encode(record.fields["source"])
-            ids = self.tokenizer.join(ids)[0] if isinstance(self.tokenizer, PretrainedTokenizer) else ids
             yield ids, [int("?" in record.fields["source"])]
 
     def model(self, recipe):
-        return Pooled(make_encoder(recipe, len(self.tokenizer)))
+        return Pooled(make_encoder(recipe, self.tokenizer))
 
     def loss(self, model, batch, smoothing):
         return vocabulary_loss(model(batch["source"]), model.head.weight, batch["label"].values, smoothing)
@@ -104,7 +103,11 @@ def test_a_run_begins_with_the_weights_of_the_folder(begun, kind):
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
-    assert trainer.task.tokenizer.pieces(trainer.dev_store[0][0])[0] == "[CLS]"
+    marked = trainer.model.encoder.marked(trainer.learning.batch(np.arange(2), 0)["source"])
+    for ids in marked.tokens.unpack():
+        pieces = trainer.task.tokenizer.pieces(ids.tolist())
+        assert (pieces[0], pieces[-1]) == ("[CLS]", "[SEP]")
+        assert not {"[CLS]", "[SEP]"} & set(pieces[1:-1])
     assert (trainer.recipe.vocabulary, trainer.recipe.dim) == (None, None)
 
 
@@ -141,8 +144,7 @@ def test_layers_learn_with_falling_rates_and_frozen_ones_not_at_all(begun):
     }
     learning = {name for name, value in trainer.model.named_parameters() if value.requires_grad}
     assert "head.weight" in changed
-    # The head's bias is no part of the loss; the bias of keys moves all scores of a query alike.
-    assert learning - changed <= {"head.bias"}
+    assert learning - changed <= {"head.bias", "encoder.gate"}  # they are no part of this loss
     assert all(name.startswith(("head", "encoder.pretrained.blocks.1")) for name in changed)
 
 
@@ -160,9 +162,14 @@ def test_what_is_added_reaches_the_first_layer(begun):
     batch = trainer.learning.batch(torch.arange(3).numpy(), 0)["source"]
     extra = torch.randn(len(batch.values), encoder.dim)
     with torch.no_grad():
-        plain, zero, moved = (encoder(batch, given).values for given in (None, 0 * extra, extra))
-    torch.testing.assert_close(zero, plain)
-    assert not torch.allclose(moved, plain)
+        plain, shut = (encoder(batch, given).values for given in (None, extra))
+        encoder.gate.fill_(0.5)
+        marked, places = encoder.marked(batch)
+        added = torch.zeros(len(marked.values), encoder.dim).index_copy(0, places, extra / 2)
+        half = encoder.pretrained(marked, extra=added).values[places]
+        torch.testing.assert_close(shut, plain)
+        torch.testing.assert_close(encoder(batch, extra).values, half)
+        assert not torch.allclose(half, plain)
 
 
 def test_without_init_the_same_task_reads_with_an_encoder_of_its_own(begun):

@@ -3,15 +3,18 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from regard._errors import CheckpointError, ConfigError, RegardError
 from regard.metrics.translation import Score
 from regard.tasks.translate import Translate
 from regard.training import runs
-from regard.training.loop import scale_and_clip
+from regard.training.loop import parts_of, scale_and_clip
 from regard.training.progress import Reporter, Silence
 
 
@@ -256,3 +259,13 @@ def test_a_config_cut_short_is_refused(trainer_of, content):
 def test_no_run_at_all_is_told(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no run: config.toml is missing"):
         runs.resume(Translate(), tmp_path, Reporter(None, Silence()))
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=20), st.integers(1, 30))
+def test_dev_examples_are_taken_together_by_tokens(lengths, tokens):
+    examples = [([0] * one, [1] * other) for one, other in lengths]
+    parts = list(parts_of(examples, tokens))
+    assert [example for part in parts for example in part] == examples
+    sizes = [[sum(map(len, example)) for example in part] for part in parts]
+    assert all(sum(part) <= tokens or len(part) == 1 for part in sizes)
+    assert all(sum(part) + following[0] > tokens for part, following in pairwise(sizes))

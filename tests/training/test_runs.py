@@ -28,7 +28,9 @@ def begin(folder, train, dev, **options):
     return runs.begin(Translate(), Recipe(steps=2, **SMALL), train, dev, folder, reporter, **options)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "metrics.jsonl", "tokenizer.json", "state/notes.txt"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "metrics.jsonl", "words.json", "tokenizer.json", "state/notes.txt"]
+)
 def test_files_that_no_run_wrote_are_left_alone(data, tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine", encoding="utf8")

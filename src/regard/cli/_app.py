@@ -14,6 +14,8 @@ COMMANDS = {
         regard train translate --train pairs.tsv --out runs/mine --minutes 5
         regard train translate --train train.jsonl.gz --dev dev.jsonl.gz
         regard train translate --train a.en,a.de --dev b.en,b.de --dry-run
+        regard train roles --train train.jsonl.gz --dev dev.jsonl.gz --out runs/roles
+        regard train answer --train a.jsonl.gz,b.json --dev dev.jsonl.gz --out runs/answer
         regard train --resume --out runs/mine
         """,
     ),
@@ -23,6 +25,16 @@ COMMANDS = {
         regard evaluate runs/mine --data test.jsonl.gz
         regard evaluate runs/mine --data test.en,test.de --lowercase --json
         regard evaluate runs/mine --data test.jsonl.gz --precision int8
+        regard evaluate runs/roles --data test.conll --each
+        regard evaluate runs/mine --data test.jsonl.gz --by length
+        """,
+    ),
+    "compare": (
+        "Say which of two models is better, where, and whether it may be luck.",
+        """
+        regard compare runs/mine runs/other --data test.jsonl.gz
+        regard compare runs/mine runs/other --data test.jsonl.gz --by frequency --json
+        regard compare mine.jsonl other.jsonl --data test.jsonl.gz --lowercase
         """,
     ),
     "predict": (
@@ -32,6 +44,8 @@ COMMANDS = {
         regard predict runs/mine --input sentences.txt > translations.txt
         cat sentences.txt | regard predict runs/mine --precision int8 --json
         regard predict runs/mine "A dog runs." --attention dog.html
+        regard predict runs/roles "The dog chases the cat." --columns
+        regard predict runs/answer "Who wrote it?" --passage text.txt
         """,
     ),
     "inspect": (

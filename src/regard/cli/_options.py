@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -15,6 +16,8 @@ from regard._errors import ConfigError
 from regard.training.recipe import Recipe, read_toml, recipe_from
 
 BUDGETS = ("minutes", "steps")
+FLAGS = {"penalty": "length_penalty"}  # options that go by another name on the command line
+DEFAULTS = {"beam": 5, "penalty": 1.0, "precision": "fp32"}
 
 
 def documented(kind: type) -> dict[str, str]:
@@ -68,3 +71,24 @@ def refuse(given: dict[str, Any], reason: str) -> None:
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(f"{reason}. Received: {names}. Leave it out.")
+
+
+def task_options(task: str, known: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
+    """Options for a task from the flags of a command, None where a flag was not given; ConfigError names those of other tasks."""
+    names = {name: FLAGS.get(name, name) for name in given}
+    other = {names[name]: value for name, value in given.items() if value is not None and name not in known}
+    refuse(other, f"the task {task!r} knows no such option")
+    chosen = {
+        name: DEFAULTS.get(name) if value is None else value for name, value in given.items() if name in known
+    }
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def needed(task: Any, name: str, used_by: str) -> Any:
+    """What a command uses of a task, an attribute that not all of them have; ConfigError for one that has it not."""
+    if not hasattr(task, name):
+        raise ConfigError(
+            f"the task {task.name!r} has no {name!r}. Expected: a task that has it, such as 'translate'. "
+            f"Received: {used_by} for {task.name!r}. To mend it: use regard evaluate without --by."
+        )
+    return getattr(task, name)

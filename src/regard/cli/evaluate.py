@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from regard._errors import ConfigError
+from regard.cli._buckets import Cutting
+from regard.cli._options import FLAGS, task_options
 from regard.cli._output import give, give_json
+from regard.cli._predictions import check_name, write_predictions
 from regard.cli._shortlist import shortlist_option
 from regard.samples import sample_path
 
@@ -17,66 +20,97 @@ def evaluate(
     /,
     *,
     data: str | None = None,
-    beam: int = 5,
-    length_penalty: float = 1.0,
+    beam: int | None = None,
+    length_penalty: float | None = None,
+    no_answer: float | None = None,
     lowercase: bool = False,
     language: str | None = None,
-    precision: Literal["fp32", "bf16", "int8"] = "fp32",
+    each: bool = False,
+    precision: Literal["fp32", "bf16", "int8"] | None = None,
     shortlist: Path | None = None,
+    by: str | None = None,
+    predictions: Path | None = None,
     json: bool = False,
 ) -> None:
     """Score a model on a file of examples.
 
     Args:
         run: A run folder.
-        data: The examples: .jsonl, .tsv (or with .gz), or two text files "a.en,a.de". Default: the test part of the
+        data: The examples, in a form that the model was trained on, such as .jsonl.gz. Default: the test part of the
             sample, for a model that was trained on it.
         beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
+        no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
         lowercase: Compare without case, as sacrebleu -lc; always so for a model of lower case.
         language: Language of the references, such as de or zh. Default: looked up in the text.
         precision: Of the weights while writing. bf16 and int8 are faster; what they lose against fp32 is measured too.
             Default: fp32.
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
             README. Default: the whole vocabulary.
+        each: The score of every role by itself, too.
+        by: Score parts of the examples too: by length; translations by frequency too, which is how often training saw the
+            rarest word, and roles by distance, from a predicate to its farthest argument.
+        predictions: Write what was predicted to this file, FILE.jsonl, for regard compare.
         json: One JSON object.
     """
     from regard._load import load
 
+    if predictions is not None:
+        check_name(predictions)
     predictor = load(run)
     task = predictor.task
-    records = list(task.read(data or _sample_test(predictor), predictor.recipe.max_characters))
+    given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
+    given |= {"no_answer": no_answer}
+    given |= shortlist_option(predictor, shortlist)
+    options = task_options(task.name, task.options, given)
+    wanted = {"lowercase": lowercase or None, "language": language, "each": each or None}
+    scoring = task_options(task.name, task.score_options, wanted)
+    records = list(task.read(data or sample_test(predictor), predictor.recipe.max_characters))
+    cutting = None if by is None else Cutting(task, by, records)
     inputs = [task.input_of(record) for record in records]
-    options = {"beam": beam, "penalty": length_penalty, **shortlist_option(predictor, shortlist)}
 
-    def scored(**chosen: Any) -> tuple[list[Any], float]:
+    def predicted(options: dict[str, Any]) -> tuple[list[Any], float]:
         begin = time.monotonic()
-        predictions = predictor.predict(inputs, **options, **chosen)
-        seconds = time.monotonic() - begin
-        return task.score(predictions, records, lowercase=lowercase, language=language), seconds
+        return predictor.predict(inputs, **options), time.monotonic() - begin
 
-    scores, seconds = scored(precision=precision)
-    exact = scores if precision == "fp32" else scored()[0]
+    found, seconds = predicted(options)
+    if predictions is not None:
+        write_predictions(predictions, task.name, found)
+    scores = task.score(found, records, **scoring)
+    is_exact = options.get("precision", "fp32") == "fp32"
+    full = found if is_exact else predicted({**options, "precision": "fp32"})[0]
+    exact = scores if is_exact else task.score(full, records, **scoring)
     lost = {score.name: full.value - score.value for score, full in zip(scores, exact, strict=True)}
     if json:
-        facts = {
-            "count": len(records),
-            "seconds": round(seconds, 3),
-            "beam": beam,
-            "length_penalty": length_penalty,
-            "precision": precision,
-            **({} if exact is scores else {"lost": lost}),
-        }
+        facts: dict[str, Any] = {"count": len(records), "seconds": round(seconds, 3)}
+        facts |= {FLAGS.get(name, name): value for name, value in options.items() if name != "shortlist"}
+        facts |= {} if is_exact else {"lost": lost}
         signatures = {score.name: score.signature for score in scores}
+        if cutting is not None:
+            facts["by"] = cutting.as_json(_table(cutting, scores), float)
         give_json({**{score.name: score.value for score in scores}, **facts, "signatures": signatures})
         return
+    width = max(10, *(len(score.name) for score in scores))
     for score in scores:
-        change = "" if exact is scores else f"   {-lost[score.name]:+.2f} against fp32"
-        give(f"{score.name:<6} {score.value:5.1f}   {score.signature}{change}")
-    give(f"{len(records):,} examples in {seconds:.1f} s, beam {beam}, {precision}")
+        change = "" if is_exact else f"   {-lost[score.name]:+.2f} against fp32"
+        give(f"{score.name:<{width}} {score.value:5.1f}   {score.signature}{change}".rstrip())
+    how = f", beam {options['beam']}, {options['precision']}" if "beam" in options else ""
+    give(f"{len(records):,} examples in {seconds:.1f} s{how}")
+    if cutting is not None:
+        give(cutting.as_text(_table(cutting, scores), "{:.1f}".format, 8))
 
 
-def _sample_test(predictor: Any) -> str:
+def _table(cutting: Cutting, scores: list[Any]) -> dict[str, list[float]]:
+    from regard.metrics.buckets import part
+
+    return {
+        score.name: [part(score, bucket.rows).value for bucket in cutting.buckets]
+        for score in scores
+        if cutting.fits(score)
+    }
+
+
+def sample_test(predictor: Any) -> str:
     """The shipped test data of a model that was trained on the shipped sample."""
     sample = sample_path(predictor.task.name)
     if predictor.config["data"].get("train") != str(sample["train"].resolve()):

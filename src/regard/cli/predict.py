@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from regard._errors import ConfigError, DataError
+from regard.cli._options import task_options
 from regard.cli._output import give, give_json, tell
 from regard.cli._shortlist import shortlist_option
+from regard.data.lines import find_file, read_lines
 
 TOGETHER = 256  # texts of a file that are predicted at once
 
@@ -20,10 +22,13 @@ def predict(
     /,
     *texts: str,
     input: Path | None = None,  # noqa: A002 -- the flag's name
-    beam: int = 5,
-    length_penalty: float = 1.0,
+    passage: Path | None = None,
+    beam: int | None = None,
+    length_penalty: float | None = None,
+    no_answer: float | None = None,
     attention: Path | None = None,
-    precision: Literal["fp32", "bf16", "int8"] = "fp32",
+    columns: bool = False,
+    precision: Literal["fp32", "bf16", "int8"] | None = None,
     shortlist: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -31,25 +36,35 @@ def predict(
 
     Args:
         run: A run folder.
-        texts: What to translate. Default: the lines of --input, or of standard input.
-        input: A file with a text on each line, or a .jsonl or .tsv file with a column "source".
-        beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
+        texts: What to translate, label, ask or classify: texts, or paths of pictures. Default: the lines of --input, or of
+            standard input.
+        input: A file with a text on each line, or one with the columns of the task, such as .jsonl with "source" or "words".
+        passage: A text file in which questions are answered.
+        beam: Hypotheses kept for each sentence that is written; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
+        no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
         precision: Of the weights while writing; bf16 and int8 are faster and lose a little. Default: fp32.
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
             README. Default: the whole vocabulary.
-        json: One JSON object on each line: source, text and score.
+        columns: Roles in the columns of CoNLL.
+        json: One JSON object on each line: the input, what was found, and how sure that is.
     """
     from regard._load import load
 
     if texts and input is not None:
         raise ConfigError("there are two inputs. Expected texts or --input. Received both; leave one out.")
     predictor = load(run)
-    options = {"beam": beam, "penalty": length_penalty, "precision": precision}
-    options |= {"attention": True} if attention else {}
-    options |= shortlist_option(predictor, shortlist)
-    records = _inputs(predictor, texts, input)
+    task = predictor.task
+    given: dict[str, Any] = {
+        "beam": beam,
+        "penalty": length_penalty,
+        "attention": True if attention else None,
+    }
+    given |= {"no_answer": no_answer, "precision": precision, **shortlist_option(predictor, shortlist)}
+    options = task_options(task.name, task.options, given)
+    show = _printer(task, columns, json)
+    records = _inputs(predictor, texts, input, passage)
     together = 1 if _waits(texts, input) else TOGETHER
     done = 0
     for chunk, problem in _chunks(records, together):
@@ -58,7 +73,7 @@ def predict(
                 "one page shows one text. Expected a single text with --attention. Received several."
             )
         for result in predictor(chunk, **options) if chunk else []:
-            _show(result, json)
+            show(result)
             done += 1
             if attention:
                 _write_page(result, attention)
@@ -69,13 +84,22 @@ def predict(
             ) from problem
 
 
-def _inputs(predictor: Any, texts: tuple[str, ...], file: Path | None) -> Iterator[Any]:
+def _inputs(predictor: Any, texts: tuple[str, ...], file: Path | None, passage: Path | None) -> Iterator[Any]:
     """What is to be predicted, checked one by one."""
     task, longest = predictor.task, predictor.recipe.max_characters
+    if passage is not None and (file is not None or not hasattr(task, "with_passage")):
+        why = "--input too" if file is not None else f"the task {task.name!r}, which asks nothing"
+        raise ConfigError(
+            f"--passage is a text in which the given questions are answered. Expected: questions, without --input. Received: {why}."
+        )
     if file is not None:
         return map(task.input_of, task.read(file, longest, answers=False))
     name, lines = ("the given texts", texts) if texts else ("standard input", _standard_input())
-    records = (task.record(text, (name, number), longest) for number, text in enumerate(lines, start=1))
+    inputs: Iterable[Any] = lines
+    if passage is not None:
+        about = "\n".join(line for _, line in read_lines(find_file(passage)))
+        inputs = (task.with_passage(text, about) for text in lines)
+    records = (task.record(one, (name, number), longest) for number, one in enumerate(inputs, start=1))
     return map(task.input_of, records)
 
 
@@ -113,11 +137,16 @@ def _chunks(inputs: Iterable[Any], size: int) -> Iterator[tuple[list[Any], DataE
         yield chunk, None
 
 
-def _show(result: Any, as_json: bool) -> None:
-    if as_json:
-        give_json(result.as_json())
-    else:
-        give(str(result))
+def _printer(task: Any, columns: bool, json: bool) -> Callable[[Any], None]:
+    """How a result is printed."""
+    if columns and (json or not hasattr(task, "columns")):
+        what = "--json and --columns" if json else f"--columns, and the task {task.name!r} has none"
+        raise ConfigError(
+            f"output has one form. Expected --json, --columns (of the task 'roles'), or neither. Received: {what}."
+        )
+    if json:
+        return lambda result: give_json(result.as_json())
+    return lambda result: give(task.columns(result) if columns else str(result))
 
 
 def _write_page(result: Any, path: Path) -> None:

@@ -6,20 +6,24 @@ for record in read_records("train.jsonl.gz", ("source", "target")):
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from regard.data.checks import MAX_CHARACTERS, Record, check_length, checked
 from regard.data.formats import FORMATS, reader
 from regard.data.lines import data_error, find_file, is_there, shorten
 
-__all__ = ["MAX_CHARACTERS", "Record", "Source", "check_length", "read_records"]
+__all__ = ["MAX_CHARACTERS", "Record", "Source", "check_length", "read_records", "source_paths"]
 
 Source = str | Path | Sequence[str | Path]
 
 
 def read_records(
-    source: Source, fields: Sequence[str], *, max_characters: int = MAX_CHARACTERS
+    source: Source,
+    fields: Sequence[str],
+    *,
+    max_characters: int = MAX_CHARACTERS,
+    check: Callable[[Record], Record] | None = None,
 ) -> Iterator[Record]:
     """Streams the records of `source`, every one with all `fields` as text that is not blank.
 
@@ -33,17 +37,20 @@ def read_records(
             for each field: `"a.en,a.de"` or a tuple of paths. Tables and documents (`.csv`, `.xlsx`, `.html`) are refused.
         fields: names of the text fields that every record must have.
         max_characters: the longest text allowed in one field.
+        check: a check of every record in place of the one that all `fields` are text.
 
     Raises:
         DataError: at once when a file is missing, a folder or empty; while iterating when a line cannot be used.
             The message names file and line, what was expected, what was received and how to mend it.
     """
-    paths = [find_file(path) for path in _paths(source)]
+    paths = [find_file(path) for path in source_paths(source)]
     read = reader(paths, fields)
-    return (checked(record, fields, max_characters) for record in read(paths, fields))
+    records = read(paths, fields)
+    return map(check, records) if check else (checked(one, fields, max_characters) for one in records)
 
 
-def _paths(source: Source) -> list[Path]:
+def source_paths(source: Source) -> list[Path]:
+    """The paths that `source` names: one, several with commas between them, or a sequence of them."""
     if isinstance(source, Path):
         return [source]
     if isinstance(source, str):

@@ -2,6 +2,9 @@
 
 A folder holds, for each field, `<field>.values` (int32, all examples one after another) and `<field>.offsets` (int64,
 n + 1), then `lengths` (int32, n x fields), and `store.json`, which is written last: a folder without it is unfinished.
+
+A token may be a row of bytes instead, such as a patch of a picture: a field whose examples are arrays (tokens, width) of
+uint8 has its values as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ from regard._errors import DataError
 
 FORM = 1
 BUFFER = 1 << 18
-Gathered = tuple[NDArray[np.int32], NDArray[np.int32]]  # values (total,) and offsets (N + 1,) of N examples
+Tokens = Sequence[int] | NDArray[np.uint8]  # ids, or rows of bytes (tokens, width)
+Gathered = tuple[
+    NDArray[Any], NDArray[np.int32]
+]  # values (total,) or (total, width), and offsets (N + 1,) of N examples
 
 
 class TokenStore:
@@ -35,7 +41,7 @@ class TokenStore:
         self,
         fields: tuple[str, ...],
         lengths: NDArray[np.int32],
-        values: dict[str, NDArray[np.int32]],
+        values: dict[str, NDArray[Any]],
         offsets: dict[str, NDArray[np.int64]],
     ) -> None:
         self.fields = fields
@@ -45,12 +51,13 @@ class TokenStore:
 
     @classmethod
     def write(
-        cls, folder: str | Path, examples: Iterable[tuple[Sequence[int], ...]], fields: tuple[str, ...]
+        cls, folder: str | Path, examples: Iterable[tuple[Tokens, ...]], fields: tuple[str, ...]
     ) -> TokenStore:
-        """Streams `examples`, a tuple with the ids of each field, into `folder` and opens it.
+        """Streams `examples`, a tuple with the ids or the rows of bytes of each field, into `folder` and opens it.
 
         Raises:
-            DataError: an example does not have one list of ids for each field, or an id is no int32.
+            DataError: an example does not have one list of ids for each field, an id is no int32, or a field has ids and
+                bytes, or rows of unequal width.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +65,7 @@ class TokenStore:
         count = 0
         with ExitStack() as files:
             lengths = _Column(folder / "lengths", "i", files)
-            values = [_Column(folder / f"{field}.values", "i", files) for field in fields]
+            values = [_Values(folder / f"{field}.values", files) for field in fields]
             offsets = [_Column(folder / f"{field}.offsets", "q", files) for field in fields]
             for column in offsets:
                 column.extend([0])
@@ -80,6 +87,7 @@ class TokenStore:
             "count": count,
             "fields": fields,
             "tokens": tokens,
+            "widths": [column.width or 0 for column in values],
         }
         (folder / "store.json").write_text(json.dumps(form), encoding="utf-8")
         return cls.open(folder)
@@ -98,12 +106,15 @@ class TokenStore:
             if form["form"] != FORM or form["byteorder"] != np.little_endian:
                 raise _unusable(folder, "a store of another form or byte order")
             tokens = dict(zip(fields, form["tokens"], strict=True))
+            widths = dict(zip(fields, form.get("widths", [0] * len(fields)), strict=True))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, DataError):
                 raise
             raise _unusable(folder, f"{type(error).__name__}, {error}") from error
         lengths = _mapped(folder / "lengths", np.int32, count * len(fields)).reshape(count, len(fields))
-        values = {field: _mapped(folder / f"{field}.values", np.int32, tokens[field]) for field in fields}
+        values = {
+            field: _values(folder / f"{field}.values", tokens[field], widths[field]) for field in fields
+        }
         offsets = {field: _mapped(folder / f"{field}.offsets", np.int64, count + 1) for field in fields}
         return cls(fields, lengths, values, offsets)
 
@@ -116,6 +127,8 @@ class TokenStore:
 
     def gather(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> dict[str, Gathered]:
         """For each field `(values (total,) int32, offsets (len(indices) + 1,) int32)` of the chosen examples, in order.
+
+        Of a field of bytes the values are (total, width) uint8.
 
         Raises:
             DataError: an index is outside the store.
@@ -158,9 +171,43 @@ class _Column:
         if len(self._buffer) >= BUFFER:
             self._flush()
 
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+
     def _flush(self) -> None:
         self._buffer.tofile(self._file)
         del self._buffer[:]
+
+
+class _Values:
+    """The values of a field: ids, or rows of bytes of one width."""
+
+    def __init__(self, path: Path, files: ExitStack) -> None:
+        self.count = 0
+        self.width: int | None = None  # of the first example: 0 for ids
+        self._column = _Column(path, "i", files)
+
+    def extend(self, tokens: Tokens) -> None:
+        width = tokens.shape[1] if isinstance(tokens, np.ndarray) and tokens.ndim == 2 else 0
+        if self.width is None:
+            self.width = width
+        if width != self.width or (width and tokens.dtype != np.uint8):  # type: ignore[union-attr]
+            raise DataError(
+                f"tokens that cannot be stored. Expected: {f'rows of {self.width} bytes' if self.width else 'ids'}, as the "
+                f"examples before. Received: {getattr(tokens, 'dtype', 'ids')} of width {width}. To mend it: encode all "
+                "examples alike."
+            )
+        if width:
+            self._column.write(np.ascontiguousarray(tokens).tobytes())
+        else:
+            self._column.extend(tokens)  # type: ignore[arg-type]
+        self.count += len(tokens)
+
+
+def _values(path: Path, count: int, width: int) -> NDArray[Any]:
+    if not width:
+        return _mapped(path, np.int32, count)
+    return _mapped(path, np.uint8, count * width).reshape(count, width)
 
 
 def _mapped(path: Path, dtype: type[np.integer[Any]], count: int) -> NDArray[Any]:

@@ -34,9 +34,15 @@ SMALLEST = 256
 
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー"
 LETTERS = rf"[\p{{L}}\p{{M}}&&[^{UNSPACED}]]+"
-WORD = (
-    rf"[{UNSPACED}]+"
-    rf"|{MARK}?{LETTERS}(?:['’]{LETTERS})*"  # don't, l'homme
+# How text without spaces is cut before pieces are merged, which never cross a cut: into whole runs, into runs of one script,
+# between which answers and names mostly end in Japanese, or into single Chinese characters and runs of kana.
+RUNS = {
+    "runs": rf"[{UNSPACED}]+",
+    "scripts": r"\p{Han}+|\p{Hiragana}+|[\p{Katakana}ー]+",
+    "characters": r"\p{Han}|\p{Hiragana}+|[\p{Katakana}ー]+",
+}
+SPACED = (
+    rf"{MARK}?{LETTERS}(?:['’]{LETTERS})*"  # don't, l'homme
     rf"|{MARK}?\p{{N}}"  # digit by digit, so that numbers can be copied
     rf"|{MARK}?([^\p{{L}}\p{{M}}\p{{N}}{MARK}])\1*"  # one mark, or a row of the same: ...
 )
@@ -62,14 +68,19 @@ class Tokenizer:
         self._core = core
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocabulary_size: int, lowercase: bool = False) -> Tokenizer:
+    def train(
+        cls, texts: Iterable[str], vocabulary_size: int, lowercase: bool = False, unspaced: str = "runs"
+    ) -> Tokenizer:
         """Learns at most `vocabulary_size` pieces from all `texts`, the same ones in every run.
 
         The alphabet holds the characters seen at least twice, and at most half of the vocabulary; others are
         spelled in bytes. Fewer pieces are learned where no pair occurs twice. The texts are held in memory.
 
+        Chinese and Japanese are cut by `unspaced` before pieces are learned: "runs" (not at all), "scripts" (where Chinese
+        characters, hiragana and katakana meet) or "characters" (the same, and around every Chinese character).
+
         Raises:
-            ConfigError: `vocabulary_size` is below 256.
+            ConfigError: `vocabulary_size` is below 256, or `unspaced` is none of the three.
             DataError: there is no text.
         """
         if vocabulary_size < SMALLEST:
@@ -78,7 +89,11 @@ class Tokenizer:
                 f"special tokens, bytes and ASCII. Received: vocabulary_size={vocabulary_size}. "
                 f"To mend it: 2000 to 8000 suit small data."
             )
-        core = _untrained(lowercase)
+        if unspaced not in RUNS:
+            raise ConfigError(
+                f"text without spaces is cut in one of three ways. Expected: {', '.join(RUNS)}. Received: {unspaced!r}."
+            )
+        core = _untrained(lowercase, unspaced)
         texts = list(texts)
         normalized = [core.normalizer.normalize_str(_checked(text)) for text in texts]
         if not any(normalized):
@@ -135,16 +150,16 @@ class Tokenizer:
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """`encode(text)` and `spans(text)` at once."""
         encoding = self._core.encode(_checked(text), add_special_tokens=False)
-        begins = [begin for begin, _ in encoding.offsets]
+        offsets, tokens = encoding.offsets, encoding.tokens  # each access makes the whole list anew
         spans = []
         following = len(text)
-        for index in reversed(range(len(begins))):
-            begin, end = encoding.offsets[index]
-            if index + 1 < len(begins) and begins[index + 1] > begin:
-                following = begins[index + 1]
+        for index in reversed(range(len(offsets))):
+            begin, end = offsets[index]
+            if index + 1 < len(offsets) and offsets[index + 1][0] > begin:
+                following = offsets[index + 1][0]
             # The library ends a piece before a combining mark that NFC has drawn into it; the mark belongs to it.
             end = max(end, following)
-            spans.append((begin, begin) if encoding.tokens[index] == MARK else _stripped(text, begin, end))
+            spans.append((begin, begin) if tokens[index] == MARK else _stripped(text, begin, end))
         return encoding.ids, spans[::-1]
 
     def save(self, path: str | Path) -> None:
@@ -185,7 +200,7 @@ class Tokenizer:
             )
 
 
-def _untrained(lowercase: bool) -> tokenizers.Tokenizer:
+def _untrained(lowercase: bool, unspaced: str) -> tokenizers.Tokenizer:
     core = tokenizers.Tokenizer(models.BPE(unk_token=UNK, byte_fallback=True))
     core.normalizer = normalizers.Sequence(
         [
@@ -199,7 +214,7 @@ def _untrained(lowercase: bool) -> tokenizers.Tokenizer:
             normalizers.Replace(Regex(rf"\A{MARK}(?=[{UNSPACED}])"), ""),
         ]
     )
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "isolated")
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(f"{RUNS[unspaced]}|{SPACED}"), "isolated")
     core.decoder = decoders.Sequence(
         [decoders.Replace(MARK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )

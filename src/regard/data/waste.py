@@ -112,7 +112,8 @@ def _starts(counts: Counts, budget: int, packed: bool) -> Counts:
             ends = [np.searchsorted(total, total[begin] + budget, side="right") for total in totals.T]
             fits = min(ends) - 1 - begin
         else:  # the first alone would allow so many: no need to look further
-            window = widest[begin : begin + budget // max(1, widest[begin]) + 1]
+            reach = budget // widest[begin] + 1 if widest[begin] else len(counts)
+            window = widest[begin : begin + reach]
             sizes = np.maximum.accumulate(window) * np.arange(1, len(window) + 1)
             fits = np.searchsorted(sizes, budget, side="right")
         begin += max(1, int(fits))

@@ -23,11 +23,16 @@ def export(predictor: Any, to: str, folder: Path) -> list[Path]:
         The files written.
 
     Raises:
-        ConfigError: the format is unknown, its package is not installed, the model cannot be expressed in it, or the folder
+        ConfigError: the run is no translator, the format is unknown, its package is not installed, the model cannot be expressed in it, or the folder
             holds other files.
     """
     if to not in FORMATS:
         raise ConfigError(
             f"there is no format {to!r}{nearest(to, FORMATS)}. Expected: {' or '.join(FORMATS)}."
+        )
+    if predictor.task.name != "translate":
+        raise ConfigError(
+            f"only translators can be written for other programs yet. Expected: a run of translate. "
+            f"Received: one of {predictor.task.name}."
         )
     return list(importlib.import_module(f"regard.export.{to}").write(predictor, folder))

@@ -50,6 +50,16 @@ def measured(name: str, signature: str, statistics: Any, formula: Formula) -> Me
     return Measurement(name, float(formula(rows.sum(axis=0))), signature, rows, formula)
 
 
+def by_example(measurement: Measurement) -> list[float]:
+    """What the score would be of each row alone.
+
+    >>> by_example(averaged("exact", "", [1, 0]))
+    [100.0, 0.0]
+    """
+    values: list[float] = measurement.formula(measurement.statistics).tolist()
+    return values
+
+
 def averaged(name: str, signature: str, values: Sequence[float] | np.ndarray) -> Measurement:
     """100 × the mean of one value between 0 and 1 for each example.
 

@@ -33,11 +33,10 @@ from regard.nn.feedforward import Dropout as Dropout
 from regard.nn.feedforward import FeedForward as FeedForward
 from regard.nn.linear import Linear as Linear
 from regard.nn.norm import RMSNorm as RMSNorm
+from regard.nn.patches import PatchEncoder as PatchEncoder
+from regard.nn.pooling import AttentionPool as AttentionPool
 from regard.nn.pretrained import (
     PretrainedEncoder as PretrainedEncoder,
-)
-from regard.nn.pretrained import (
-    PretrainedReader as PretrainedReader,
 )
 from regard.nn.pretrained import (
     mean_pool as mean_pool,
@@ -45,6 +44,7 @@ from regard.nn.pretrained import (
 from regard.nn.pretrained import (
     parameter_groups as parameter_groups,
 )
+from regard.nn.pretrained_reader import PretrainedReader as PretrainedReader
 from regard.nn.pretrained_shape import PretrainedShape as PretrainedShape
 from regard.nn.recurrent import (
     Recurrence as Recurrence,

@@ -149,9 +149,12 @@ class Encoder(nn.Module):
         self.norm = RMSNorm()
         self.rotary = Rotary(dim // heads)
 
-    def forward(self, x: Sequences, *, mask: Mask | Tensor | None = None) -> Sequences:
-        """`Packed` (total, dim) or a tensor (..., T, dim), in and out; `mask` as for `SelfAttention.forward`."""
-        turns = self.rotary(positions_of(x), values_of(x).dtype)
+    def forward(
+        self, x: Sequences, *, mask: Mask | Tensor | None = None, turns: Tensor | None = None
+    ) -> Sequences:
+        """`Packed` (total, dim) or a tensor (..., T, dim), in and out; arguments as for `SelfAttention.forward`."""
+        if turns is None:
+            turns = self.rotary(positions_of(x), values_of(x).dtype)
         stream = Stream(x)
         for block in self.blocks:
             stream = block(stream, mask=mask, turns=turns)

@@ -35,6 +35,15 @@ class Consistency:
         self.losses += 1
         return consistent_loss(states, weight, targets, smoothing, self.coefficient)
 
+    def of_chances(self, loss: Tensor, *logs: Tensor) -> Tensor:
+        """The same from the summed loss of both passes and their log-probabilities (2 T, ...), where these are few; -inf is never chosen."""
+        self.losses += 1
+        total = loss / 2
+        for log in logs:
+            log_p, log_q = (half.masked_fill(half == -torch.inf, -1e4) for half in log.chunk(2))
+            total = total + self.coefficient / 4 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum()
+        return total
+
 
 _asked: ContextVar[Consistency | None] = ContextVar("consistency", default=None)
 
@@ -47,6 +56,8 @@ def asked() -> Consistency | None:
 @contextmanager
 def consistent(coefficient: float) -> Iterator[None]:
     """While it lasts, `vocabulary_loss` takes its rows for two passes of one batch, as `twice` makes them, and is `consistent_loss`.
+
+    So do the losses of spans and of labels, by `Consistency.of_chances`.
 
     Raises:
         ConfigError: nothing inside was such a loss: the two passes were compared by nothing.

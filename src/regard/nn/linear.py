@@ -1,4 +1,4 @@
-"""Linear layers whose bfloat16 products on a CPU do not depend on the number of tokens."""
+"""Linear layers: on a CPU by the kernel's products where those are quicker than PyTorch's."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# PyTorch compiles a bfloat16 product anew for every shape on a CPU, which takes as long as the product itself, and every packed
+from regard.nn._fused import is_fused
+from regard.nn._products import new_product
+
+# Without the kernel: PyTorch compiles a bfloat16 product anew for every shape on a CPU, which takes as long as the product itself, and every packed
 # batch has another number of tokens. Whole blocks of rows have few shapes; the rows that remain are computed within the last block.
 BLOCK = 128
 
+# Below, packing the weights costs more than the quicker product saves: rows and numbers of a weight.
+FEW_ROWS, SMALL_WEIGHT = 128, 1 << 13
+
 
 class Linear(nn.Linear):
-    """`x W^T + b`, with the arguments of `torch.nn.Linear`; under bfloat16 autocast on a CPU by blocks of rows.
+    """`x W^T + b`, with the arguments of `torch.nn.Linear`; in training on a CPU by the kernel, as under bfloat16 autocast.
+
+    Without the kernel bfloat16 goes by blocks of rows.
 
     >>> regard.nn.Linear(4, 3)(torch.randn(2, 5, 4)).shape
     torch.Size([2, 5, 3])
@@ -24,8 +32,13 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         if x.device.type != "cpu" or not in_bfloat16():
+            if self.bias is None and _is_quicker(x, self.weight):
+                return _KernelLinear.apply(x, self.weight, False)
             return F.linear(x, self.weight, self.bias)
-        out = _BlockedLinear.apply(x, self.weight)
+        if x.dtype != torch.float64 and is_fused(x, self.weight):
+            out = _KernelLinear.apply(x, self.weight, True)
+        else:
+            out = _BlockedLinear.apply(x, self.weight)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
 
@@ -63,6 +76,48 @@ def blocked_outer(a: Tensor, b: Tensor) -> Tensor:
         last[: BLOCK - (len(a) - whole)] = 0
         out += last.mT @ b[-BLOCK:]
     return out
+
+
+def _is_quicker(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernel is worth calling for a product in float32 and its gradients."""
+    if not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
+        return False
+    if (
+        x.numel() < FEW_ROWS * weight.shape[1]
+        or weight.numel() < SMALL_WEIGHT
+        or torch.is_autocast_enabled("cpu")
+    ):
+        return False
+    return x.dtype == weight.dtype == torch.float32 and is_fused(x, weight)
+
+
+class _KernelLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, narrow: bool) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.narrow = narrow
+        out = new_product(_rows(x), weight.mT, torch.bfloat16 if narrow else x.dtype, rounds=narrow)
+        return out.unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        rows, flat = _rows(x), _rows(grad)
+        wants_x, wants_weight, _ = ctx.needs_input_grad
+        grad_x = grad_weight = None
+        if torch.is_grad_enabled():  # a second derivative follows operations that have one
+            with torch.autocast("cpu", enabled=False):
+                wide = flat.to(weight.dtype)
+                return (wide @ weight).to(x.dtype).view(x.shape), wide.mT @ rows.to(weight.dtype), None
+        if wants_x:
+            grad_x = new_product(flat, weight, x.dtype, rounds=ctx.narrow).view(x.shape)
+        if wants_weight:
+            grad_weight = new_product(flat.mT, rows, weight.dtype, rounds=ctx.narrow)
+        return grad_x, grad_weight, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
 
 
 class _BlockedLinear(torch.autograd.Function):

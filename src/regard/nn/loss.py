@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from regard._arrays import is_traced
 from regard._errors import ShapeError
 from regard._lowering import kernel, threads
+from regard.nn._products import product
 from regard.nn.consistency import asked
 from regard.nn.linear import in_bfloat16
 
@@ -25,10 +26,13 @@ class _VocabularyLoss(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, smoothing: float, needs_grad: bool
     ) -> Tensor:
+        narrow = in_bfloat16()
+        kernel_products = _for_kernel(states) and states.dtype == weight.dtype == torch.float32
+        if kernel_products:
+            states, weight = states.contiguous(), weight.contiguous()
         total = torch.zeros((), dtype=torch.promote_types(states.dtype, torch.float32), device=states.device)
         grad_states = torch.empty_like(states) if needs_grad else None
         grad_weight = torch.zeros_like(weight) if needs_grad else None
-        narrow = in_bfloat16()
         with torch.autocast(states.device.type, enabled=False):
             wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
             table = weight.to(torch.bfloat16) if narrow else wide
@@ -36,16 +40,21 @@ class _VocabularyLoss(torch.autograd.Function):
             room = torch.empty(min(ROWS, len(states)), len(weight), dtype=table.dtype, device=states.device)
             for start in range(0, len(states), ROWS):
                 piece = slice(start, start + ROWS)
-                # Whole blocks alone are worth bfloat16: see regard.nn.linear.
-                used = table if len(states) - start >= ROWS else wide
+                # Of whole blocks alone PyTorch's bfloat16 is quick, and then quicker than the kernel's: see regard.nn.linear.
+                whole = len(states) - start >= ROWS
+                used = table if whole or kernel_products else wide
+                own = kernel_products and not (narrow and whole)
                 rows = states[piece].to(used.dtype)
-                logits = _product(rows, used.mT, room)
+                logits = _product(rows, used.mT, room, own)
                 loss, slope = _piece(logits, targets[piece], smoothing, needs_grad)
                 total += loss
                 if grad_states is not None and grad_weight is not None and slope is not None:
                     slope = slope.to(used.dtype)
-                    grad_states[piece] = slope @ used
-                    _add_product(grad_weight, slope.mT, rows)
+                    if own:
+                        product(slope, used, grad_states[piece], rounds=narrow)
+                    else:
+                        grad_states[piece] = slope @ used
+                    _add_product(grad_weight, slope.mT, rows, kernel_products)
         ctx.grads = grad_states, grad_weight
         return total
 
@@ -82,15 +91,20 @@ def vocabulary_loss(states: Tensor, weight: Tensor, targets: Tensor, smoothing: 
     return _VocabularyLoss.apply(states, weight, targets, smoothing, needs_grad)
 
 
-def _product(rows: Tensor, table: Tensor, room: Tensor) -> Tensor:
+def _product(rows: Tensor, table: Tensor, room: Tensor, own: bool) -> Tensor:
     """`rows @ table`, in `room` where it is of that kind."""
     if rows.dtype != room.dtype:
         return rows @ table
-    return torch.mm(rows, table, out=room[: len(rows)])
+    out = room[: len(rows)]
+    if own:
+        return product(rows, table, out, rounds=rows.dtype == torch.bfloat16)
+    return torch.mm(rows, table, out=out)
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    if total.dtype == a.dtype:
+def _add_product(total: Tensor, a: Tensor, b: Tensor, own: bool) -> None:
+    if own:
+        product(a, b, total, add=True, rounds=a.dtype == torch.bfloat16)
+    elif total.dtype == a.dtype:
         total.addmm_(a, b)
     else:
         total += a @ b

@@ -183,30 +183,6 @@ class PretrainedEncoder(nn.Module):
         return [nn.ModuleList(part for part in before if part is not None), *self.blocks]
 
 
-class PretrainedReader(nn.Module):
-    """A `PretrainedEncoder` that is called as a `TextEncoder` is, for models that read with either.
-
-    Arguments:
-        shape: sizes and settings.
-
-    >>> reader = regard.nn.PretrainedReader(regard.nn.PretrainedShape(100, dim=32, heads=4, layers=2, hidden=64))
-    >>> reader(regard.Packed(torch.arange(7), np.array([0, 3, 7])), torch.zeros(7, 32)).values.shape, reader.dim
-    (torch.Size([7, 32]), 32)
-    """
-
-    def __init__(self, shape: PretrainedShape) -> None:
-        super().__init__()
-        self.dim = shape.dim
-        self.pretrained = PretrainedEncoder(shape)
-
-    def forward(
-        self, tokens: Packed, extra: Tensor | None = None, token_types: Packed | Tensor | None = None
-    ) -> Packed:
-        """Token ids (total,) to states (total, dim); `extra` (total, dim) is added to what the first layer reads."""
-        states: Packed = self.pretrained(tokens, token_types, extra=extra)
-        return states
-
-
 def parameter_groups(
     encoder: PretrainedEncoder, learning_rate: float, decay: float = 0.9
 ) -> list[dict[str, Any]]:

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from regard._errors import ConfigError, nearest
 
-FOLDERS = {"translate": "tatoeba_en_zh"}
+FOLDERS = {
+    "translate": "tatoeba_en_zh",
+    "roles": "propbank_ewt",
+    "answer": "squad_en",
+    "classify": "tatoeba_languages",
+}
 SPLITS = ("train", "dev", "test")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from regard._errors import ConfigError, nearest
 
-TASKS = {"translate": "Translate"}
+TASKS = {"translate": "Translate", "roles": "Roles", "answer": "AnswerQuestions", "classify": "Classify"}
 
 
 def make_task(name: str) -> Any:

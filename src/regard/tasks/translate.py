@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from regard._errors import ConfigError
 from regard._packed import Packed
 from regard.data.checks import checked
+from regard.data.frequency import WordCounts
+from regard.data.lines import data_error, shorten
 from regard.data.packing import pack_ids
 from regard.data.records import Record, Source, read_records
 from regard.data.tokenizer import Tokenizer
@@ -26,7 +28,11 @@ from regard.decoding import Hypothesis, Stepper, search
 from regard.decoding.engine import Engine, EngineWriter, Precision, check_precision, is_for
 from regard.decoding.plain import PlainWriter
 from regard.decoding.shortlist import Shortlist
-from regard.metrics.translation import Score, bleu, chrf
+from regard.metrics.buckets import Group
+from regard.metrics.measurement import Measurement, by_example
+from regard.metrics.significance import bleu_measurement, chrf_measurement
+from regard.metrics.translation import Score
+from regard.metrics.words import characters
 from regard.nn.loss import vocabulary_loss
 from regard.nn.transformer import EncoderDecoder, Shape
 from regard.nn.watch import watch
@@ -36,6 +42,7 @@ from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
 
 BEAM, PENALTY = 5, 1.0
+WORDS = "words.json"
 NOTHING = Hypothesis((), -math.inf)
 HYPOTHESES = 320  # written at once; sources of like length stand together
 
@@ -54,8 +61,9 @@ class Translation:
         return self.text
 
     def as_json(self) -> dict[str, Any]:
-        """Source, text and score."""
-        return {"source": self.source, "text": self.text, "score": round(self.score, 4)}
+        """Source, text and score, which is None where there is none."""
+        score = round(self.score, 4) if math.isfinite(self.score) else None
+        return {"source": self.source, "text": self.text, "score": score}
 
     def picture(self) -> AttentionPicture:
         """What the decoder looked at while it wrote, word by word; for a translation with attention."""
@@ -76,8 +84,14 @@ class Translate:
     name = "translate"
     fields = ("source", "target")
     streams = ("source", "target")
-    options = ("beam", "penalty", "attention")
+    options = ("beam", "penalty", "attention", "precision", "shortlist")
+    score_options = ("lowercase", "language")
     tokenizer: Tokenizer
+    counts: WordCounts | None = None
+    folder: Path | None = None
+
+    def configure(self, recipe: Recipe) -> None:
+        """Nothing: the fields have fixed names."""
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Records with `source` and, as answers, `target` and `targets`."""
@@ -100,8 +114,12 @@ class Translate:
         return encoder_decoder_sizes(examples)
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
-        """Train the joint vocabulary."""
-        texts = (record.fields[name] for record in records for name in self.fields)
+        """Train the joint vocabulary and count the words of the sources."""
+        counts, texts = WordCounts(), []
+        for record in records:
+            counts.add(_source_words(record))
+            texts += [record.fields[name] for name in self.fields]
+        self.counts = counts
         self.tokenizer = Tokenizer.train(texts, recipe.vocabulary or 4000, lowercase=recipe.lowercase)
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
@@ -149,6 +167,9 @@ class Translate:
     def shortlist(self, records: Iterable[Record]) -> Shortlist:
         """What the words of a language become in the other, learned from pairs, to be given to `predict`."""
         return Shortlist.learn(self.encode(records), len(self.tokenizer))
+
+    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+        """Nothing: a translation has no probability to be trusted."""
 
     @torch.no_grad()
     def predict(
@@ -227,22 +248,90 @@ class Translate:
         language: str | None = None,
     ) -> list[Score]:
         """BLEU and chrF against all references of each record; without case if asked for, or if the model knows none."""
-        texts = [prediction.text for prediction in predictions]
-        references = [record.fields["targets"] for record in records]
-        lowercase = lowercase or self.tokenizer.normalize("A") == "a"
-        return [bleu(texts, references, language, lowercase), chrf(texts, references, lowercase)]
+        bleu, chrf = self._measured(predictions, records, lowercase, language)
+        return [bleu, chrf]
+
+    def example_scores(
+        self,
+        predictions: Sequence[Translation],
+        records: Sequence[Record],
+        *,
+        lowercase: bool = False,
+        language: str | None = None,
+    ) -> list[float]:
+        """The chrF of every sentence, whose BLEU would be near 0 wherever no four words in a row are right."""
+        return by_example(self._measured(predictions, records, lowercase, language)[1])
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """The number of words of a source, and how often training saw the rarest of them."""
+        return {
+            "length": Group(
+                "words of the source; characters of Chinese and Japanese",
+                lambda record: len(_source_words(record)),
+            ),
+            "frequency": Group(
+                "how often training saw the rarest word of the source", self._rarest, (1, 10, 100, 1000)
+            ),
+        }
+
+    def restored(self, entry: Record, record: Record) -> Translation:
+        """A translation from its source, text and, if it has one, score."""
+        source, text, score = (entry.fields.get(name) for name in ("source", "text", "score"))
+        if source != record.fields["source"] or not isinstance(text, str):
+            raise data_error(
+                entry.place,
+                "this is no translation of the record",
+                expected=f"'source' and 'text', the source being that of {record.place}: "
+                f"{shorten(record.fields['source'])}",
+                received=shorten({"source": source, "text": text}),
+                mend="name the data that the predictions were made for, in the same order",
+            )
+        return Translation(
+            record.fields["source"], text, score if isinstance(score, int | float) else math.nan, ()
+        )
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json`."""
+        """Write `tokenizer.json` and, after `learn`, `words.json`."""
         self.tokenizer.save(folder / "tokenizer.json")
+        if self.counts is not None:
+            self.counts.save(folder / WORDS)
 
     def load(self, folder: Path) -> None:
-        """Read `tokenizer.json`."""
+        """Read `tokenizer.json`; `words.json` is read when it is asked for."""
         self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        self.folder, self.counts = folder, None
 
     def facts(self) -> dict[str, Any]:
         """The size of the vocabulary."""
         return {"vocabulary": len(self.tokenizer)}
+
+    def _measured(
+        self,
+        predictions: Sequence[Translation],
+        records: Sequence[Record],
+        lowercase: bool,
+        language: str | None,
+    ) -> tuple[Measurement, Measurement]:
+        texts = [prediction.text for prediction in predictions]
+        references = [record.fields["targets"] for record in records]
+        # Without a tokenizer the translations came from a file.
+        lowercase = lowercase or (hasattr(self, "tokenizer") and self.tokenizer.normalize("A") == "a")
+        return (
+            bleu_measurement(texts, references, language, lowercase),
+            chrf_measurement(texts, references, lowercase),
+        )
+
+    def _rarest(self, record: Record) -> int:
+        if self.counts is None:
+            if self.folder is None:
+                raise ConfigError("words were counted in training. Expected: a run. Received: only files.")
+            self.counts = WordCounts.load(self.folder / WORDS)
+        return self.counts.rarest(_source_words(record))
+
+
+def _source_words(record: Record) -> list[str]:
+    return characters(record.fields["source"])
 
 
 def shifted(target: Packed, begin: int) -> Tensor:

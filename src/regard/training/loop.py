@@ -34,6 +34,8 @@ from regard.training.schedule import learning_rate_share, stage
 from regard.training.stopping import Stop
 from regard.training.task import Task
 
+TOGETHER = 8192  # tokens of the dev set whose loss is computed at once
+
 
 @dataclass
 class Position:
@@ -92,7 +94,7 @@ class Trainer:
         self.pretraining = (
             None if self.texts is None else Pretraining(self.task, self.model, self.recipe, self.texts)
         )
-        self.dev_store: list[tuple[Sequence[int], ...]] = list(self.task.encode(self.dev))
+        self.dev_store: list[tuple[Any, ...]] = list(self.task.encode(self.dev))
 
     def run(self) -> Position:
         """Train until the budget is spent or the dev score stays behind; the weights to use are in the run folder."""
@@ -183,6 +185,7 @@ class Trainer:
         averaged = nullcontext() if self.average is None else self.average.in_place_of(self.model)
         with averaged, torch.no_grad():
             loss = self.dev_loss()
+            self.task.calibrate(self.model, self.dev_store)
             records = self.dev[: self.recipe.dev_examples]
             inputs = [self.task.input_of(record) for record in records]
             quick = {"beam": 1} if "beam" in self.task.options else {}
@@ -198,8 +201,8 @@ class Trainer:
         """Mean loss of a counted dev token, in nats, without label smoothing."""
         summed, counted = 0.0, 0
         mine = self.dev_store[workers.rank() :: workers.world()]
-        for start in range(0, len(mine), 64):
-            batch = pack_streams(mine[start : start + 64], self.task.streams)
+        for part in parts_of(mine, TOGETHER):
+            batch = pack_streams(part, self.task.streams)
             summed += float(self.task.loss(self.model, batch, 0.0))
             counted += self.task.counted(batch)
         return workers.total(summed) / max(1, workers.total(counted))
@@ -266,6 +269,23 @@ def steps_of(trainer: Trainer, count: int) -> Iterator[float]:
         begin = time.monotonic()
         trainer.update(0.5)
         yield time.monotonic() - begin
+
+
+def parts_of(
+    examples: Sequence[tuple[Sequence[int], ...]], tokens: int
+) -> Iterator[list[tuple[Sequence[int], ...]]]:
+    """Examples in order, in lists of at most so many tokens over all streams; a longer example is a list by itself."""
+    part: list[tuple[Sequence[int], ...]] = []
+    held = 0
+    for example in examples:
+        size = sum(map(len, example))
+        if part and held + size > tokens:
+            yield part
+            part, held = [], 0
+        part.append(example)
+        held += size
+    if part:
+        yield part
 
 
 def scale_and_clip(parameters: Iterable[Tensor], counted: float, largest: float) -> float:

@@ -91,4 +91,4 @@ def batches_of(store: TokenStore, recipe: Recipe, variants: int = 1) -> PackedBa
 def packed(gathered: Gathered) -> Packed:
     """What a store gives, as the model takes it."""
     values, offsets = gathered
-    return Packed(torch.from_numpy(values.astype(np.int64)), offsets)
+    return Packed(torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.int64)), offsets)

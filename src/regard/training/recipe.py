@@ -37,12 +37,17 @@ ABOVE_ZERO = (
     "variants",
     "init_learning_rate",
     "layer_decay",
+    "window",
+    "stride",
+    "side",
 )
 SHARES = ("dropout", "label_smoothing", "warmup", "average", "bpe_dropout", "pretrain")
+PATCHES = (2, 4, 8)
 # What `init` leaves no room for.
-FROM_NOTHING = ("vocabulary", "dim", "encoder_layers", "bpe_dropout", "pretrain")
+FROM_NOTHING = ("vocabulary", "dim", "encoder_layers", "bpe_dropout", "pretrain", "unspaced", "lowercase")
 PRECISIONS = ("auto", "fp32", "bf16")
 KINDS = ("attention", "recurrent")
+CUTS = ("runs", "scripts", "characters")
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,11 @@ class Recipe:
     encoder_layers: int | None = None
     """Blocks of the encoder."""
     decoder_layers: int | None = None
-    """Blocks of the decoder."""
+    """Blocks of the decoder; for roles, blocks that run once for each predicate."""
     encoder: str = "attention"
-    """"attention", or "recurrent": LSTMs of as many parameters in place of self-attention, for comparison."""
+    """"attention", or "recurrent": LSTMs of as many parameters in place of self-attention, for comparison; for roles also in the blocks that run once for each predicate."""
     decoder: str = "attention"
-    """The same for the decoder, which attends to its source all the same."""
+    """The same for the decoder, which attends to its source all the same; tasks that only read have none."""
     dropout: float | None = None
     """Share of activations dropped after embedding and in both halves of every block."""
     label_smoothing: float = 0.1
@@ -121,10 +126,28 @@ class Recipe:
     """Save the state every so many updates, instead of by the clock."""
     max_characters: int = MAX_CHARACTERS
     """Longest text accepted in a field; longer ones are refused with their file and line."""
+    text: str | None = None
+    """Name of the field that is classified. Default: text, or image."""
+    label: str | None = None
+    """Name of the field of labels, one or a list of several. Default: label, or labels."""
+    side: int | None = None
+    """Pictures are scaled down until their longer side has so many pixels."""
+    patch: int | None = None
+    """Side of the squares of a picture that become tokens, in pixels: 2, 4 or 8."""
+    warp: float | None = None
+    """How much pictures are shifted, turned and scaled in training; 1 is a little, 0 not at all."""
+    flip: bool = False
+    """Pictures are mirrored in training, where left and right do not matter."""
     precision: str = "auto"
     """"fp32", "bf16" (matrix products in bfloat16, weights in float32), or "auto": bf16 where the machine computes it fast."""
     threads: int | None = None
     """CPU threads; by default as many as PyTorch takes."""
+    window: int | None = None
+    """Pieces of a passage that are read at once; longer passages are read in several windows."""
+    stride: int | None = None
+    """Pieces from the beginning of one window to that of the next; less where a window would not overlap by the longest answer."""
+    unspaced: str | None = None
+    """Where Chinese and Japanese are cut before pieces are learned: "runs" (nowhere), "scripts" or "characters". By default as the data's script needs it."""
     seed: int = 0
     """Decides initial weights, order of the data and dropout."""
 
@@ -140,6 +163,9 @@ class Recipe:
         for name in ("weight_decay", "r_drop", "frozen_layers"):
             _check(self, name, lambda value: 0 <= value < math.inf, "0 or more")
         _check(self, "layer_decay", lambda value: value <= 1, "at most 1")
+        _check(self, "unspaced", lambda value: value in CUTS, ", ".join(CUTS))
+        _check(self, "warp", lambda value: 0 <= value <= 5, "a number from 0 to 5")
+        _check(self, "patch", lambda value: value in PATCHES, "2, 4 or 8")
         _check(self, "precision", lambda value: value in PRECISIONS, "auto, fp32 or bf16")
         for name in ("encoder", "decoder"):
             _check(self, name, lambda value: value in KINDS, " or ".join(KINDS))

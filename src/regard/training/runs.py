@@ -7,8 +7,10 @@ import json
 import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -28,15 +30,12 @@ from regard.training.task import Task
 from regard.training.variants import encodings
 
 LEARN_FROM = 1_000_000  # records that the vocabulary is learned from
+ASIDE = ".regard-begin-"  # in the run folder
 HELD_OUT = 500  # records, or a twentieth of the data where that is less
 TOKENS, TEXTS, DEV, BEGUN = "tokens", "texts", "dev.jsonl", "begun"  # in the folder of the state
 OURS = (
-    checkpoints.CONFIG,
-    checkpoints.MODEL,
-    checkpoints.METRICS,
-    "tokenizer.json",
-    checkpoints.STATE,
-    fine_tuning.ENCODER,
+    *(checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, checkpoints.STATE, fine_tuning.ENCODER),
+    *("tokenizer.json", "labels.json", "reading.json", "classes.json", "words.json"),
 )
 TABLES = ("run", "data", "recipe", "end")
 
@@ -80,6 +79,7 @@ def begin(
 def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Prepared:
     """Read all data once, checking every record, and fill the recipe from its size."""
     recipe = fine_tuning.located(recipe)
+    task.configure(recipe)
     examples = characters = 0
     for record in _records(task, recipe, train):
         examples += 1
@@ -107,10 +107,14 @@ def create(task: Task, prepared: Prepared, folder: Path, reporter: Reporter) -> 
         fine_tuning.check_place(model, recipe)
         examples = encodings(task, lambda: _training_records(task, prepared), recipe)
         texts = _texts(task, model, prepared)
-        _clear(folder)
-        TokenStore.write(state / TOKENS, examples, task.streams)
-        if texts is not None:
-            TokenStore.write(state / TEXTS, texts, (FIELD,))
+        deque(task.encode(prepared.dev_records), maxlen=0)  # refuses what the training data does not know
+        stores = [(TOKENS, examples, task.streams), *([] if texts is None else [(TEXTS, texts, (FIELD,))])]
+        with _aside(folder) as place:  # encoding may meet what reading did not, such as a damaged picture
+            for name, sequences, streams in stores:
+                TokenStore.write(place / name, sequences, streams)
+            _clear(folder)
+            for name, *_ in stores:
+                (place / name).rename(state / name)
         task.save(folder)
         fine_tuning.keep_shape(recipe, folder)
     workers.wait()
@@ -225,6 +229,20 @@ def _every(examples: int, train: Source) -> int:
             "To mend it: give more data, or dev data of its own with --dev."
         )
     return max(2, examples // min(HELD_OUT, max(1, examples // 20)))
+
+
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A place in a run folder for what is written before the folder is cleared; afterwards it is gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(ASIDE + "*"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        with TemporaryDirectory(prefix=ASIDE, dir=folder) as place:
+            yield Path(place)
+    finally:
+        with suppress(OSError):  # it holds something else
+            folder.rmdir()
 
 
 def _clear(folder: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from regard._packed import Packed
 from regard.data.records import Record, Source
+from regard.metrics.buckets import Group
 from regard.metrics.translation import Score
 from regard.training.recipe import Recipe
 
@@ -32,8 +33,16 @@ class Task(Protocol):
     """The names of the token sequences that an example becomes."""
     options: tuple[str, ...]
     """The keywords of `predict`: of the flags of `regard predict`, those that this task knows."""
+    score_options: tuple[str, ...]
+    """The keywords of `score`: of the flags of `regard evaluate`, those that this task knows."""
     tokenizer: Any
     """What texts are cut with, once it is learned or loaded; `encode` asks for it anew. A task without texts has none."""
+
+    def configure(self, recipe: Recipe) -> None:
+        """Take from a recipe what reading depends on, such as names of fields, and refuse options that the task has no use for.
+
+        Called before anything is read.
+        """
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """The records of a file, checked at the door; without `answers` only what a prediction needs."""
@@ -53,8 +62,8 @@ class Task(Protocol):
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """Learn from the training records what encoding needs, such as a vocabulary."""
 
-    def encode(self, records: Iterable[Record]) -> Iterable[tuple[Sequence[int], ...]]:
-        """Token ids of every record, one sequence for each stream."""
+    def encode(self, records: Iterable[Record]) -> Iterable[tuple[Any, ...]]:
+        """The tokens of every record, one sequence for each stream: ids, or rows of bytes (tokens, width), uint8."""
 
     def readings(self, records: Iterable[Record]) -> Iterable[Sequence[int]]:
         """What the encoder reads of every record, also of records without answers; a task without texts has no such method."""
@@ -68,11 +77,29 @@ class Task(Protocol):
     def counted(self, batch: dict[str, Packed]) -> int:
         """How many decisions a batch asks for, by which its loss is divided."""
 
+    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+        """Fit to the encoded dev examples what training does not, in parameters that need no gradient."""
+
     def predict(self, model: nn.Module, inputs: Sequence[Any], **options: Any) -> list[Result]:
         """A result for every input, in order."""
 
-    def score(self, predictions: Sequence[Any], records: Sequence[Record]) -> list[Score]:
-        """The scores of predictions against the records; the first is the one that decides."""
+    def score(self, predictions: Sequence[Any], records: Sequence[Record], **options: Any) -> list[Score]:
+        """The scores of predictions against the records; the first is the one that decides.
+
+        Those that are measurements can be cut and compared; a note on one system stands behind "; " in a signature.
+        """
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """What records can be cut by, `length` among them, to see where a model is weak."""
+
+    def example_scores(
+        self, predictions: Sequence[Any], records: Sequence[Record], **options: Any
+    ) -> list[float]:
+        """A score of every example by itself, between 0 and 100; options are those of `score`."""
+
+    def restored(self, entry: Record, record: Record) -> Result:
+        """A result from what its `as_json` gave, for `record`; DataError where it is another record's or none."""
 
     def save(self, folder: Path) -> None:
         """Write what `learn` learned."""

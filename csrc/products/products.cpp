@@ -1,0 +1,213 @@
+// Products of linear layers for one instruction set: this file is compiled once for each.
+//
+// B is packed into panels as wide as a tile, once a call. A block of rows of A is made ready for some steps of the depth, unless
+// it serves as it lies, and meets panel after panel, which stay in the second cache.
+#include "products.h"
+
+#include "words.h"
+
+namespace regard::REGARD_ISA::products {
+
+constexpr long steps = 128;  // words of the depth at once: rows of memory a power of two apart share few lines of the first cache
+
+template <class Kind>
+long words_of(const Product& call) {
+    return (call.depth + Kind::numbers - 1) / Kind::numbers;
+}
+
+// Panels have nearly one width.
+struct Panel {
+    long column, columns;  // in numbers
+    int vectors;
+    explicit Panel(const Product& call, long panel) {
+        const long all = vectors_of(call), panels = count(call), each = all / panels, more = all % panels;
+        column = (panel * each + smallest(panel, more)) * W;
+        vectors = int(each + (panel < more));
+        columns = smallest(call.columns - column, long(vectors) * W);
+    }
+    static long vectors_of(const Product& call) { return (call.columns + W - 1) / W; }
+    static long count(const Product& call) { return (vectors_of(call) + most_vectors - 1) / most_vectors; }
+    bool whole() const { return columns == vectors * W; }
+};
+
+template <class Body>
+REGARD_INLINE void as_stored(const Factor& factor, const Body& body) {
+    if (factor.bfloat16) body(static_cast<const bfloat16*>(factor.values));
+    else body(static_cast<const float*>(factor.values));
+}
+
+// Rows of B that a tile can read where they lie.
+template <class Kind>
+bool lies_ready(const Factor& b, const Panel& panel) {
+    return __is_same(Kind, Floats) && !b.bfloat16 && b.by_depth && panel.whole();
+}
+
+template <class Kind, class S>
+void pack_rows(const S* values, const Factor& b, long depth, long words, const Panel& panel, float* to) {
+    const S* from = values + panel.column;
+    for (long word = 0; word < words; ++word)
+        for (int v = 0; v < panel.vectors; ++v, to += W)
+            store<float>(to, words_across<Kind>(from + v * W, b.row, word, depth, panel.columns - v * W));
+}
+
+template <class Kind, class S>
+void pack_columns(const S* values, const Factor& b, long depth, long words, const Panel& panel, float* to) {
+    for (int v = 0; v < panel.vectors; ++v)
+        for (long word = 0; word < words; word += W) {
+            Vector<float> block[W];
+            const long first = panel.column + v * W;
+#pragma GCC unroll 16
+            for (int i = 0; i < W; ++i)
+                block[i] = v * W + i < panel.columns ? words_along<Kind>(values + (first + i) * b.row, word, depth) : Vector<float>{};
+            transpose_block<float>(block);
+#pragma GCC unroll 16
+            for (int i = 0; i < W; ++i)
+                if (word + i < words) store<float>(to + ((word + i) * panel.vectors + v) * W, block[i]);
+        }
+}
+
+template <class Kind>
+float* packed_at(const Product& call, const Panel& panel, const float* packed) {
+    return const_cast<float*>(packed) + panel.column * words_of<Kind>(call);
+}
+
+template <class Kind>
+void pack(const Product& call, long number, float* packed) {
+    const Panel panel(call, number);
+    if (lies_ready<Kind>(call.b, panel)) return;
+    float* to = packed_at<Kind>(call, panel, packed);
+    const long words = words_of<Kind>(call);
+    as_stored(call.b, [&]<class S>(const S* values) {
+        if (call.b.by_depth) pack_rows<Kind>(values, call.b, call.depth, words, panel, to);
+        else pack_columns<Kind>(values, call.b, call.depth, words, panel, to);
+    });
+}
+
+template <class Kind>
+size_t packed_bytes(const Product& call) {
+    const long panels = Panel::count(call);
+    // All panels but the last one are whole.
+    if (panels == 0 || lies_ready<Kind>(call.b, Panel(call, panels - 1))) return 0;
+    return size_t(Panel::vectors_of(call) * W * words_of<Kind>(call)) * sizeof(float);
+}
+
+// Rows [begin, end) of A for words [first, first + count), in `room` unless they serve as they lie.
+template <class Kind>
+Matrices<float> ready(const Product& call, long begin, long end, long first, long count, float* room) {
+    Matrices<float> found{};
+    found.depth = count;
+    const Factor& a = call.a;
+    if constexpr (__is_same(Kind, Floats)) {
+        if (!a.bfloat16) {
+            found.a = static_cast<const float*>(a.values) + (a.by_depth ? begin + first * a.row : begin * a.row + first);
+            found.a_stride = a.row;
+            return found;
+        }
+    }
+    if constexpr (Kind::numbers == 2) {
+        const bool pairs = call.depth % 2 == 0 && a.row % 2 == 0 && reinterpret_cast<uintptr_t>(a.values) % 4 == 0;
+        if (a.bfloat16 && !a.by_depth && pairs) {
+            found.a = static_cast<const float*>(a.values) + begin * a.row / 2 + first;
+            found.a_stride = a.row / 2;
+            return found;
+        }
+    }
+    found.a = room;
+    found.a_stride = round_up(a.by_depth ? end - begin : count, W);
+    as_stored(a, [&]<class S>(const S* values) {
+        float* to = room;
+        if (a.by_depth) {
+            for (long word = first; word < first + count; ++word)
+                for (long row = begin; row < end; row += W, to += W)
+                    store<float>(to, words_across<Kind>(values + row, a.row, word, call.depth, end - row));
+        } else {
+            for (long row = begin; row < end; ++row)
+                for (long word = first; word < first + count; word += W, to += W)
+                    store<float>(to, words_along<Kind>(values + row * a.row, word, call.depth));
+        }
+    });
+    return found;
+}
+
+size_t ready_numbers(const Product& call, long rows) { return size_t(call.a.by_depth ? steps * round_up(rows, W) : rows * steps); }
+
+template <class Kind>
+size_t room_bytes(const Product& call, long rows, long panels) {
+    return (ready_numbers(call, rows) + size_t(rows * panels * panel_lanes<float>)) * sizeof(float);
+}
+
+template <class Kind>
+void write(const Product& call, long begin, long end, const Panel& panel, const float* sums) {
+    for (long row = begin; row < end; ++row, sums += panel_lanes<float>) {
+        const long at = row * call.out_row + panel.column;
+        if (call.out_bfloat16) {
+            bfloat16* out = static_cast<bfloat16*>(call.out) + at;
+            for (long i = 0; i < panel.columns; i += W) {
+                const Halves halves = Kind::narrowed(load<float>(sums + i));
+                if (panel.columns - i >= W) *reinterpret_cast<LooseHalves*>(out + i) = halves;
+                else __builtin_memcpy(out + i, &halves, size_t(panel.columns - i) * sizeof(bfloat16));
+            }
+            continue;
+        }
+        float* out = static_cast<float*>(call.out) + at;
+        for (long i = 0; i < panel.columns; ++i) out[i] = call.add ? out[i] + sums[i] : sums[i];
+    }
+}
+
+// Asks for the rows of memory behind word `first`: each gives a block but a few numbers, which the machine does not foresee.
+template <class Kind>
+void foresee(const Product& call, long begin, long end, long first, Upcoming& upcoming) {
+    const long from = first * Kind::numbers, count = smallest(call.depth - from, steps * Kind::numbers);
+    if (!call.a.by_depth || count <= 0) return;
+    as_stored(call.a, [&]<class S>(const S* values) { upcoming.add(values + from * call.a.row + begin, call.a.row, count, end - begin); });
+}
+
+template <class Kind>
+void multiply(const Product& call, long begin, long end, long first_panel, long last_panel, const float* packed, float* room) {
+    const long words = words_of<Kind>(call), rows = end - begin;
+    float* const sums = room + ready_numbers(call, rows);
+    Upcoming upcoming;
+    long word = 0;
+    do {
+        Matrices<float> x = ready<Kind>(call, begin, end, word, smallest(steps, words - word), room);
+        upcoming.clear();
+        foresee<Kind>(call, begin, end, word + steps, upcoming);
+        x.upcoming = &upcoming;
+        for (long p = first_panel; p < last_panel; ++p) {
+            const Panel panel(call, p);
+            if (lies_ready<Kind>(call.b, panel)) {
+                x.b_row = call.b.row;
+                x.b = static_cast<const float*>(call.b.values) + panel.column + word * x.b_row;
+            } else {
+                x.b_row = panel.vectors * W;
+                x.b = packed_at<Kind>(call, panel, packed) + word * x.b_row;
+            }
+            const bool direct = !call.out_bfloat16 && panel.whole();
+            x.c_row = direct ? call.out_row : panel_lanes<float>;
+            // Sums that are complete at once share a room, which stays in the first cache.
+            const long place = words > steps ? p - first_panel : 0;
+            x.c = direct ? static_cast<float*>(call.out) + begin * call.out_row + panel.column : sums + place * rows * panel_lanes<float>;
+            const Old old = word > 0 || (direct && call.add) ? Old::added : Old::none;
+            if (call.a.by_depth) product<float, Unit::row, typename Kind::Step>(rows, panel.vectors, x, old);
+            else product<float, Unit::column, typename Kind::Step>(rows, panel.vectors, x, old);
+            if (!direct && word + steps >= words) write<Kind>(call, begin, end, panel, x.c);
+        }
+        word += steps;
+    } while (word < words);
+}
+
+template <class Kind>
+constexpr ProductFunctions functions{Panel::count, packed_bytes<Kind>, pack<Kind>, room_bytes<Kind>, multiply<Kind>};
+
+}  // namespace regard::REGARD_ISA::products
+
+namespace regard::REGARD_ISA {
+
+#if defined(__AVX512F__)
+extern const ProductKernels product_kernels{products::functions<products::Floats>, products::functions<products::Rounded>,
+                                            products::functions<products::Pairs>};
+#else
+extern const ProductKernels product_kernels{products::functions<products::Floats>, products::functions<products::Rounded>, {}};
+#endif
+
+}  // namespace regard::REGARD_ISA

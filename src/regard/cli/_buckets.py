@@ -1,0 +1,69 @@
+"""`--by NAME`: scores of parts of the examples, as a table and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from regard._errors import ConfigError, nearest
+from regard.cli._options import needed
+
+if TYPE_CHECKING:
+    from regard.data.records import Record
+
+Table = dict[str, list[Any]]
+"""For each score its entries, one for each bucket."""
+
+
+class Cutting:
+    """Examples cut into buckets by a number that the task can tell of each."""
+
+    def __init__(self, task: Any, name: str, records: Sequence[Record]) -> None:
+        import numpy as np
+
+        from regard.metrics.buckets import cut
+
+        groups = needed(task, "groups", "--by")
+        if name not in groups:
+            raise ConfigError(
+                f"{task.name} cannot be cut by {name!r}{nearest(name, groups)}. "
+                f"Expected: --by {' or '.join(groups)}. Received: {name!r}. To mend it: choose one of them."
+            )
+        self.name = name
+        self.group = groups[name]
+        given = [np.atleast_1d(np.asarray(self.group.value(record), float)) for record in records]
+        values = np.concatenate(given) if given else np.zeros(0)
+        self.rows = len(values)
+        self.buckets = cut(values, self.group.edges)
+
+    def fits(self, score: Any) -> bool:
+        """Whether a score is made of as many rows as there are values, and so can be cut."""
+        return hasattr(score, "statistics") and len(score.statistics) == self.rows
+
+    def as_json(self, table: Table, plain: Callable[[Any], Any]) -> dict[str, Any]:
+        """A table in plain values."""
+        buckets = [
+            {
+                "from": bucket.low,
+                "to": bucket.high,
+                "count": len(bucket.rows),
+                "few": bucket.few,
+                "scores": {name: plain(entries[number]) for name, entries in table.items()},
+            }
+            for number, bucket in enumerate(self.buckets)
+        ]
+        return {"name": self.name, "unit": self.group.unit, "buckets": buckets}
+
+    def as_text(self, table: Table, shown: Callable[[Any], str], width: int) -> str:
+        """A table for people: a line for each bucket, each entry `width` wide."""
+        lines = ["", f"{self.name:<16}{'examples':>9}{''.join(f'{name:>{width}}' for name in table)}"]
+        for number, bucket in enumerate(self.buckets):
+            cells = "".join(f"{shown(entries[number]):>{width}}" for entries in table.values())
+            few = "   few" if bucket.few else ""
+            lines.append(f"{bucket!s:<16}{len(bucket.rows):>9,}{cells}{few}")
+        lines.append(f"{self.name}: {self.group.unit}")
+        if any(bucket.few for bucket in self.buckets):
+            from regard.metrics.buckets import FEW
+
+            lines.append(f"few: fewer than {FEW} examples, whose score says little")
+        return "\n".join(lines)

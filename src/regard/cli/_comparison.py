@@ -1,0 +1,141 @@
+"""What `regard compare` says of two systems' results: each score, parts of the examples, and those that changed most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from regard.cli._buckets import Cutting
+
+if TYPE_CHECKING:
+    from regard.data.records import Record
+    from regard.metrics.measurement import Measurement
+    from regard.metrics.significance import Comparison
+
+NOTE = "; "  # what a signature says behind it is of one system alone
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a system predicted, its scores, and the score of each example by itself."""
+
+    predictions: list[Any]
+    scores: list[Any]
+    each: list[float]
+
+
+class Report:
+    """What is said of two results for the same records."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        cutting: Cutting,
+        first: Results,
+        second: Results,
+        *,
+        examples: int,
+    ) -> None:
+        from regard.metrics.significance import compare as compared
+
+        self.records, self.cutting, self.results = records, cutting, (first, second)
+        pairs = [
+            tuple(replace(one, signature=one.signature.split(NOTE)[0]) for one in pair)
+            for pair in zip(first.scores, second.scores, strict=True)
+            if all(hasattr(score, "statistics") for score in pair)
+        ]
+        self.signatures = [one.signature for one, _ in pairs]
+        self.found = [compared(one, other) for one, other in pairs]
+        self.table = {
+            one.name: [_of_rows(one, other, bucket.rows) for bucket in cutting.buckets]
+            for one, other in pairs
+            if cutting.fits(one)
+        }
+        self.changes = [b - a for a, b in zip(first.each, second.each, strict=True)]
+        self.shown = most_changed(self.changes, examples)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything in plain values."""
+        scores = [
+            {**vars(found), "signature": text}
+            for found, text in zip(self.found, self.signatures, strict=True)
+        ]
+        return {
+            "count": len(self.records),
+            "scores": scores,
+            "by": self.cutting.as_json(self.table, _plain),
+            "changed": {**self._tally(), "most": [self._example(row) for row in self.shown]},
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{found.name:<8}{found.first:5.1f} -> {found.second:5.1f}   {_interval(found):<20} p {found.p:.4f}   {text}"
+            for found, text in zip(self.found, self.signatures, strict=True)
+        ]
+        tests = " and ".join(sorted({found.test for found in self.found}))
+        lines.append(
+            f"{len(self.records):,} examples; second - first with its 95 % interval by paired bootstrap, p by {tests}"
+        )
+        lines.append(self.cutting.as_text(self.table, _interval, 22))
+        lines += [
+            "",
+            "{better:,} examples better, {worse:,} worse, {same:,} the same".format(**self._tally()),
+        ]
+        return "\n".join([*lines, *(self._example_text(row) for row in self.shown)])
+
+    def _tally(self) -> dict[str, int]:
+        better = sum(change > 0 for change in self.changes)
+        worse = sum(change < 0 for change in self.changes)
+        return {"better": better, "worse": worse, "same": len(self.changes) - better - worse}
+
+    def _example(self, row: int) -> dict[str, Any]:
+        first, second = (
+            {"score": one.each[row], "prediction": one.predictions[row].as_json()} for one in self.results
+        )
+        record = self.records[row]
+        facts = {"file": record.file, "line": record.line, "record": record.fields}
+        return {"change": self.changes[row], **facts, "first": first, "second": second}
+
+    def _example_text(self, row: int) -> str:
+        record = self.records[row]
+        given = {name: value for name, value in record.fields.items() if isinstance(value, str)}
+        written = {
+            f"{name} {one.each[row]:.1f}": str(one.predictions[row])
+            for name, one in zip(("first", "second"), self.results, strict=True)
+        }
+        lines = [f"  {name:<13}{_short(text)}" for name, text in {**given, **written}.items()]
+        return "\n".join(["", f"{self.changes[row]:+.1f}   {record.place}", *lines])
+
+
+def most_changed(changes: Sequence[float], count: int) -> list[int]:
+    """The places of the `count` largest gains, then of the `count` largest losses; what did not change is neither.
+
+    >>> most_changed([0.0, 5.0, -1.0, 7.0, -2.0], 2)
+    [3, 1, 4, 2]
+    """
+    order = sorted(range(len(changes)), key=lambda row: -abs(changes[row]))
+    gains = [row for row in order if changes[row] > 0]
+    losses = [row for row in order if changes[row] < 0]
+    return gains[:count] + losses[:count]
+
+
+def _of_rows(first: Measurement, second: Measurement, rows: Any) -> Comparison:
+    """The difference in some rows. Its p is not shown, and so the quicker test: of many small ones some would succeed."""
+    from regard.metrics.buckets import part
+    from regard.metrics.significance import compare as compared
+
+    return compared(part(first, rows), part(second, rows), test="bootstrap")
+
+
+def _plain(found: Comparison) -> dict[str, float]:
+    return {name: getattr(found, name) for name in ("first", "second", "difference", "low", "high")}
+
+
+def _interval(found: Comparison) -> str:
+    return f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else line[:197] + "..."

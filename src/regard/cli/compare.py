@@ -1,0 +1,131 @@
+"""`regard compare`: which of two models is better on a file of examples, where, and whether it may be luck."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from regard._errors import ConfigError
+from regard.cli._buckets import Cutting
+from regard.cli._comparison import Report, Results
+from regard.cli._options import needed, task_options
+from regard.cli._output import give, give_json
+from regard.cli._predictions import read_predictions, task_of
+from regard.cli.evaluate import sample_test
+
+if TYPE_CHECKING:
+    from regard.data.records import Record
+
+
+def compare(
+    first: Path,
+    second: Path,
+    /,
+    *,
+    data: str | None = None,
+    by: str = "length",
+    examples: int = 3,
+    beam: int | None = None,
+    length_penalty: float | None = None,
+    lowercase: bool = False,
+    language: str | None = None,
+    precision: Literal["fp32", "bf16", "int8"] | None = None,
+    json: bool = False,
+) -> None:
+    """Say which of two models is better on a file of examples, where, and whether it may be luck.
+
+    Args:
+        first: A run folder, or predictions that regard evaluate wrote, FILE.jsonl.
+        second: Another of the same task. Differences are second - first.
+        data: The examples: .jsonl, .tsv (or with .gz), or two text files "a.en,a.de". Default: the test part of the
+            sample, for a model that was trained on it.
+        by: What the differences are cut by: length; for translation frequency, which is how often training of the first run
+            saw the rarest word; for roles distance, from a predicate to its farthest argument. Default: length.
+        examples: How many of the examples that gained most, and of those that lost most, are shown. Default: 3.
+        beam: Hypotheses that a run keeps for each sentence; 1 is greedy search. Default: 5.
+        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
+        lowercase: Compare without case, as sacrebleu -lc; always so for runs of lower case, but not for their files.
+        language: Language of the references, such as de or zh. Default: looked up in the text.
+        precision: Of a run's weights while writing. Default: fp32.
+        json: One JSON object.
+    """
+    if examples < 0:
+        raise ConfigError(
+            f"a number of examples is below 0. Expected: 0 or more. Received: --examples {examples}."
+        )
+    systems = [_system(path) for path in (first, second)]
+    task = _one_task(systems)
+    for name in ("groups", "example_scores", "restored"):
+        needed(task, name, "regard compare")
+    runs = [system.predictor for system in systems if system.predictor is not None]
+    longest = max((run.recipe.max_characters for run in runs), default=sys.maxsize)
+    records = list(task.read(data or _sample_test(runs), longest))
+    cutting = Cutting(task, by, records)
+    given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
+    options = task_options(task.name, task.options, given)
+    wanted = {"lowercase": lowercase or None, "language": language}
+    scoring = task_options(task.name, task.score_options, wanted)
+    results = [_predicted(system, task, records, options, scoring) for system in systems]
+    report = Report(records, cutting, *results, examples=examples)
+    if json:
+        names = {"task": task.name, "first": str(first), "second": str(second)}
+        give_json({**names, **report.as_json()})
+    else:
+        give(str(report))
+
+
+@dataclass(frozen=True)
+class _System:
+    """A run, or without a predictor a file of predictions."""
+
+    path: Path
+    task: str
+    predictor: Any
+
+
+def _system(path: Path) -> _System:
+    from regard._load import load
+
+    if path.suffix == ".jsonl":
+        return _System(path, task_of(path), None)
+    predictor = load(path)
+    return _System(path, predictor.task.name, predictor)
+
+
+def _one_task(systems: Sequence[_System]) -> Any:
+    """The task of both, as the first run knows it."""
+    first, second = systems
+    if first.task != second.task:
+        raise ConfigError(
+            f"two tasks cannot be compared. Expected: two systems of one task. Received: {first.path} of {first.task} and "
+            f"{second.path} of {second.task}. To mend it: name two of one task."
+        )
+    for system in systems:
+        if system.predictor is not None:
+            return system.predictor.task
+    from regard.tasks import make_task
+
+    return make_task(first.task)
+
+
+def _sample_test(runs: Sequence[Any]) -> str:
+    if not runs:
+        raise ConfigError("there is no data to compare on. Expected: --data FILE. Received: none.")
+    return sample_test(runs[0])
+
+
+def _predicted(
+    system: _System, task: Any, records: list[Record], options: dict[str, Any], scoring: dict[str, Any]
+) -> Results:
+    """What a system predicts, scored: a run by its own task, which may know no case."""
+    if system.predictor is None:
+        predictions = read_predictions(system.path, task, records)
+    else:
+        task = system.predictor.task
+        inputs = [task.input_of(record) for record in records]
+        predictions = system.predictor.predict(inputs, **options)
+    each = task.example_scores(predictions, records, **scoring)
+    return Results(predictions, task.score(predictions, records, **scoring), each)

@@ -1,0 +1,171 @@
+"""Sentences with their predicates and roles: JSON lines, the columns of CoNLL, or plain text; all predicates together.
+
+A record is a sentence: `words`, `predicates` (positions from 0), `roles` (for each predicate a BIO tag a word), and `id`
+where there is one. Files hold either that or one predicate a line, `words`, `predicate` and `roles`, as PropBank is often
+given: consecutive lines of one sentence become one record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from regard.data.checks import Record, is_blank
+from regard.data.columns import read_columns
+from regard.data.formats import reader
+from regard.data.lines import data_error, find_file, shorten
+from regard.data.records import Source
+from regard.data.roles import check_predicates, check_roles, check_words
+
+# Apart from contractions, which English corpora cut: digits with their points stay together, as does a row of one mark.
+WORD = re.compile(
+    r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff]"
+    r"|(?:[A-Za-z]\.){2,}"  # U.S.
+    r"|\d+(?:[.,:]\d+)*"
+    r"|n['’]t\b|['’](?:s|m|d|re|ve|ll)\b"
+    r"|(?:(?!n['’]t\b)[^\W\d_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])+(?:\d+)?"
+    r"|([^\w\s])\1*|\S",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Words, the positions of its predicates (None: to be found), where the words stand in a text, and what names it."""
+
+    words: tuple[str, ...]
+    predicates: tuple[int, ...] | None = None
+    text: str | None = None
+    places: tuple[tuple[int, int], ...] = ()
+    identity: Any = None
+
+    def span(self, first: int, last: int) -> str:
+        """The words `first` to `last`, both included, as they were written.
+
+        >>> cut("I don't know.").span(1, 3)
+        "don't know"
+        """
+        if self.text is None:
+            return " ".join(self.words[first : last + 1])
+        return self.text[self.places[first][0] : self.places[last][1]]
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a record, from which `sentence_record` and `sentence_of` make the sentence again."""
+        given = {
+            "id": self.identity,
+            "text": self.text,
+            "words": list(self.words),
+            "predicates": self.predicates,
+        }
+        fields = {name: value for name, value in given.items() if value is not None}
+        return fields if self.predicates is None else fields | {"predicates": list(self.predicates)}
+
+
+def cut(text: str) -> Sentence:
+    """The words of a text, cut at spaces and punctuation; English contractions are cut as corpora do.
+
+    >>> cut("She can't pay $3.50...").words
+    ('She', 'ca', "n't", 'pay', '$', '3.50', '...')
+    """
+    places = tuple(match.span() for match in WORD.finditer(text))
+    return Sentence(tuple(text[begin:end] for begin, end in places), None, text, places)
+
+
+def read_sentences(source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
+    """Streams the sentences of a file, each checked, none skipped.
+
+    Args:
+        source: `.jsonl`, or `.conll` with a column of words, one that marks predicates and one of roles for each of them
+            (both also with `.gz`); without `answers` also lines of plain text; a tuple holds several files.
+        max_characters: the longest sentence.
+        answers: whether predicates and roles must be there; without, roles are not looked at.
+
+    Raises:
+        DataError: at once when the file is missing or empty; while iterating when a line cannot be used.
+    """
+    paths = [find_file(Path(path)) for path in ([source] if isinstance(source, str | Path) else source)]
+    return chain.from_iterable(_read(path, max_characters, answers) for path in paths)
+
+
+def _read(path: Path, max_characters: int, answers: bool) -> Iterator[Record]:
+    if path.name.removesuffix(".gz").lower().endswith(".conll"):
+        return (sentence_record(record, max_characters, answers) for record in read_columns(path, answers))
+    fields = ("words", "predicate", "roles") if answers else ("words",)
+    rows = reader([path], fields)([path], fields)
+    return _joined(sentence_record(record, max_characters, answers) for record in rows)
+
+
+def sentence_record(record: Record, max_characters: int, answers: bool) -> Record:
+    """A record of one sentence in its full form; `DataError` says what is wrong with it."""
+    given = record.fields
+    fields: dict[str, Any] = {"id": given["id"]} if "id" in given else {}
+    plain = given.get("text", given.get("words")) if not answers else None
+    if isinstance(plain, str):
+        sentence = cut(_visible(record, plain))
+        fields |= {"text": plain, "words": list(sentence.words), "places": list(sentence.places)}
+    else:
+        fields["words"] = check_words(record)
+    _check_length(record, fields["words"], max_characters)
+    if answers or "predicate" in given or "predicates" in given:
+        fields["predicates"] = check_predicates(record, len(fields["words"]))
+    if answers:
+        fields["roles"] = check_roles(record, len(fields["words"]), fields["predicates"])
+    return Record(fields, record.file, record.line)
+
+
+def sentence_of(record: Record) -> Sentence:
+    """What a prediction needs of a record."""
+    fields = record.fields
+    predicates = tuple(fields["predicates"]) if "predicates" in fields else None
+    places = tuple((begin, end) for begin, end in fields.get("places", ()))
+    return Sentence(tuple(fields["words"]), predicates, fields.get("text"), places, fields.get("id"))
+
+
+def _joined(records: Iterator[Record]) -> Iterator[Record]:
+    """Consecutive records of one sentence as one; a predicate that comes again begins the sentence anew."""
+    held: Record | None = None
+    for record in records:
+        if held is not None and _goes_on(held.fields, record.fields):
+            held.fields["predicates"] += record.fields["predicates"]
+            if "roles" in held.fields:
+                held.fields["roles"] += record.fields["roles"]
+            continue
+        if held is not None:
+            yield held
+        held = record
+    if held is not None:
+        yield held
+
+
+def _goes_on(held: dict[str, Any], fields: dict[str, Any]) -> bool:
+    same = all(held.get(name) == fields.get(name) for name in ("id", "words", "text"))
+    both = "predicates" in held and "predicates" in fields
+    return same and both and not set(held["predicates"]) & set(fields["predicates"])
+
+
+def _visible(record: Record, text: str) -> str:
+    if is_blank(text):
+        raise data_error(
+            record.place,
+            "the sentence is empty",
+            expected="text with at least one visible character",
+            received=shorten(text),
+            mend="fill it in or remove the line",
+        )
+    return text
+
+
+def _check_length(record: Record, words: list[str], limit: int) -> None:
+    length = sum(map(len, words)) + len(words) - 1
+    if length > limit:
+        raise data_error(
+            record.place,
+            "the sentence is too long",
+            expected=f"at most {limit:,} characters",
+            received=f"{length:,} characters, beginning {shorten(' '.join(words[:10]), 40)}",
+            mend="split it into several, or raise the limit with --max-characters",
+        )

@@ -1,0 +1,44 @@
+"""The model of a classifier: an encoder, a query that reads what it gives, and a score for each label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regard._packed import Packed
+from regard.nn.feedforward import Dropout
+from regard.nn.norm import RMSNorm
+from regard.nn.pooling import AttentionPool
+
+
+class Classifier(nn.Module):
+    """`scores = head(norm(pool(encoder(x))))`; how sure they are is told by `temperature` and `threshold`, fitted on dev data.
+
+    Arguments:
+        encoder: gives `Packed` states (total, dim); with an attribute `dim`.
+        heads: of the pooling query.
+        labels: how many there are.
+        dropout: share of the pooled state dropped in training.
+    """
+
+    def __init__(self, encoder: Any, heads: int, labels: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pool = AttentionPool(encoder.dim, heads)
+        self.norm = RMSNorm()
+        self.dropout = Dropout(dropout)
+        self.head = nn.Parameter(
+            torch.zeros(labels, encoder.dim)
+        )  # no layer: Muon would make its rows orthogonal
+        self.bias = nn.Parameter(torch.zeros(labels))
+        self.temperature = nn.Parameter(torch.ones(()), requires_grad=False)
+        self.threshold = nn.Parameter(torch.full((), 0.5), requires_grad=False)
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """What the encoder takes, of N sequences, to scores (N, labels), in the weights' own precision."""
+        states: Packed = self.encoder(*inputs)
+        with torch.autocast(self.head.device.type, enabled=False):
+            pooled = self.norm(self.pool(states.with_values(states.values.to(self.head.dtype))))
+            return self.dropout(pooled) @ self.head.mT + self.bias

@@ -1,0 +1,137 @@
+"""Passages with their questions as examples: their streams, how a model reads a batch of them, and which span is best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regard._packed import Packed
+from regard.data.matches import CODES, SPELLINGS, Matcher, Text
+from regard.data.passages import best_window, covering_pieces, window_starts
+from regard.nn.reader import PassageReader, SpanScores
+
+END_CODE, END_SPELLING = CODES - 1, SPELLINGS - 1  # of the end of a question, which no piece has
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a passage is cut: pieces in a window, how far the next one begins, and the longest span looked for."""
+
+    size: int
+    stride: int
+    longest: int
+
+
+class Example:
+    """A passage with some questions, on its way to the streams of the task."""
+
+    def __init__(self, passage: Text, matcher: Matcher, window: Window, end: int, abstains: bool) -> None:
+        self.passage, self.matcher, self.window = passage, matcher, window
+        self.end, self.abstains = end, abstains
+        self.starts = window_starts(len(passage.ids), window.size, window.stride)
+        self.questions: list[Text] = []
+        self.readings: list[tuple[int, int]] = []  # question, window
+        self.codes: list[int] = []
+        self.golds: list[int] = []
+
+    def add(self, question: Text, windows: Iterable[int] | None = None) -> None:
+        """A question that reads these windows, or all."""
+        asked, told = self.matcher.codes(question, self.passage)
+        for number in range(len(self.starts)) if windows is None else windows:
+            self.readings.append((len(self.questions), number))
+            start = self.starts[number]
+            self.codes += [*asked.tolist(), END_CODE, *told[start : start + self.window.size].tolist()]
+        self.questions.append(question)
+
+    def add_trained(self, question: Text, answers: Iterable[dict[str, Any]], number: int) -> None:
+        """A question with its answers, `number` among those of its passage: it reads the window of an answer, and one other."""
+        starts, size = self.starts, self.window.size
+        pieces = [
+            covering_pieces(self.passage.spans, one["start"], one["start"] + len(one["text"]))
+            for one in answers
+        ]
+        golds = sorted({(first, min(last, first + self.window.longest - 1)) for first, last in pieces})
+        home = best_window(starts, size, *golds[0]) if golds else number % len(starts)
+        chosen = sorted({home, (home + 1 + number % max(1, len(starts) - 1)) % len(starts)})
+        for reading, window in enumerate(chosen, start=len(self.readings)):
+            for first, last in golds:
+                if starts[window] <= first and last < starts[window] + size:
+                    self.golds += [reading, first - starts[window], last - first + 1]
+        if not golds and self.abstains:
+            self.golds += [len(self.readings), 0, 0]
+        self.add(question, chosen)
+
+    def streams(self) -> tuple[Sequence[int], ...]:
+        """Golds (reading, place, length), lengths of texts, readings (question, window), spellings, texts, codes."""
+        size = self.window.size
+        used = sorted({window for _, window in self.readings})
+        places = {window: len(self.questions) + place for place, window in enumerate(used)}
+        texts: list[int] = []
+        looks: list[int] = []
+        lengths: list[int] = []
+        for question in self.questions:
+            texts += [*question.ids, self.end]
+            looks += [*question.spellings(asked=True).tolist(), END_SPELLING]
+            lengths.append(len(question.ids) + 1)
+        spelled = self.passage.spellings(asked=False)
+        for window in used:
+            piece = slice(self.starts[window], self.starts[window] + size)
+            texts += self.passage.ids[piece]
+            looks += spelled[piece].tolist()
+            lengths.append(len(self.passage.ids[piece]))
+        readings = [number for question, window in self.readings for number in (question, places[window])]
+        return self.golds, lengths, readings, looks, texts, self.codes
+
+
+def read(model: PassageReader, batch: dict[str, Packed]) -> tuple[SpanScores, NDArray[np.int64]]:
+    """The scores of all readings of a batch, and for each reading the number of its question in the batch."""
+    lengths, texts = batch["lengths"], batch["texts"]
+    pairs = (
+        rows_of(batch["readings"], 2)
+        + np.repeat(lengths.offsets[:-1], batch["readings"].lengths // 2)[:, None]
+    )
+    offsets = np.concatenate([[0], np.cumsum(lengths.values.numpy())])
+    asked = np.unique(pairs[:, 0], return_inverse=True)[1]
+    scores = model(Packed(texts.values, offsets), batch["spellings"].values, pairs, batch["codes"].values)
+    return scores, asked
+
+
+def rows_of(stream: Packed, width: int) -> NDArray[np.int64]:
+    """The entries of a stream as rows (n, width), which may be changed."""
+    return np.array(stream.values.numpy(), np.int64).reshape(-1, width)
+
+
+def firsts(stream: Packed, width: int) -> NDArray[np.int64]:
+    """(N,): the number of each example's first row of `width` entries."""
+    return stream.offsets[:-1].astype(np.int64) // width
+
+
+def best_span(
+    parts: Sequence[NDArray[np.float64]], starts: Sequence[int], spans: Sequence[Span], none: float
+) -> tuple[int | None, int, float, float]:
+    """The first and last piece of the most probable span, its probability, and that of there being no answer.
+
+    A span that several windows hold has the sum of its probabilities in them. Spans that begin or end with a piece of no
+    characters are not chosen; where only such are there, the first piece is None.
+
+    Arguments: for each window the scores (pieces, longest) of its spans and where it begins, the characters of all pieces, and
+    the score of there being no answer.
+    """
+    longest = parts[0].shape[1]
+    peak = max(none, *(float(part.max()) for part in parts))
+    shares = np.zeros((len(spans), longest))
+    for part, start in zip(parts, starts, strict=True):
+        shares[start : start + len(part)] += np.exp(part - peak)
+    silence = float(np.exp(none - peak))
+    whole = float(shares.sum()) + silence
+    empty = np.array([begin == end for begin, end in spans])
+    ends = np.minimum(np.arange(len(spans))[:, None] + np.arange(longest), len(spans) - 1)
+    shares[empty[:, None] | empty[ends]] = 0.0
+    first, length = np.unravel_index(int(shares.argmax()), shares.shape)
+    chance = float(shares[first, length])
+    return (int(first) if chance else None), int(first + length), chance / whole, silence / whole

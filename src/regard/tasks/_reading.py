@@ -1,0 +1,121 @@
+"""What a person gets for a question: the span of the passage that answers it, how probable it is, and what was looked at.
+
+Shape letters: B blocks, H heads, Q words of the question, P words of the passage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regard._errors import ConfigError
+from regard.data.checks import Record
+from regard.data.lines import data_error, shorten
+from regard.data.matches import Text
+from regard.data.words import merge_pieces_to_words
+from regard.pictures import AttentionPicture
+from regard.tasks._attention import END, word_numbers
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and the passage in which its answer is looked for."""
+
+    text: str
+    passage: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Where the pieces of a question looked in the passage, in every block that reads both; each row sums to one."""
+
+    weights: NDArray[np.float32]
+    """(B, H, Q, P), between words"""
+    question: tuple[str, ...]
+    passage: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer: `passage[start:end] == text`, or no text where the passage has none; both bounds are then None.
+
+    `probability` is that of this span, or of there being no answer, among all spans of the passage; `no_answer` that of there
+    being none, 0 for a model that always answers. `attention` is there on request.
+    """
+
+    question: str
+    text: str
+    start: int | None
+    end: int | None
+    probability: float
+    no_answer: float
+    attention: Looked | None = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return " ".join(self.text.split())
+
+    def as_json(self) -> dict[str, Any]:
+        """Question, text, bounds and probabilities."""
+        return {
+            "question": self.question,
+            "text": self.text,
+            "start": self.start,
+            "end": self.end,
+            "probability": round(self.probability, 4),
+            "no_answer": round(self.no_answer, 4),
+        }
+
+    def picture(self) -> AttentionPicture:
+        """Where the words of the question looked in the passage; for an answer with attention."""
+        if self.attention is None:
+            raise ConfigError(
+                "this answer was found without looking. Expected: attention=True when it is asked for."
+            )
+        seen = self.attention
+        title = f"{self.question} → {self}"
+        return AttentionPicture(
+            seen.weights, seen.question, seen.passage, title=title, query_name="question", key_name="passage"
+        )
+
+
+def restored_answer(entry: Record, record: Record) -> Answer:
+    """An answer from its question and text and, if it has them, bounds and probabilities."""
+    question, text = (entry.fields.get(name) for name in ("question", "text"))
+    if question != record.fields["question"] or not isinstance(text, str):
+        raise data_error(
+            entry.place,
+            "this is no answer to the record's question",
+            expected=f"'question' and 'text', the question being that of {record.place}: {shorten(record.fields['question'])}",
+            received=shorten({"question": question, "text": text}),
+            mend="name the data that the predictions were made for, in the same order",
+        )
+    start, end = (entry.fields.get(name) for name in ("start", "end"))
+    chances = (entry.fields.get(name) for name in ("probability", "no_answer"))
+    probability, no_answer = (float(one) if isinstance(one, int | float) else 0.0 for one in chances)
+    return Answer(record.fields["question"], text, start, end, probability, no_answer)
+
+
+def looked(weights_BTHT: NDArray[np.float32], question: Text, passage: Text, begin: int, size: int) -> Looked:
+    """The attention of a question's pieces and its end to `size` pieces of a passage, from `begin` on, between words.
+
+    `weights_BTHT` are those of one reading, the question first. What the question gave to itself is left out, and the rest scaled.
+    """
+    asked = len(question.ids) + 1
+    told = weights_BTHT[:, :asked, :, asked : asked + size].swapaxes(1, 2)
+    told = told / np.maximum(told.sum(-1, keepdims=True), 1e-12)
+    spans = passage.spans[begin : begin + size]
+    columns, rows = word_numbers(passage.text, spans)[:-1], word_numbers(question.text, question.spans)
+    merged = merge_pieces_to_words(merge_pieces_to_words(told, columns, "keys"), rows, "queries")
+    return Looked(merged, (*_words(question.text, question.spans), END), _words(passage.text, spans))
+
+
+def _words(text: str, spans: list[tuple[int, int]]) -> tuple[str, ...]:
+    """The words that pieces make."""
+    bounds: dict[int, tuple[int, int]] = {}
+    for number, (begin, end) in zip(word_numbers(text, spans), spans, strict=False):
+        first, last = bounds.get(number, (begin, end))
+        bounds[number] = (min(first, begin), max(last, end))
+    return tuple(text[begin:end] for begin, end in bounds.values())

@@ -1,0 +1,362 @@
+"""Question answering: a question and a passage to the span of the passage that answers it, or to no answer.
+
+A passage is cut into windows. Windows and questions are encoded once each; every question then reads every window. An example
+is a passage with some of its questions, so that what they share is computed once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from regard._errors import CheckpointError, ConfigError
+from regard._packed import Packed
+from regard.data.lines import data_error, kind, shorten
+from regard.data.matches import PARTS, SPELLINGS, Matcher, Text, units_of
+from regard.data.packing import pack_streams
+from regard.data.passages import best_window, covering_pieces, window_starts
+from regard.data.questions import question_record, read_questions
+from regard.data.records import Record, Source
+from regard.data.tokenizer import Tokenizer
+from regard.metrics.answers import AnswerScores, answer_scores, best_threshold
+from regard.metrics.buckets import Group
+from regard.metrics.measurement import by_example
+from regard.metrics.translation import Score, looks_chinese, looks_japanese
+from regard.metrics.words import characters
+from regard.nn.attention import SelfAttention
+from regard.nn.reader import PassageReader, SpanScores, span_loss
+from regard.nn.watch import watch
+from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, refuse_decoder, upper_sizes
+from regard.tasks._examples import Example, Window, best_span, firsts, read, rows_of
+from regard.tasks._reading import Answer, Question, looked, restored_answer
+from regard.training.presets import encoder_sizes
+from regard.training.recipe import Recipe
+
+READING = "reading.json"
+WINDOW = 320  # pieces
+TOGETHER = 8  # questions of one example
+PREDICTED = 16_384  # pieces of readings predicted at once
+SHORTEST, LONGEST = 8, 64  # between them is the longest span that is looked for
+COVERED = 0.99  # of the training answers are no longer than that
+SAMPLE = 1000  # texts whose script is looked at
+
+
+class AnswerQuestions:
+    """The task, as `regard.training` knows it."""
+
+    name = "answer"
+    streams = ("golds", "lengths", "readings", "spellings", "texts", "codes")
+    options = ("attention", "no_answer")
+    score_options = ("language",)
+    tokenizer: Tokenizer
+    matcher: Matcher
+    unspaced: str
+    window: Window
+    abstains: bool
+
+    def configure(self, recipe: Recipe) -> None:
+        """Refuse a decoder: the fields have fixed names."""
+        refuse_decoder(recipe, self.name)
+
+    def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
+        """Questions with their passages and, as answers, spans; several files with commas between them are read in turn."""
+        return read_questions(source, max_characters, answers=answers)
+
+    def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
+        """A pair of question and passage, or both by their names, as a record."""
+        record = Record({}, *place)
+        if isinstance(given, Question):
+            given = given.text, given.passage
+        if isinstance(given, tuple) and len(given) == 2:
+            given = {"question": given[0], "context": given[1]}
+        if not isinstance(given, dict):
+            raise data_error(
+                record.place,
+                "a question without a passage",
+                expected='("question", "passage"), or {"question": "...", "context": "..."}; on a command line --passage FILE',
+                received=f"{kind(given)}, {shorten(given)}",
+                mend="give the passage too",
+            )
+        return question_record(replace(record, fields=dict(given)), max_characters, answers=False)
+
+    def with_passage(self, question: str, passage: str) -> tuple[str, str]:
+        """What `record` takes for a question about a passage."""
+        return question, passage
+
+    def input_of(self, record: Record) -> Question:
+        """The question with its passage."""
+        return Question(record.fields["question"], record.fields["context"])
+
+    def characters(self, record: Record) -> int:
+        """Of question and passage."""
+        return len(record.fields["question"]) + len(record.fields["context"])
+
+    def sizes(self, examples: int) -> dict[str, Any]:
+        """Model, vocabulary and windows by the number of questions."""
+        sizes = encoder_sizes(examples)
+        wide = {"vocabulary": 4000 if examples < 10_000 else 8000}
+        return {
+            **sizes,
+            **wide,
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "window": WINDOW,
+            "stride": WINDOW // 2,
+        }
+
+    def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
+        """Train the vocabulary, count words, and see how long answers are, and whether there always is one."""
+        asked, passages, answers = [], dict[str, list[tuple[int, int]]](), []
+        for record in records:
+            asked.append(record.fields["question"])
+            spans = passages.setdefault(record.fields["context"], [])
+            found = record.fields["answers"]
+            spans += [(one["start"], one["start"] + len(one["text"])) for one in found]
+            answers.append(bool(found))
+        texts = [*passages, *asked]
+        self.unspaced = recipe.unspaced or _way_to_cut(list(passages)[:SAMPLE])
+        # Case comes back by the spellings: names are seen in more forms than one.
+        self.tokenizer = learn_tokenizer(texts, recipe, lowercase=True, unspaced=self.unspaced)
+        self.matcher = Matcher(Matcher.frequencies(map(units_of, texts)))
+        sizes = [SHORTEST]
+        for passage, answered in passages.items():
+            pieces = self.tokenizer.spans(passage)
+            sizes += [
+                last - first + 1 for first, last in (covering_pieces(pieces, *span) for span in answered)
+            ]
+        sizes.sort()
+        size = recipe.window or WINDOW
+        usual = sizes[min(len(sizes) - 1, int(len(sizes) * COVERED))]
+        longest = min(max(SHORTEST, usual), LONGEST, max(1, size // 2))
+        # Windows overlap by the longest span at least: every answer lies within one of them.
+        self.window = Window(size, max(1, min(recipe.stride or size // 2, size - longest)), longest)
+        self.abstains = not all(answers)
+
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
+        """The streams of every passage with some of its questions; questions about it stand one after another."""
+        for passage, several in itertools.groupby(records, key=lambda record: record.fields["context"]):
+            text = Text(passage, self.tokenizer)
+            numbered = enumerate(several)
+            while part := list(itertools.islice(numbered, TOGETHER)):
+                example = self._example(text)
+                for number, record in part:
+                    question = Text(record.fields["question"], self.tokenizer)
+                    example.add_trained(question, record.fields["answers"], number)
+                yield example.streams()
+
+    def readings(self, records: Iterable[Record]) -> Iterator[Sequence[int]]:
+        """Every question, and every passage in parts as long as a window; questions about a passage stand one after another."""
+        size, end = self.window.size, self.tokenizer.eos
+        for passage, several in itertools.groupby(records, key=lambda record: record.fields["context"]):
+            ids = self.tokenizer.encode(passage)
+            yield from (ids[start : start + size] for start in range(0, len(ids), size))
+            yield from ([*self.tokenizer.encode(record.fields["question"]), end] for record in several)
+
+    def model(self, recipe: Recipe) -> nn.Module:
+        """A new encoder with the blocks in which questions and passages meet."""
+        encoder = make_encoder(recipe, self.tokenizer)
+        return PassageReader(
+            encoder,
+            spellings=SPELLINGS,
+            parts=PARTS,
+            layers=recipe.decoder_layers or 3,
+            longest=self.window.longest,
+            dropout=recipe.dropout or 0.0,
+            abstains=self.abstains,
+            **upper_sizes(recipe, encoder),
+        )
+
+    def loss(self, model: PassageReader, batch: dict[str, Packed], smoothing: float) -> Tensor:
+        """Cross-entropy of the spans of a question's readings, summed over questions; all its golds count as one."""
+        scores, asked = read(model, batch)
+        golds = rows_of(batch["golds"], 3)
+        golds[:, 0] += np.repeat(firsts(batch["readings"], 2), batch["golds"].lengths // 3)
+        rows = scores.offsets[golds[:, 0]] + golds[:, 1]
+        return span_loss(scores, asked, golds[:, [0, 2]], smoothing, row=rows)
+
+    def counted(self, batch: dict[str, Packed]) -> int:
+        """Questions with a gold; in dev data, those without an answer have none for a model that always answers."""
+        readings = rows_of(batch["readings"], 2)[:, 0]
+        golds = rows_of(batch["golds"], 3)[:, 0]
+        of_gold = np.repeat(np.arange(len(batch["golds"])), batch["golds"].lengths // 3)
+        return len(set(zip(of_gold, readings[golds + firsts(batch["readings"], 2)[of_gold]], strict=True)))
+
+    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+        """Nothing: probabilities are as training leaves them."""
+
+    @torch.no_grad()
+    def predict(
+        self,
+        model: PassageReader,
+        inputs: Sequence[Question],
+        *,
+        attention: bool = False,
+        no_answer: float | None = None,
+    ) -> list[Answer]:
+        """The most probable span for every question; the same whatever others stand beside it.
+
+        Arguments:
+            model: in evaluation mode.
+            inputs: questions with their passages; a passage that several consecutive ones share is encoded once.
+            attention: look at every question, one after the other, and give the weights with it.
+            no_answer: how probable it must be that there is no answer before none is given; by default more so than any span.
+        """
+        if no_answer is not None and not 0 <= no_answer <= 1:
+            raise ConfigError(
+                f"no_answer is a probability. Expected: a number from 0 to 1. Received: {no_answer}."
+            )
+        results: list[Answer] = []
+        for batch in self._examples(inputs):
+            found = read(model, pack_streams([one.streams() for one in batch], self.streams))
+            results += self._answers(batch, *found, no_answer)
+        if attention:
+            return [self._looked(model, *pair) for pair in zip(results, inputs, strict=True)]
+        return results
+
+    def score(
+        self, predictions: Sequence[Answer], records: Sequence[Record], *, language: str | None = None
+    ) -> list[Score]:
+        """F1 and exact match, against the best of a question's answers: of words, or of characters in Chinese and Japanese."""
+        scores = _scores(predictions, records, language)
+        answered = [bool(record.fields["answers"]) for record in records]
+        # Without a model the predictions came from a file.
+        if all(answered) or not getattr(self, "abstains", False):
+            return [scores.f1, scores.exact]
+        # What a threshold could reach is a figure for choosing one on dev data, with `no_answer`.
+        shares, surest = scores.f1.statistics[:, 0], [one.no_answer for one in predictions]
+        ours = [one.text for one in predictions]
+        best, threshold = best_threshold(shares, ours, answered, surest)
+        note = f"{scores.f1.signature}; best {best:.1f} at no_answer {threshold:.3f}"
+        return [replace(scores.f1, signature=note), scores.exact]
+
+    def example_scores(
+        self, predictions: Sequence[Answer], records: Sequence[Record], *, language: str | None = None
+    ) -> list[float]:
+        """The F1 of every answer."""
+        return by_example(_scores(predictions, records, language).f1)
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """The number of words of a passage."""
+        return {
+            "length": Group(
+                "words of the passage; characters of Chinese and Japanese",
+                lambda record: len(characters(record.fields["context"])),
+            )
+        }
+
+    def restored(self, entry: Record, record: Record) -> Answer:
+        """An answer from what its `as_json` gave."""
+        return restored_answer(entry, record)
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and `reading.json`."""
+        self.tokenizer.save(folder / "tokenizer.json")
+        facts = {**self._facts(), "levels": self.matcher.levels}
+        (folder / READING).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf8")
+
+    def load(self, folder: Path) -> None:
+        """Read `tokenizer.json` and `reading.json`."""
+        self.tokenizer = load_tokenizer(folder)
+        try:
+            facts = json.loads((folder / READING).read_text(encoding="utf8"))
+            self.matcher = Matcher({str(unit): int(level) for unit, level in facts["levels"].items()})
+            self.window = Window(*(int(facts[name]) for name in ("window", "stride", "longest")))
+            self.unspaced, self.abstains = str(facts["unspaced"]), bool(facts["abstains"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{folder / READING}: how passages are read cannot be read. Expected: the file that regard train wrote. Received: "
+                f"{type(error).__name__}, {error}. To mend it: copy the run folder again, or train again."
+            ) from error
+
+    def facts(self) -> dict[str, Any]:
+        """The size of the vocabulary, how text is cut, and how long an answer may be."""
+        return {"vocabulary": len(self.tokenizer), **self._facts()}
+
+    def _facts(self) -> dict[str, Any]:
+        window = {"window": self.window.size, "stride": self.window.stride, "longest": self.window.longest}
+        return {"unspaced": self.unspaced, **window, "abstains": self.abstains}
+
+    def _example(self, passage: Text) -> Example:
+        return Example(passage, self.matcher, self.window, self.tokenizer.eos, self.abstains)
+
+    def _examples(self, inputs: Sequence[Question]) -> Iterator[list[Example]]:
+        """Batches of examples that hold the questions in their order."""
+        batch: list[Example] = []
+        for passage, several in itertools.groupby(inputs, key=lambda one: one.passage):
+            text = Text(passage, self.tokenizer)
+            for question in several:
+                if not batch or batch[-1].passage.text != passage or len(batch[-1].questions) == TOGETHER:
+                    batch.append(self._example(text))
+                batch[-1].add(Text(question.text, self.tokenizer))
+                if sum(len(one.codes) for one in batch) >= PREDICTED:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def _answers(
+        self, batch: list[Example], scores: SpanScores, asked: np.ndarray, no_answer: float | None
+    ) -> Iterator[Answer]:
+        spans, offsets = scores.spans.double().numpy(), scores.offsets
+        nothing = None if scores.nothing is None else scores.nothing.double().numpy()
+        bounds = np.searchsorted(asked, np.arange(asked[-1] + 2))
+        questions = ((one, question) for one in batch for question in one.questions)
+        for (one, question), begin, end in zip(questions, bounds[:-1], bounds[1:], strict=True):
+            parts = [spans[offsets[reading] : offsets[reading + 1]] for reading in range(begin, end)]
+            none = -np.inf if nothing is None else float(nothing[begin:end].mean())
+            first, last, chance, silence = best_span(parts, one.starts, one.passage.spans, none)
+            words = question.text, one.passage.text
+            threshold = chance if no_answer is None else no_answer
+            if first is None or (nothing is not None and silence > threshold):
+                yield Answer(words[0], "", None, None, silence, silence)
+            else:
+                start, stop = one.passage.spans[first][0], one.passage.spans[last][1]
+                yield Answer(words[0], words[1][start:stop], start, stop, chance, silence)
+
+    def _looked(self, model: PassageReader, answer: Answer, given: Question) -> Answer:
+        """The same with what the question looked at, in the window that holds the answer best; with the kernel that always runs."""
+        passage, question = Text(given.passage, self.tokenizer), Text(given.text, self.tokenizer)
+        starts = window_starts(len(passage.ids), self.window.size, self.window.stride)
+        here = (
+            (0, 0) if answer.start is None else covering_pieces(passage.spans, answer.start, answer.end or 0)
+        )
+        number = best_window(starts, self.window.size, *here)
+        example = self._example(passage)
+        example.add(question, [number])
+        with watch(model.blocks, SelfAttention) as seen:
+            read(model, pack_streams([example.streams()], self.streams))
+        weights = torch.stack(seen).float().numpy()
+        size = min(self.window.size, len(passage.ids))
+        return replace(answer, attention=looked(weights, question, passage, starts[number], size))
+
+
+def _way_to_cut(passages: Sequence[str]) -> str:
+    """How text without spaces is cut so that answers mostly begin and end where pieces do."""
+    if looks_chinese(passages):
+        return "characters"
+    return "scripts" if looks_japanese(passages) else "runs"
+
+
+def _scores(predictions: Sequence[Answer], records: Sequence[Record], language: str | None) -> AnswerScores:
+    texts = [[one["text"] for one in record.fields["answers"]] for record in records]
+    style = _style(language, [record.fields["context"] for record in records[:SAMPLE]])
+    if not all(texts):  # CMRC's script knows no such question
+        style = "squad2" if style == "squad" else "jaquad"
+    return answer_scores([one.text for one in predictions], texts, style)
+
+
+def _style(language: str | None, passages: Sequence[str]) -> str:
+    """The script by which answers in a language are scored."""
+    if language is None:
+        language = "zh" if looks_chinese(passages) else "ja" if looks_japanese(passages) else ""
+    code = language.casefold().replace("_", "-").split("-")[0]
+    return {"zh": "cmrc2018", "zho": "cmrc2018", "ja": "jaquad", "jpn": "jaquad"}.get(code, "squad")

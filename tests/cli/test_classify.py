@@ -1,0 +1,108 @@
+"""The commands for a classifier, on the sample that ships and on pictures."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import regard
+from regard.samples import sample_path
+
+TINY = (
+    *("--dim", "16", "--heads", "2", "--hidden", "16", "--encoder-layers", "1", "--vocabulary", "300"),
+    *("--tokens", "512", "--evaluations", "1", "--steps", "2", "--threads", "1"),
+)
+
+
+@pytest.fixture(scope="module")
+def languages(tmp_path_factory):
+    from regard.cli import main
+
+    folder = tmp_path_factory.mktemp("languages") / "run"
+    assert main(["train", "classify", "--out", str(folder), *TINY, "--quiet"]) == 0
+    return folder
+
+
+def test_a_run_on_the_sample(regard_command, languages):
+    result = regard_command("evaluate", languages, "--json")
+    entry = json.loads(result.out)
+    assert {"accuracy", "macro-f1", "calibration-error", "seconds", "signatures"} < entry.keys()
+    assert entry["count"] == 600
+    shown = regard_command("evaluate", languages).out
+    assert f"accuracy          {entry['accuracy']:5.1f}" in shown
+    assert "beam" not in shown
+    facts = json.loads(regard_command("inspect", languages, "--json").out)
+    assert facts["labels"] == ["English", "French", "German"]
+    assert facts["vocabulary"] == 300
+
+
+def test_predictions_of_texts(regard_command, languages, tmp_path):
+    texts = ["A dog runs.", "Un chien court."]
+    expected = regard.load(languages)(texts)
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf8")
+    for arguments in ((*texts,), ("--input", tmp_path / "texts.txt")):
+        lines = regard_command("predict", languages, *arguments).out.splitlines()
+        assert lines == [f"{one.label}\t{one.probability:.3f}" for one in expected]
+    entries = [
+        json.loads(line) for line in regard_command("predict", languages, *texts, "--json").out.splitlines()
+    ]
+    assert [entry["text"] for entry in entries] == texts
+    assert set(entries[0]["probabilities"]) == {"English", "French", "German"}
+    page = tmp_path / "page.html"
+    assert regard_command("predict", languages, texts[0], "--attention", page).code == 0
+    assert "runs" in page.read_text(encoding="utf8")
+
+
+def test_flags_of_other_tasks_are_refused(refused, languages):
+    assert "'classify' knows no such option. Received: --beam" in refused(
+        "predict", languages, "A dog.", "--beam", "3"
+    )
+    assert "--length-penalty" in refused("predict", languages, "A dog.", "--length-penalty", "0")
+    sample = sample_path("classify")["test"]
+    assert "--lowercase" in refused("evaluate", languages, "--data", sample, "--lowercase")
+
+
+def test_only_translators_leave(refused, languages, tmp_path):
+    assert "Received: one of classify" in refused(
+        "export", languages, "--to", "onnx", "--out", tmp_path / "out"
+    )
+
+
+def test_a_label_that_was_never_seen_is_refused(refused, languages, tmp_path):
+    path = tmp_path / "test.tsv"
+    path.write_text("text\tlabel\nUn perro corre.\tSpanish\n", encoding="utf8")
+    assert f"{path}, line 2: the label 'Spanish' was never seen" in refused(
+        "evaluate", languages, "--data", path
+    )
+
+
+def test_pictures(regard_command, refused, tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(256, size=(24, 16, 16, 1), dtype=np.uint8)
+    pictures[::2] //= 2
+    np.savez(tmp_path / "train.npz", images=pictures)
+    rows = [{"image": number, "shade": "dark" if number % 2 == 0 else "light"} for number in range(24)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
+    run = tmp_path / "run"
+    files = ("--train", tmp_path / "train.jsonl", "--out", run, "--label", "shade")
+    dry = regard_command("train", "classify", *files, *TINY, "--dry-run", "--flip")
+    assert "patch = 2" in dry.out
+    assert regard_command("train", "classify", *files, *TINY, "--quiet").code == 0
+    assert (
+        json.loads(regard_command("evaluate", run, "--data", tmp_path / "train.jsonl", "--json").out)["count"]
+        == 24
+    )
+    Image.fromarray(pictures[0, :, :, 0]).save(tmp_path / "a.png")
+    result = json.loads(regard_command("predict", run, tmp_path / "a.png", "--json").out)
+    assert result["image"] == str(tmp_path / "a.png")
+    assert set(result["probabilities"]) == {"dark", "light"}
+    assert regard_command("predict", run, tmp_path / "a.png", "--attention", tmp_path / "a.svg").code == 0
+    waste = json.loads(regard_command("waste", tmp_path / "train.jsonl", "--run", run, "--json").out)
+    assert waste["fields"]["patches"]["mean"] == 64
+    assert "there is no picture" in refused("predict", run, tmp_path / "b.png")
+    text = tmp_path / "mixed.jsonl"
+    text.write_text('{"text": "a", "shade": "dark"}\n', encoding="utf8")
+    assert "texts and pictures are mixed" in refused("evaluate", run, "--data", text)

@@ -1,0 +1,153 @@
+"""`regard compare` and `regard evaluate --by` for tasks other than translation, from files of predictions."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from regard._errors import DataError
+from regard.cli._buckets import Cutting
+from regard.cli._comparison import Report, Results
+from regard.data.records import Record
+from regard.metrics.measurement import averaged
+from regard.tasks import make_task
+
+ROLES = [
+    {
+        "words": ["the", "dog", "sees", "a", "cat", "today"],
+        "predicates": [2],
+        "roles": [["B-A0", "I-A0", "B-V", "B-A1", "I-A1", "O"]],
+    },
+    {"words": ["rain"], "predicates": [], "roles": []},
+    {
+        "words": ["he", "says", "she", "is", "there"],
+        "predicates": [1, 3],
+        "roles": [["B-A0", "B-V", "B-A1", "I-A1", "I-A1"], ["O", "O", "B-A1", "B-V", "O"]],
+    },
+]
+ANSWERS = [
+    {"question": "Who?", "context": "Ada wrote it.", "answers": [{"text": "Ada", "start": 0}]},
+    {
+        "question": "When?",
+        "context": "It was long ago, in May.",
+        "answers": [{"text": "in May", "start": 17}],
+    },
+    {"question": "Where?", "context": "Nobody knows.", "answers": []},
+]
+TEXTS = [{"text": "it rains", "label": "en"}, {"text": "il pleut ici", "label": "fr"}]
+
+
+def answer(row, text):
+    return {"task": "answer", "question": row["question"], "text": text, "no_answer": 0.25}
+
+
+def labelled(row, label):
+    return {"task": "classify", "text": row["text"], "label": label, "probabilities": {"en": 0.6, "fr": 0.4}}
+
+
+WORSE = [{**ROLES[0], "roles": [["B-A0", "I-A0", "B-V", "B-A1", "O", "O"]]}, ROLES[1], ROLES[2]]
+CASES = {
+    "roles": (
+        ROLES,
+        [{"task": "roles", **row} for row in WORSE],
+        [{"task": "roles", **row} for row in ROLES],
+    ),
+    "answer": (
+        ANSWERS,
+        [answer(row, text) for row, text in zip(ANSWERS, ("it", "in May", ""), strict=True)],
+        [answer(row, text) for row, text in zip(ANSWERS, ("Ada", "in May", ""), strict=True)],
+    ),
+    "classify": (
+        TEXTS,
+        [labelled(row, "en") for row in TEXTS],
+        [labelled(row, row["label"]) for row in TEXTS],
+    ),
+}
+FIRST = {"roles": ("f1", 80.0), "answer": ("f1", 200 / 3), "classify": ("accuracy", 50.0)}
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(params=list(CASES))
+def case(request, tmp_path):
+    data, first, second = CASES[request.param]
+    names = (("data", data), ("first", first), ("second", second))
+    return SimpleNamespace(
+        task=request.param, **{name: write(tmp_path / f"{name}.jsonl", rows) for name, rows in names}
+    )
+
+
+def test_two_files_of_every_task_are_compared(regard_command, case):
+    result = regard_command("compare", case.first, case.second, "--data", case.data, "--json")
+    assert result.code == 0, result.err
+    entry = json.loads(result.out)
+    name, value = FIRST[case.task]
+    score = next(one for one in entry["scores"] if one["name"] == name)
+    assert (score["first"], score["second"]) == (pytest.approx(value), 100.0)
+    assert (entry["changed"]["better"], entry["changed"]["worse"]) == (1, 0)
+    assert entry["by"]["name"] == "length"
+    buckets = entry["by"]["buckets"]
+    assert sum(bucket["count"] for bucket in buckets) == (2 if case.task == "classify" else 3)
+    assert any(bucket["scores"][name]["difference"] > 0 for bucket in buckets)
+
+
+def test_predictions_of_other_records_are_refused(refused, case):
+    rows = [json.loads(line) for line in case.first.read_text(encoding="utf-8").splitlines()]
+    write(case.first, rows[::-1])
+    message = refused("compare", case.first, case.second, "--data", case.data)
+    assert "first.jsonl, line 1" in message
+    assert "this is no" in message
+
+
+def test_a_task_is_cut_by_what_it_has(refused, case):
+    message = refused("compare", case.first, case.second, "--data", case.data, "--by", "frequency")
+    assert f"{case.task} cannot be cut by 'frequency'" in message
+    assert "--by length" in message
+
+
+def test_distance_is_from_a_predicate_to_its_farthest_argument():
+    records = [Record(dict(row), "test", line) for line, row in enumerate(ROLES, 1)]
+    task = make_task("roles")
+    # A0 ends a word before "sees", A1 begins one after; "he" is one before "says"; "she" is one before "is".
+    assert [task.groups["distance"].value(record) for record in records] == [[1], [], [1, 1]]
+    far = Record({**ROLES[0], "roles": [["B-A0", "O", "B-V", "O", "O", "B-A1"]]}, "test", 1)
+    assert task.groups["distance"].value(far) == [3]
+    assert task.groups["length"].value(records[2]) == [5, 5]
+    assert Cutting(task, "distance", records).rows == 3
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_what_is_written_is_read_again(name):
+    data, first, _ = CASES[name]
+    task = make_task(name)
+    if name == "classify":
+        task.reader.input, task.reader.several = "text", False
+    for row, entry in zip(data, first, strict=True):
+        record = Record(dict(row), "test", 1)
+        found = task.restored(Record(dict(entry), "file", 1), record)
+        again = task.restored(Record({"task": name, **found.as_json()}, "file", 1), record)
+        assert json.dumps(again.as_json(), allow_nan=False) == json.dumps(found.as_json())
+
+
+def test_labels_without_their_probabilities_are_refused():
+    task = make_task("classify")
+    task.reader.input, task.reader.several = "text", False
+    with pytest.raises(DataError, match="this is no classification"):
+        task.restored(Record({"text": "it rains", "label": "en"}, "file", 1), Record(TEXTS[0], "test", 1))
+
+
+def test_notes_on_one_system_do_not_keep_two_from_being_compared():
+    task = make_task("answer")
+    records = [Record(dict(row), "test", line) for line, row in enumerate(ANSWERS, 1)]
+    results = [
+        Results([None] * 3, [averaged("f1", f"style:squad2; best {note}", [1, 0, 1])], [100.0, 0.0, 100.0])
+        for note in "ab"
+    ]
+    report = Report(records, Cutting(task, "length", records), *results, examples=1)
+    assert report.signatures == ["style:squad2"]
+    assert report.found[0].difference == 0

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regard.data.matches import (
+    CODES,
+    NEAR,
+    NO_UNIT,
+    PARTS,
+    PASSAGE_CODES,
+    PREFIX,
+    RARE,
+    ROWS,
+    RUN_LENGTHS,
+    SIZES,
+    SPELLINGS,
+    STEPS,
+    WEIGHTS,
+    Matcher,
+    Text,
+    units_of,
+)  # fmt: skip
+from regard.data.tokenizer import Tokenizer
+
+WORDS = ["the", "The", "dog", "Dogs", "running", "runner", "42", "狗", "在", "タワー", "x", ".", "—", " "]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    texts = ["The dog is running. The runner runs 42.", "一只狗在跑。", "東京タワーにいる。"] * 3
+    return Tokenizer.train(texts, 400, lowercase=True, unspaced="characters")
+
+
+def read(codes):
+    """Features (P, F) of a passage's codes."""
+    return np.stack(np.unravel_index(codes, SIZES), axis=1)
+
+
+def plain(question: str, passage: str, matcher: Matcher) -> list[tuple[int, ...]]:
+    """The features of each unit of a passage, by their definition."""
+    asked, told = units_of(question), units_of(passage)
+    rows, runs = [], []
+    for i in range(len(told)):
+        best = 0
+        for length in range(1, RUN_LENGTHS[-1] + 1):
+            for begin in range(max(0, i - length + 1), i + 1):
+                gram = told[begin : begin + length]
+                if len(gram) == length and any(asked[k : k + length] == gram for k in range(len(asked))):
+                    best = length
+        stem = len(told[i]) >= PREFIX and any(
+            len(u) >= PREFIX and u[:PREFIX] == told[i][:PREFIX] for u in asked
+        )
+        runs.append(max(best, int(stem)))
+    levels = [matcher.levels.get(unit, RARE) for unit in told]
+    single = [unit in "狗在" for unit in told]
+    weights = [
+        WEIGHTS[level] * (run > 0 and not (one and run < 2))
+        for level, run, one in zip(levels, runs, single, strict=True)
+    ]
+    whole = max(1e-9, sum(WEIGHTS[matcher.levels.get(unit, RARE)] for unit in asked))
+    for i, (level, run) in enumerate(zip(levels, runs, strict=True)):
+        near = [
+            int(min(STEPS - 1, sum(weights[max(0, i - r) : i + r + 1]) / whole * STEPS + 1e-9)) for r in NEAR
+        ]
+        rows.append((sum(run >= bound for bound in RUN_LENGTHS), level, *near))
+    return rows
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=8), st.lists(st.sampled_from(WORDS), max_size=25))
+def test_codes_say_what_is_defined(tokenizer, asked, told):
+    question, passage = " ".join(asked), " ".join(told)
+    matcher = Matcher({"the": 0, "dog": 2, "在": 1})
+    asking, telling = Text(question, tokenizer), Text(passage, tokenizer)
+    codes_Q, codes_P = matcher.codes(asking, telling)
+    assert (len(codes_Q), len(codes_P)) == (len(asking.ids), len(telling.ids))
+    expected = plain(question, passage, matcher)
+    for place, row in enumerate(read(codes_P)):
+        if telling.is_unit[place]:
+            unit = telling.unit_of[place]
+            assert tuple(row[1:]) == expected[unit]
+            word = telling.written[unit]
+            form = (
+                3
+                if word in asking.written
+                else 2
+                if word.lower() in asking.units
+                else int(expected[unit][0] > 0)
+            )
+            assert row[0] == form
+        else:
+            assert tuple(row[:3]) == (0, 0, NO_UNIT)
+    assert all(PASSAGE_CODES <= code < CODES - 1 for code in codes_Q)  # the last one is that of an end
+
+
+def test_forms_of_a_match(tokenizer):
+    told = Text("Running runner dog cat .", tokenizer)
+    codes = Matcher({}).codes(Text("runnable running Dog", tokenizer), told)[1]
+    by_unit = {
+        told.units[unit]: read(codes)[place][0]
+        for place, unit in enumerate(told.unit_of)
+        if told.is_unit[place]
+    }
+    assert by_unit == {"running": 2, "runner": 0, "dog": 2, "cat": 0}
+
+
+def test_frequencies():
+    texts = [["the", "the", "dog"]] * 3 + [["a"]] * 17
+    assert Matcher.frequencies(texts) == {"the": 1, "dog": 1, "a": 0}
+    assert Matcher.frequencies([]) == {}
+
+
+def test_pieces_know_their_units(tokenizer):
+    text = Text("The 42 running 狗狗!", tokenizer)
+    names = [
+        text.units[unit] if inside else None for unit, inside in zip(text.unit_of, text.is_unit, strict=True)
+    ]
+    for (begin, end), name in zip(text.spans, names, strict=True):
+        assert (name is None) == (text.text[begin:end] in ("!", ""))
+        assert name is None or text.text[begin:end].lower() in name
+    assert (text.spellings(True) < SPELLINGS - 1).all()
+    assert (text.spellings(True) != text.spellings(False)).all()
+
+
+def test_every_code_has_parts():
+    assert PARTS.shape[0] == CODES
+    assert (PARTS.min(), PARTS.max() + 1) == (0, ROWS)
+    assert len(np.unique(PARTS, axis=0)) == CODES
+
+
+def test_a_text_without_units_or_pieces(tokenizer):
+    matcher = Matcher({})
+    empty, mark, word = (Text(text, tokenizer) for text in ("", "?", "dog"))
+    for question in (empty, mark, word):
+        for passage in (empty, mark, word):
+            codes_Q, codes_P = matcher.codes(question, passage)
+            assert (len(codes_Q), len(codes_P)) == (len(question.ids), len(passage.ids))

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regard._errors import DataError
+from regard.data import pictures
+from regard.data.pictures import load_picture, picture_name, picture_size
+
+PLACE = "x.jsonl, line 3"
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(256, size=(6, 9, 3), dtype=np.uint8)
+
+
+def saved(tmp_path, image, name="a.png", **options):
+    path = tmp_path / name
+    image.save(path, **options)
+    return str(path)
+
+
+def png_of_size(width, height):
+    """The head of a PNG that claims a size, and no more."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
+
+
+def test_a_file_an_array_and_an_image_are_the_same_picture(tmp_path):
+    image = Image.fromarray(PIXELS)
+    path = saved(tmp_path, image)
+    np.savez(tmp_path / "rows.npz", images=np.stack([np.zeros_like(PIXELS), PIXELS]))
+    row = f"{tmp_path / 'rows.npz'}#1"
+    for given in (path, tmp_path / "a.png", PIXELS, image, row):
+        np.testing.assert_array_equal(load_picture(given, PLACE, 64).pixels, PIXELS)
+    for given in (path, PIXELS, row):
+        assert picture_size(given, PLACE) == (6, 9)
+    assert load_picture(path, PLACE, 64).name == path
+    assert load_picture(row, PLACE, 64).name == row
+    again = load_picture(load_picture(path, PLACE, 64), PLACE, 64)
+    assert again.name == path
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1)])
+def test_gray_is_a_color(shape):
+    gray = RNG.integers(256, size=shape, dtype=np.uint8)
+    found = load_picture(gray, PLACE, 64).pixels
+    np.testing.assert_array_equal(found, np.broadcast_to(gray.reshape(4, 5, 1), (4, 5, 3)))
+
+
+def test_transparent_becomes_white(tmp_path):
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0] = (10, 20, 30, 255)
+    found = load_picture(saved(tmp_path, Image.fromarray(pixels)), PLACE, 64).pixels
+    assert found[0, 0].tolist() == [10, 20, 30]
+    assert (found.reshape(-1, 3)[1:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr", "HSV", "RGBA"])
+def test_every_mode_becomes_red_green_and_blue(tmp_path, mode):
+    image = Image.new("RGB", (5, 4), "white").convert(mode)
+    found = load_picture(image, PLACE, 64).pixels
+    assert found.shape == (4, 5, 3)
+    assert (found > 250).all()
+
+
+def test_sixteen_bits_keep_their_shades(tmp_path):
+    wide = np.array([[0, 257, 32768, 65535]], np.uint16)
+    path = saved(tmp_path, Image.fromarray(wide))
+    assert load_picture(path, PLACE, 64).pixels[0, :, 0].tolist() == [0, 1, 127, 255]
+
+
+def test_a_photograph_is_turned_upright(tmp_path):
+    image = Image.fromarray(np.full((8, 16, 3), 255, np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    path = saved(tmp_path, image, "a.jpg", exif=exif)
+    assert load_picture(path, PLACE, 64).pixels.shape == (16, 8, 3)
+
+
+def test_large_pictures_are_scaled_to_a_side_and_small_ones_kept():
+    large = np.full((100, 50, 3), 7, np.uint8)
+    assert load_picture(large, PLACE, 40).pixels.shape == (40, 20, 3)
+    assert (load_picture(large, PLACE, 40).pixels == 7).all()
+    assert load_picture(np.zeros((300, 1, 3), np.uint8), PLACE, 30).pixels.shape == (30, 1, 3)
+    assert load_picture(large, PLACE, 100).pixels.shape == (100, 50, 3)
+
+
+def test_names_are_whole_paths(tmp_path):
+    rows = tmp_path / "train.npz"
+    assert picture_name("a/b.png", PLACE, tmp_path, rows) == str(tmp_path / "a" / "b.png")
+    assert picture_name(17, PLACE, tmp_path, rows) == f"{rows}#17"
+    assert picture_name("other.npz#3", PLACE, tmp_path, rows) == f"{tmp_path / 'other.npz'}#3"
+
+
+@pytest.mark.parametrize("given", [None, True, 1.5, "", " ", [1], {"a": 1}, "a\0b"])
+def test_what_names_no_picture(given, tmp_path):
+    with pytest.raises(DataError, match=r"x\.jsonl, line 3: the picture is neither a path nor a row number"):
+        picture_name(given, PLACE, tmp_path, tmp_path / "x.npz")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    saved(tmp_path, Image.fromarray(PIXELS), "dog.png")
+    for look in (picture_size, lambda given, place: load_picture(given, place, 64)):
+        with pytest.raises(DataError, match=r"line 3: there is no picture .*did you mean 'dog.png'"):
+            look(str(tmp_path / "dig.png"), PLACE)
+        with pytest.raises(DataError, match="there is no picture"):
+            look(str(tmp_path), PLACE)
+
+
+def test_what_is_no_picture(tmp_path):
+    path = tmp_path / "text.png"
+    path.write_text("no picture at all", encoding="utf8")
+    with pytest.raises(DataError, match=r"line 3: .* is no picture that can be read.*PNG, JPEG"):
+        picture_size(str(path), PLACE)
+    with pytest.raises(DataError, match="floating-point"):
+        load_picture(Image.new("F", (3, 3)), PLACE, 64)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "webp", "bmp"])
+def test_a_picture_that_is_cut_short(tmp_path, ending):
+    buffer = io.BytesIO()
+    kinds = {"jpg": "JPEG"}
+    Image.fromarray(RNG.integers(256, size=(40, 40, 3), dtype=np.uint8)).save(
+        buffer, kinds.get(ending, ending.upper())
+    )
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+    with pytest.raises(DataError, match="is no picture that can be read"):
+        load_picture(str(path), PLACE, 64)
+
+
+@pytest.mark.parametrize("size", [(8_000, 8_000), (60_000, 60_000)])
+def test_a_small_file_of_a_huge_picture_is_refused_before_it_is_decoded(tmp_path, size):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_of_size(*size))
+    for look in (picture_size, lambda given, place: load_picture(given, place, 64)):
+        with pytest.raises(
+            DataError, match=r"line 3: the picture is too large\. Expected: at most 50,000,000 pixels"
+        ):
+            look(str(path), PLACE)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [5, None, np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), np.zeros((1, 4, 4, 3), np.uint8)],
+)  # fmt: skip
+def test_arrays_that_are_no_pictures(given):
+    with pytest.raises(DataError, match="this array is no picture"):
+        load_picture(given, PLACE, 64)
+    with pytest.raises(DataError, match=r"0 x 4 pixels|4 x 0 pixels"):
+        load_picture(np.zeros((0, 4, 3), np.uint8), PLACE, 64)
+
+
+def test_a_row_outside_the_array(tmp_path):
+    np.savez(tmp_path / "a.npz", images=PIXELS[None])
+    with pytest.raises(
+        DataError, match=r"line 3: the picture is outside the array 'images'.*from 0 to 0.*Received: 1"
+    ):
+        picture_size(f"{tmp_path / 'a.npz'}#1", PLACE)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [({"other": PIXELS[None]}, "images"), ({"images": PIXELS[0, 0]}, "shape"), ({"images": np.array([None])}, "cannot be read")],
+)  # fmt: skip
+def test_files_of_arrays_that_cannot_be_used(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        picture_size(f"{tmp_path / 'a.npz'}#0", PLACE)
+    (tmp_path / "b.npz").write_bytes(b"no zip")
+    with pytest.raises(DataError, match="cannot be read"):
+        picture_size(f"{tmp_path / 'b.npz'}#0", PLACE)
+    with pytest.raises(DataError, match="is not there"):
+        picture_size(f"{tmp_path / 'c.npz'}#0", PLACE)
+
+
+def test_a_changed_file_is_read_anew(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, images=PIXELS[None])
+    assert picture_size(f"{path}#0", PLACE) == (6, 9)
+    np.savez(path, images=np.zeros((2, 3, 3), np.uint8))
+    assert picture_size(f"{path}#1", PLACE) == (3, 3)
+    assert pictures._images.cache_info().maxsize == 1

@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pretrained_folders as folders
+import regard
+from regard._errors import CheckpointError, ConfigError, DataError
+from regard.data.packing import pack_streams
+from regard.data.records import Record
+from regard.nn.consistency import consistent, twice
+from regard.tasks import make_task
+from regard.tasks._examples import best_span, read, rows_of
+from regard.tasks._reading import Question
+from regard.tasks.answer import AnswerQuestions
+from regard.training import checkpoints, runs
+from regard.training.progress import Reporter, Silence
+from regard.training.recipe import Recipe
+
+NAMES = ("Ada", "Bob", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal")
+VERBS = ("wrote", "sang", "ran", "slept", "cooked", "painted")
+RECIPE = Recipe(
+    steps=100, vocabulary=400, dim=32, heads=4, hidden=32, encoder_layers=1, decoder_layers=1, dropout=0.0, tokens=1200,
+    average=0.1, evaluations=1, matrix_learning_rate=0.05, learning_rate=0.02, precision="fp32", window=24, stride=12,
+)  # fmt: skip
+
+
+def stories(count, seed, unknown=True):
+    """Passages of seven sentences, each with three questions; every third has no answer."""
+    rng = np.random.default_rng(seed)
+    records = []
+    for _ in range(count):
+        who, what = rng.permutation(NAMES)[:5], list(rng.permutation(VERBS))
+        passage = " ".join(f"{name} {verb} all day." for name, verb in zip(who, what, strict=False))
+        for verb in (what[0], what[3], what[5]):
+            there = verb in what[:5]
+            name = who[what.index(verb)] if there else ""
+            answers = [{"text": str(name), "start": passage.index(name + " ")}] if there else []
+            if there or unknown:
+                records.append({"context": passage, "question": f"Who {verb}?", "answers": answers})
+    return records
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A reader of little stories that it has not seen: task, model, dev records, and its folder."""
+    folder = tmp_path_factory.mktemp("answer")
+    train, dev = write(folder / "train.jsonl", stories(150, 0)), write(folder / "dev.jsonl", stories(20, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "keep_freed_memory", lambda: False)
+        trainer = runs.begin(
+            make_task("answer"), RECIPE, train, dev, folder / "run", Reporter(None, Silence())
+        )
+        trainer.run()
+    checkpoints.load_weights(folder / "run", trainer.model)
+    return trainer.task, trainer.model.eval(), list(trainer.task.read(dev, 1000)), folder / "run"
+
+
+def test_stories_that_were_not_seen_are_understood(run):
+    task, model, records, _ = run
+    found = task.predict(model, [task.input_of(record) for record in records])
+    f1, exact = task.score(found, records)
+    assert (f1.name, exact.name) == ("f1", "exact")
+    assert f1.signature.startswith("style:squad2; best ")
+    assert exact.value > 85
+    for answer, record in zip(found, records, strict=True):
+        if answer.start is not None:
+            assert record.fields["context"][answer.start : answer.end] == answer.text != ""
+            assert answer.probability + answer.no_answer <= 1 + 1e-9
+
+
+def test_passages_were_read_in_windows(run):
+    task, _, records, _ = run
+    assert len(task.tokenizer.encode(records[0].fields["context"])) > RECIPE.window
+    assert task.abstains
+    assert task.window.stride + task.window.longest <= task.window.size
+
+
+def test_an_answer_does_not_depend_on_its_batch(run, monkeypatch):
+    task, model, records, _ = run
+    asked = [task.input_of(record) for record in records[:9]]
+    alone = [task.predict(model, [one])[0] for one in asked]
+    for size in (1, 200, 10**6):
+        monkeypatch.setattr("regard.tasks.answer.PREDICTED", size)
+        together = task.predict(model, asked[::-1])[::-1]
+        assert [one.text for one in together] == [one.text for one in alone]
+        assert [one.probability for one in together] == pytest.approx(
+            [one.probability for one in alone], abs=1e-5
+        )
+    assert task.predict(model, []) == []
+
+
+def test_the_threshold_decides_between_an_answer_and_none(run):
+    task, model, records, _ = run
+    asked = [task.input_of(record) for record in records[:6]]
+    assert all(one.text for one in task.predict(model, asked, no_answer=1.0))
+    none = task.predict(model, asked, no_answer=0.0)
+    assert [(one.text, one.start, one.end) for one in none] == [("", None, None)] * 6
+    assert all(one.probability == one.no_answer for one in none)
+    with pytest.raises(ConfigError, match="no_answer is a probability"):
+        task.predict(model, asked, no_answer=2.0)
+
+
+def test_what_a_question_looked_at(run, tmp_path):
+    task, model, records, _ = run
+    given = task.input_of(records[0])
+    (answer,) = task.predict(model, [given], attention=True)
+    assert answer == task.predict(model, [given])[0]
+    seen = answer.attention
+    assert seen.question == ("Who", given.text[4:-1], "?", "</s>")
+    assert answer.text in seen.passage
+    assert seen.weights.shape == (1, 4, 4, len(seen.passage))
+    np.testing.assert_allclose(seen.weights.sum(-1), 1, atol=1e-4)
+    answer.picture().save(tmp_path / "a.html")
+    assert given.text in (tmp_path / "a.html").read_text(encoding="utf8")
+    with pytest.raises(ConfigError, match="found without looking"):
+        task.predict(model, [given])[0].picture()
+
+
+def test_results_as_text_and_json(run):
+    task, model, _, _ = run
+    (answer,) = task.predict(model, [Question("Who wrote?", "Ada wrote all\nday.")], no_answer=1.0)
+    assert "\n" not in str(answer)
+    entry = answer.as_json()
+    assert list(entry) == ["question", "text", "start", "end", "probability", "no_answer"]
+    assert json.loads(json.dumps(entry)) == entry
+
+
+def test_the_loss_of_a_batch_is_the_sum_of_its_examples(run):
+    task, model, records, _ = run
+    examples = list(task.encode(records))
+    assert len(examples) == 20
+    whole = pack_streams(examples, task.streams)
+    parts = [pack_streams([example], task.streams) for example in examples]
+    with torch.no_grad():
+        for smoothing in (0.0, 0.1):
+            summed = sum(float(task.loss(model, part, smoothing)) for part in parts)
+            assert float(task.loss(model, whole, smoothing)) == pytest.approx(summed, rel=1e-4)
+    assert task.counted(whole) == sum(task.counted(part) for part in parts) == len(records)
+
+
+def test_encoded_golds_are_the_answers(run):
+    """The pieces that a gold names, in the window that its reading names, are those of the answer."""
+    task, _, records, _ = run
+    for (golds, lengths, readings, _, texts, _), start in zip(
+        task.encode(records), range(0, 60, 3), strict=True
+    ):
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        pairs = np.reshape(readings, (-1, 2))
+        for reading, place, length in np.reshape(golds, (-1, 3)):
+            question, window = pairs[reading]
+            begin = bounds[window] + place
+            text = task.tokenizer.decode(texts[begin : begin + length])
+            answers = records[start + question].fields["answers"]
+            assert text == (answers[0]["text"].lower() if answers else "")
+
+
+def test_a_model_that_always_answers_counts_no_question_without_an_answer(tmp_path):
+    task = AnswerQuestions()
+    records = [Record(fields, "x", 1) for fields in stories(4, 2)]
+    task.learn([one for one in records if one.fields["answers"]], RECIPE)
+    assert not task.abstains
+    batch = pack_streams(list(task.encode(records)), task.streams)
+    assert task.counted(batch) == sum(bool(one.fields["answers"]) for one in records)
+    torch.manual_seed(0)
+    model = task.model(RECIPE).eval()
+    assert torch.isfinite(task.loss(model, batch, 0.1))
+    found = task.predict(model, [task.input_of(one) for one in records])
+    assert {one.no_answer for one in found} == {0.0}
+    assert "best" not in task.score(found, records)[0].signature
+
+
+def test_many_questions_of_one_passage_are_several_examples(run):
+    task, _, records, _ = run
+    many = [records[0]] * 19
+    lengths = [len(rows_of(pack_streams([one], task.streams)["readings"], 2)) for one in task.encode(many)]
+    assert len(lengths) == 3
+
+
+@given(st.data())
+def test_the_best_span_is_the_best_of_all(data):
+    """Against a plain search: spans of several windows count together, empty pieces neither begin nor end one."""
+    count, longest = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 3))
+    size = data.draw(st.integers(longest, 8))
+    starts = [0] if size >= count else sorted({*range(0, count - size, max(1, size - longest)), count - size})
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    widths = [data.draw(st.integers(0, 2)) for _ in range(count)]
+    ends = np.cumsum(widths)
+    spans = [(int(end - width), int(end)) for end, width in zip(ends, widths, strict=True)]
+    parts, chances = [], dict[tuple[int, int], float]()
+    for start in starts:
+        part = rng.normal(size=(min(size, count), longest)) * 2
+        for place in range(len(part)):
+            part[place, len(part) - place :] = -np.inf
+            for length in range(min(longest, len(part) - place)):
+                key = (start + place, start + place + length)
+                chances[key] = chances.get(key, 0.0) + np.exp(part[place, length])
+        parts.append(part)
+    none = data.draw(st.sampled_from([-np.inf, 0.5]))
+    first, last, chance, silence = best_span(parts, starts, spans, none)
+    whole = sum(chances.values()) + np.exp(none)
+    allowed = {key: value for key, value in chances.items() if widths[key[0]] and widths[key[1]]}
+    assert silence == pytest.approx(np.exp(none) / whole)
+    if allowed:
+        best = max(allowed, key=allowed.__getitem__)
+        assert (first, last) == best
+        assert chance == pytest.approx(allowed[best] / whole)
+    else:
+        assert first is None
+
+
+@pytest.mark.parametrize(
+    ("passage", "way", "style"),
+    [
+        ("The dog runs.", "runs", "squad"),
+        ("狗在跑步。", "characters", "cmrc2018"),
+        ("犬がはしっている。", "scripts", "jaquad"),
+    ],
+)
+def test_the_language_decides_how_text_is_cut_and_scored(passage, way, style):
+    task = AnswerQuestions()
+    fields = {"context": passage, "question": "?", "answers": [{"text": passage[:1], "start": 0}]}
+    records = [Record(fields, "x", 1)] * 2
+    task.learn(records, RECIPE.replace(window=None, stride=None))
+    assert task.unspaced == way
+    task.learn(records, RECIPE.replace(unspaced="runs"))
+    assert task.unspaced == "runs"
+    torch.manual_seed(0)
+    found = task.predict(task.model(RECIPE).eval(), [task.input_of(one) for one in records])
+    assert {score.signature for score in task.score(found, records)} == {f"style:{style}"}
+    assert "squad" in task.score(found, records, language="en")[0].signature
+    absent = [Record({**fields, "answers": []}, "x", 1)] * 2
+    signature = task.score(found, absent)[0].signature
+    assert signature == ("style:squad2" if style == "squad" else "style:jaquad")
+
+
+@pytest.mark.parametrize("given", ["Who?", 3, ("a", "b", "c")])
+def test_a_question_without_a_passage(given):
+    with pytest.raises(DataError, match="a question without a passage"):
+        AnswerQuestions().record(given, ("the given texts", 1), 100)
+
+
+def test_what_a_person_may_give():
+    task = AnswerQuestions()
+    place = ("the given texts", 1)
+    pair = ("Who?", "Ada.")
+    forms = [pair, {"question": "Who?", "context": "Ada."}, Question(*pair), task.with_passage(*pair)]
+    assert {task.input_of(task.record(given, place, 100)) for given in forms} == {Question(*pair)}
+    with pytest.raises(DataError, match="'context' is empty"):
+        task.record(("Who?", ""), place, 100)
+
+
+def test_a_folder_without_its_files(run, tmp_path):
+    task, _, _, folder = run
+    task.tokenizer.save(tmp_path / "tokenizer.json")
+    with pytest.raises(CheckpointError, match=r"reading\.json"):
+        AnswerQuestions().load(tmp_path)
+    other = AnswerQuestions()
+    other.load(folder)
+    assert other.facts() == task.facts()
+    assert other.matcher.levels == task.matcher.levels
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_answers_begin_with_a_pretrained_encoder(run, tmp_path, kind):
+    """Passages are longer than it has positions for; the run is loaded without the folder that it came from."""
+    data = run[-1].parent
+    pretrained = folders.write_folder(tmp_path / "encoder", folders.CONFIGS[kind])
+    recipe = Recipe(steps=2, evaluations=1, tokens=300, precision="fp32", init=str(pretrained))
+    trainer = runs.begin(
+        make_task("answer"), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence())
+    )  # fmt: skip
+    trainer.run()
+    shutil.rmtree(pretrained)
+    reader = regard.load(tmp_path / "run")
+    given = ("Who ran?", "a dog ran . a cafe")
+    one = reader(given, attention=True)
+    assert one.start is None or given[1][one.start : one.end] == one.text
+    assert reader([given, ("Who?", "Dogs ran.")])[0].text == one.text
+
+
+@pytest.mark.parametrize(
+    "switch", [{"bpe_dropout": 0.2, "variants": 2}, {"r_drop": 1.0, "dropout": 0.1}, {"pretrain": 0.5}], ids=str
+)  # fmt: skip
+def test_the_switches_for_little_data_serve_answers(run, tmp_path, switch):
+    data = run[-1].parent
+    recipe = RECIPE.replace(steps=4, evaluations=1, **switch)
+    trainer = runs.begin(
+        make_task("answer"), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence())
+    )  # fmt: skip
+    assert trainer.run().evaluated == 1
+    if "pretrain" in switch:
+        questions, passages = len(stories(150, 0)), 150
+        assert questions + 2 * passages <= len(trainer.texts) <= questions + 4 * passages
+
+
+def test_two_passes_are_asked_to_agree_on_spans(run):
+    """Against the formula in plain words: half of both losses, and the symmetric divergence of all spans and of none."""
+    task, model, records, _ = run
+    batch = {
+        name: twice(stream)
+        for name, stream in pack_streams(list(task.encode(records[:6])), task.streams).items()
+    }
+    model.train()
+    model.dropout.p = 0.3
+    try:
+        torch.manual_seed(1)
+        with consistent(2.0):
+            found = task.loss(model, batch, 0.1)
+        torch.manual_seed(1)
+        plain = task.loss(model, batch, 0.1)
+        torch.manual_seed(1)
+        scores, asked = read(model, batch)
+    finally:
+        model.dropout.p = 0.0
+        model.eval()
+    chances = []
+    for question in range(asked.max() + 1):
+        readings = np.flatnonzero(asked == question)
+        rows = [scores.spans[scores.offsets[r] : scores.offsets[r + 1]].flatten() for r in readings]
+        every = torch.cat([*rows, scores.nothing[readings].mean()[None]])
+        chances.append(torch.log_softmax(every[torch.isfinite(every)], 0))
+    half = len(chances) // 2
+    apart = sum(
+        ((p.exp() - q.exp()) * (p - q)).sum() for p, q in zip(chances[:half], chances[half:], strict=True)
+    )
+    assert apart > 0
+    torch.testing.assert_close(found, plain / 2 + 2.0 / 4 * apart)
