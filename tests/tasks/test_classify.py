@@ -410,12 +410,12 @@ def test_a_damaged_picture_of_the_training_data_takes_no_run_away(tmp_path):
     (tmp_path / "3.png").write_bytes(cut[: len(cut) // 2])
     good = write(tmp_path / "good.jsonl", rows[:2])
     recipe = Recipe(**SIZES, steps=1, evaluations=1, tokens=200, patch=8)
-    with pytest.raises(DataError, match="data.jsonl, line 4"):
+    with pytest.raises(DataError, match=r"data\.jsonl, line 4"):
         begin(Classify(), recipe, data, good, tmp_path / "new" / "run")
     assert not (tmp_path / "new" / "run").exists()
     run = begin(Classify(), recipe, good, good, tmp_path / "run")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(DataError, match="data.jsonl, line 4"):
+    with pytest.raises(DataError, match=r"data\.jsonl, line 4"):
         runs.begin(Classify(), recipe, data, good, run, Reporter(None, Silence()), overwrite=True)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert not list(run.rglob(".regard-begin-*"))

@@ -330,6 +330,22 @@ def test_the_switches_for_little_data_serve_roles(run, tmp_path, switch):
         assert len(trainer.texts) == len(trainer.store) + 2
 
 
+def test_predicates_are_counted_in_training(run):
+    task, _, records, folder = run
+    seen = [row["words"][place] for row in ROWS if row["id"] % 4 for place in row["predicates"]]
+    loaded = Roles()
+    loaded.load(folder)
+    for record in records[:4]:
+        expected = [seen.count(record.fields["words"][place]) for place in record.fields["predicates"]]
+        assert min(expected) > 0
+        for one in (task, loaded):
+            assert one.groups["frequency"].value(record) == expected
+    unknown = Record({"words": ["Dogs", "BARK"], "predicates": [1], "roles": [["O", "O"]]}, "x", 1)
+    assert loaded.groups["frequency"].value(unknown) == [0]
+    with pytest.raises(ConfigError, match="Expected: a run"):
+        Roles().groups["frequency"].value(unknown)
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_roles_begin_with_a_pretrained_encoder(run, tmp_path, kind):
     """The run is loaded without the folder that it came from."""

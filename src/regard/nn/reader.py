@@ -100,6 +100,8 @@ class PassageReader(nn.Module):
         self.pair = nn.Linear(self.dim, 2 * RANK, bias=False)
         self.lengths = nn.Embedding(longest, 1)
         self.none = nn.Embedding(1, self.dim) if abstains else None
+        # How probable it must be that there is no answer, fitted on dev data; below 0: more so than any span.
+        self.threshold = nn.Parameter(torch.full((), -1.0), requires_grad=False) if abstains else None
         self.apply(initialize)
         nn.init.zeros_(self.lengths.weight)
         self.encoder = encoder

@@ -35,8 +35,9 @@ from regard.nn.attention import SelfAttention
 from regard.nn.reader import PassageReader, SpanScores, span_loss
 from regard.nn.watch import watch
 from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, refuse_decoder, upper_sizes
-from regard.tasks._examples import Example, Window, best_span, firsts, read, rows_of
+from regard.tasks._examples import Example, Window, best_span, firsts, outcomes, read, rows_of
 from regard.tasks._reading import Answer, Question, looked, restored_answer
+from regard.training.loop import parts_of
 from regard.training.presets import encoder_sizes
 from regard.training.recipe import Recipe
 
@@ -44,6 +45,7 @@ READING = "reading.json"
 WINDOW = 320  # pieces
 TOGETHER = 8  # questions of one example
 PREDICTED = 16_384  # pieces of readings predicted at once
+CALIBRATED = 500  # dev examples by which abstaining is calibrated
 SHORTEST, LONGEST = 8, 64  # between them is the longest span that is looked for
 COVERED = 0.99  # of the training answers are no longer than that
 SAMPLE = 1000  # texts whose script is looked at
@@ -177,8 +179,7 @@ class AnswerQuestions:
     def loss(self, model: PassageReader, batch: dict[str, Packed], smoothing: float) -> Tensor:
         """Cross-entropy of the spans of a question's readings, summed over questions; all its golds count as one."""
         scores, asked = read(model, batch)
-        golds = rows_of(batch["golds"], 3)
-        golds[:, 0] += np.repeat(firsts(batch["readings"], 2), batch["golds"].lengths // 3)
+        golds = self._golds(batch)
         rows = scores.offsets[golds[:, 0]] + golds[:, 1]
         return span_loss(scores, asked, golds[:, [0, 2]], smoothing, row=rows)
 
@@ -189,8 +190,19 @@ class AnswerQuestions:
         of_gold = np.repeat(np.arange(len(batch["golds"])), batch["golds"].lengths // 3)
         return len(set(zip(of_gold, readings[golds + firsts(batch["readings"], 2)[of_gold]], strict=True)))
 
-    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
-        """Nothing: probabilities are as training leaves them."""
+    @torch.no_grad()
+    def calibrate(self, model: PassageReader, examples: Sequence[tuple[Any, ...]]) -> None:
+        """Choose how probable it must be that there is no answer, where dev examples have questions of both kinds."""
+        if model.threshold is None:
+            return
+        batches = (
+            pack_streams(part, self.streams) for part in parts_of(examples[:CALIBRATED], 2 * PREDICTED)
+        )
+        found = [one for batch in batches for one in outcomes(*read(model, batch), self._golds(batch))]
+        shares, answerable, silences = zip(*found, strict=True) if found else ((), (), ())
+        model.threshold.fill_(-1.0)
+        if 0 < sum(answerable) < len(found):
+            model.threshold.fill_(best_threshold(shares, ["found"] * len(found), answerable, silences)[1])
 
     @torch.no_grad()
     def predict(
@@ -207,12 +219,15 @@ class AnswerQuestions:
             model: in evaluation mode.
             inputs: questions with their passages; a passage that several consecutive ones share is encoded once.
             attention: look at every question, one after the other, and give the weights with it.
-            no_answer: how probable it must be that there is no answer before none is given; by default more so than any span.
+            no_answer: how probable it must be that there is no answer before none is given; by default what dev data chose, or
+                else more so than any span.
         """
         if no_answer is not None and not 0 <= no_answer <= 1:
             raise ConfigError(
                 f"no_answer is a probability. Expected: a number from 0 to 1. Received: {no_answer}."
             )
+        if no_answer is None and model.threshold is not None and model.threshold >= 0:
+            no_answer = float(model.threshold)
         results: list[Answer] = []
         for batch in self._examples(inputs):
             found = read(model, pack_streams([one.streams() for one in batch], self.streams))
@@ -284,6 +299,12 @@ class AnswerQuestions:
     def _facts(self) -> dict[str, Any]:
         window = {"window": self.window.size, "stride": self.window.stride, "longest": self.window.longest}
         return {"unspaced": self.unspaced, **window, "abstains": self.abstains}
+
+    def _golds(self, batch: dict[str, Packed]) -> np.ndarray:
+        """(G, 3): the golds of a batch, with their readings' numbers in it."""
+        golds = rows_of(batch["golds"], 3)
+        golds[:, 0] += np.repeat(firsts(batch["readings"], 2), batch["golds"].lengths // 3)
+        return golds
 
     def _example(self, passage: Text) -> Example:
         return Example(passage, self.matcher, self.window, self.tokenizer.eos, self.abstains)

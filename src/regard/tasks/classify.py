@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,10 @@ class Classify:
         """Take the names of the fields; refuse a decoder."""
         refuse_decoder(recipe, self.name)
         self.reader = LabelReader(recipe.text, recipe.label)
+
+    def name_fields(self, text: str | None, label: str | None) -> None:
+        """Read records whose fields have these names; None stands for the usual ones."""
+        self.reader = replace(self.reader, text=text, label=label)
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Records with a text or a picture and, as answers, labels."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from regard._errors import ConfigError
 from regard._packed import Packed
 from regard.data.checks import checked
-from regard.data.frequency import WordCounts
+from regard.data.frequency import WORDS, WordCounts
 from regard.data.lines import data_error, shorten
 from regard.data.packing import pack_ids
 from regard.data.records import Record, Source, read_records
@@ -42,7 +42,6 @@ from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
 
 BEAM, PENALTY = 5, 1.0
-WORDS = "words.json"
 NOTHING = Hypothesis((), -math.inf)
 HYPOTHESES = 320  # written at once; sources of like length stand together
 
@@ -324,9 +323,7 @@ class Translate:
 
     def _rarest(self, record: Record) -> int:
         if self.counts is None:
-            if self.folder is None:
-                raise ConfigError("words were counted in training. Expected: a run. Received: only files.")
-            self.counts = WordCounts.load(self.folder / WORDS)
+            self.counts = WordCounts.of_run(self.folder)
         return self.counts.rarest(_source_words(record))
 
 
