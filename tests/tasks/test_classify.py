@@ -362,6 +362,26 @@ def test_classes_begin_with_a_pretrained_encoder(one, tmp_path, kind):
     assert seen.words == ("a", "dogs")
 
 
+def test_what_begins_with_a_pretrained_encoder_learns(one, tmp_path):
+    """Of the encoder too: its weights here are random, and what is above sees words through them."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *ANIMALS, *PLANTS]
+    sizes = {"hidden_size": 24, "vocab_size": len(words), "num_hidden_layers": 1, "intermediate_size": 32}
+    pretrained = folders.write_folder(tmp_path / "encoder", folders.CONFIGS["bert"] | sizes)
+    (pretrained / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf8")
+    recipe = Recipe(
+        steps=80, evaluations=1, tokens=300, precision="fp32", text="sentence", label="kind", init=str(pretrained),
+        init_learning_rate=3e-3, learning_rate=0.02, matrix_learning_rate=0.05, average=0.1, dropout=0.0, threads=1,
+    )  # fmt: skip
+    data = one.parent
+    run = begin(Classify(), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run")
+    predictor, test = regard.load(run), sentences(100, 5)
+    found = predictor([text for text, _ in test])
+    right = [
+        result.label == ("+".join(kinds) or "none") for result, (_, kinds) in zip(found, test, strict=True)
+    ]
+    assert np.mean(right) > 0.9
+
+
 @pytest.mark.parametrize("switch", [{"bpe_dropout": 0.2, "variants": 2}, {"pretrain": 0.5}], ids=str)
 def test_the_switches_for_little_data_serve_classes(one, tmp_path, switch):
     data = one.parent
