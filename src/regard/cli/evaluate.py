@@ -87,22 +87,25 @@ def evaluate(
         facts |= {} if is_exact else {"lost": lost}
         signatures = {score.name: score.signature for score in scores}
         if cutting is not None:
-            facts["by"] = cutting.as_json(_table(cutting, scores), float)
+            facts["by"] = cutting.as_json(_table(cutting, scores, found), float)
         give_json({**{score.name: score.value for score in scores}, **facts, "signatures": signatures})
         return
-    width = max(10, *(len(score.name) for score in scores))
+    width, digits = max(10, *(len(score.name) for score in scores)), getattr(task, "digits", 1)
     for score in scores:
         change = "" if is_exact else f"   {-lost[score.name]:+.2f} against fp32"
-        give(f"{score.name:<{width}} {score.value:5.1f}   {score.signature}{change}".rstrip())
+        give(f"{score.name:<{width}} {score.value:5.{digits}f}   {score.signature}{change}".rstrip())
     how = f", beam {options['beam']}, {options['precision']}" if "beam" in options else ""
     give(f"{len(records):,} examples in {seconds:.1f} s{how}")
     if cutting is not None:
-        give(cutting.as_text(_table(cutting, scores), "{:.1f}".format, 8))
+        width = max(8, *(len(score.name) + 2 for score in scores)) if digits > 1 else 8
+        give(cutting.as_text(_table(cutting, scores, found), f"{{:.{digits}f}}".format, width))
 
 
-def _table(cutting: Cutting, scores: list[Any]) -> dict[str, list[float]]:
+def _table(cutting: Cutting, scores: list[Any], found: list[Any]) -> dict[str, list[float]]:
     from regard.metrics.buckets import part
 
+    measure = cutting.group.measure
+    scores = scores if measure is None else list(measure(found))
     return {
         score.name: [part(score, bucket.rows).value for bucket in cutting.buckets]
         for score in scores

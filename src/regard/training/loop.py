@@ -83,8 +83,10 @@ class Trainer:
             self.model, self.recipe.matrix_learning_rate, self.recipe.learning_rate, self.recipe.weight_decay
         )
         self.average = WeightAverage(self.model, self.recipe.average) if self.recipe.average else None
+        # A task may cut its examples anew in every epoch.
+        self.windows = self.task.windows(self.store, self.recipe) if hasattr(self.task, "windows") else None
         self.batches = PackedBatches(
-            self.store.lengths,
+            self.store.lengths if self.windows is None else self.windows.lengths,
             self.recipe.tokens or 2048,
             self.recipe.seed,
             noise=NOISE,
@@ -117,9 +119,14 @@ class Trainer:
                 if stop.asked:
                     raise KeyboardInterrupt
         self.reporter.finish(
-            self.position.step, self.position.seconds, self.position.best, self.position.best_step
+            self.position.step, self.position.seconds, self.sign * self.position.best, self.position.best_step
         )
         return self.position
+
+    @property
+    def sign(self) -> int:
+        """-1 where less is better, as of bits per character."""
+        return -1 if getattr(self.task, "descends", False) else 1
 
     def progress(self) -> float:
         """The share of the budget that is spent; the last evaluation's time is kept free."""
@@ -140,7 +147,7 @@ class Trainer:
         loss = 0.0
         for part in parts:
             with autocast(self.recipe.precision):
-                summed = self.task.loss(self.model, part, self.recipe.label_smoothing)
+                summed = self.task.loss(self.model, part, self.recipe.label_smoothing or 0.0)
             summed.backward()
             loss += float(summed.detach())
         workers.sum_gradients(self.model.parameters())
@@ -185,10 +192,11 @@ class Trainer:
             quick = {"beam": 1} if "beam" in self.task.options else {}
             mine = self.task.predict(self.model, inputs[workers.rank() :: workers.world()], **quick)
             scores = self.task.score(workers.gathered(mine), records)
-            better = self.position.compare(workers.first(scores[0].value), loss)
+            better = self.position.compare(self.sign * workers.first(scores[0].value), loss)
             if better and workers.rank() == 0:
                 checkpoints.save_weights(self.folder, self.model)
-        self.reporter.dev(self.position.step, loss, {score.name: score.value for score in scores}, better)
+        values = {score.name: score.value for score in scores}
+        self.reporter.dev(self.position.step, loss, values, better, getattr(self.task, "digits", 1))
         return scores
 
     def dev_loss(self) -> float:
@@ -248,7 +256,10 @@ class Trainer:
                 self.optimizers[int(title.removeprefix("optimizer"))].state[parameters[name]][entry] = tensor
 
     def _batch(self, indices: np.ndarray) -> dict[str, Packed]:
-        gathered = self.store.gather(indices).items()
+        if self.windows is None:
+            gathered = self.store.gather(indices).items()
+        else:
+            gathered = self.windows.gather(indices, self.batches.drawn).items()
         return {
             name: Packed(
                 torch.from_numpy(tokens if tokens.dtype == np.uint8 else tokens.astype(np.int64)), offsets
