@@ -23,6 +23,7 @@ def evaluate(
     beam: int | None = None,
     length_penalty: float | None = None,
     no_answer: float | None = None,
+    stride: int | None = None,
     lowercase: bool = False,
     language: str | None = None,
     each: bool = False,
@@ -41,6 +42,8 @@ def evaluate(
         beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
         no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
+        stride: Of texts that are only read, tokens from one window to the next; fewer than the context give every token more to
+            see, and take longer. Default: the context, so that windows do not overlap.
         lowercase: Compare without case, as sacrebleu -lc; always so for a model of lower case.
         language: Language of the references, such as de or zh. Default: looked up in the text.
         precision: Of the weights while writing. bf16 and int8 are faster; what they lose against fp32 is measured too.
@@ -49,7 +52,7 @@ def evaluate(
             README. Default: the whole vocabulary.
         each: The score of every role by itself, too.
         by: Score parts of the examples too: by length; translations by frequency too, which is how often training saw the
-            rarest word, and roles by distance, from a predicate to its farthest argument.
+            rarest word, roles by distance, from a predicate to its farthest argument, and texts by position in the window.
         predictions: Write what was predicted to this file, FILE.jsonl, for regard compare.
         json: One JSON object.
     """
@@ -60,7 +63,7 @@ def evaluate(
     predictor = load(run)
     task = predictor.task
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
-    given |= {"no_answer": no_answer}
+    given |= {"no_answer": no_answer, "stride": stride}
     given |= shortlist_option(predictor, shortlist)
     options = task_options(task.name, task.options, given)
     wanted = {"lowercase": lowercase or None, "language": language, "each": each or None}

@@ -144,7 +144,9 @@ class TokenStore:
             for field in self.fields
         }
 
-    def cut(self, field: str, index: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]) -> Gathered:
+    def cut(
+        self, field: str, index: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]
+    ) -> Gathered:
         """The tokens `begin` to `end` of the examples `index` (n,), which may be named several times; nothing is checked."""
         first = self._offsets[field][index]
         return self._gather(field, first + begin, first + end)

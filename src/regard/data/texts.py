@@ -19,7 +19,9 @@ RECORDS = (".jsonl", ".tsv")
 WAYS = ("files", "lines")
 
 
-def read_texts(source: Source, max_characters: int, documents: str = "files", field: str = "text") -> Iterator[Record]:
+def read_texts(
+    source: Source, max_characters: int, documents: str = "files", field: str = "text"
+) -> Iterator[Record]:
     """Streams documents, or parts of them: records with `text`.
 
     Arguments:

@@ -115,11 +115,11 @@ class Bytes:
 
 
 class Subwords:
-    """The pieces of a `Tokenizer`, and one more id for the end of a line.
+    r"""The pieces of a `Tokenizer`, and one more id for the end of a line.
 
     >>> units = Subwords(Tokenizer.train(["A dog runs.", "A cat runs."], 300))
-    >>> units.decode(units.encode("A  dog\\n\\nruns."))
-    'A dog\\n\\nruns.'
+    >>> units.decode(units.encode("A  dog\n\nruns."))
+    'A dog\n\nruns.'
     """
 
     kind = "subwords"

@@ -93,7 +93,9 @@ def log_probabilities(
     return total
 
 
-def token_log_p(model: LanguageModel, states: Tensor, chosen: Tensor, rows: int = 2048) -> NDArray[np.float64]:
+def token_log_p(
+    model: LanguageModel, states: Tensor, chosen: Tensor, rows: int = 2048
+) -> NDArray[np.float64]:
     """The log-probability (T,) of the token that is chosen (T,) after each state (T, dim), without scores of all at once."""
     found = []
     for part, ids in zip(states.split(rows), chosen.split(rows), strict=True):

@@ -155,7 +155,8 @@ class SelfAttention(_Attention):
         """
         values = values_of(x)
         if self.rotary is not None and turns is None:
-            turns = self.rotary(positions_of(x, cache.length if cache is not None else 0), values.dtype)
+            start = cache.length if isinstance(cache, KeyValueCache) else 0
+            turns = self.rotary(positions_of(x, start), values.dtype)
         sizes = [self.heads, self.kv_heads, self.kv_heads]
         turns = None if self.rotary is None else turns
         query, key, value = project_heads(
@@ -168,7 +169,9 @@ class SelfAttention(_Attention):
             cache.entry, cache.offsets = (key, value), x.offsets
             options["cu_seqlens_q"] = x.offsets
         elif isinstance(cache, PrefixCache):
-            raise ShapeError("a PrefixCache holds packed sequences. Expected: x as Packed. Received: a tensor.")
+            raise ShapeError(
+                "a PrefixCache holds packed sequences. Expected: x as Packed. Received: a tensor."
+            )
         elif cache is not None:
             query, key, value = (_one_length(x, array) for array in (query, key, value))
             key, value = cache.append(key, value)

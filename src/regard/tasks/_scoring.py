@@ -12,12 +12,12 @@ from torch import Tensor
 
 from regard._packed import Packed
 from regard.data.texts import joined
-from regard.data.units import Units
 from regard.data.windows import covering
 from regard.decoding.continuation import token_log_p
 from regard.metrics.language import nats_per_token
 from regard.metrics.translation import Score
 from regard.nn.language import LanguageModel
+from regard.tasks._language import Language
 from regard.tasks._writing import Likelihood, Passage
 
 TOGETHER = 8192  # tokens read at once
@@ -54,29 +54,30 @@ def read_windows(text: Packed, context: int) -> Iterator[tuple[Packed, Tensor]]:
 
 
 def likelihoods(
-    model: LanguageModel, units: Units, passages: Sequence[Passage], stride: int, marks: bool
+    model: LanguageModel, language: Language, passages: Sequence[Passage], stride: int
 ) -> list[Likelihood]:
     """The likelihood of every passage; parts of a document that follow each other are read as one text."""
     texts: list[Tensor] = []
     owners: list[NDArray[np.int64]] = []  # the passage to which each token belongs
     first: list[int] = []  # characters of a text's first token, which nothing stands before
-    passage = 0
+    units, passage = language.units, 0
     for parts in joined(passages):
-        ids, owner = [], []
+        ids: list[int] = []
+        owner: list[int] = []
         for part in parts:
             tokens = units.encode(part.text)
             ids += tokens
             owner += [passage] * len(tokens)
             passage += 1
-        begins, ends = marks and parts[0].part == 0, marks and parts[-1].last
+        begins, ends = language.marks and parts[0].part == 0, language.marks and parts[-1].last
         first.append(0 if begins or not ids else len(units.decode(ids[:1])))
-        texts.append(torch.tensor([units.mark] * begins + ids + [units.mark] * ends))
-        owners.append(np.array([passage - len(parts)] * begins + owner + [passage - 1] * ends))
+        texts.append(torch.tensor(language.marked(ids, begins=begins, ends=ends), dtype=torch.int64))
+        owners.append(np.array([passage - len(parts)] * begins + owner + [passage - 1] * ends, np.int64))
     nats, counts = _bands(model, texts, owners, stride, len(passages))
     characters = [len(units.normalize(one.text)) for one in passages]
-    for size, owner in zip(first, owners, strict=True):
-        if len(owner):
-            characters[owner[0]] -= size
+    for size, belongs in zip(first, owners, strict=True):
+        if len(belongs):
+            characters[belongs[0]] -= size
     return [
         Likelihood(float(a.sum()), int(b.sum()), size, tuple(zip(a.tolist(), b.tolist(), strict=True)))
         for a, b, size in zip(nats, counts, characters, strict=True)

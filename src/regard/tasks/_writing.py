@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from regard._errors import ConfigError
 from regard.data.permutation import derived, uniform
 from regard.data.units import Units
-from regard.decoding.sampling import draw, probabilities
+from regard.decoding.sampling import check_sampling, draw, probabilities
 from regard.pictures import AttentionPicture
 
 Array = NDArray[Any]
@@ -65,7 +65,11 @@ class Continuation:
 
     def as_json(self) -> dict[str, Any]:
         """Prompt, texts and scores."""
-        return {"prompt": self.prompt, "texts": list(self.texts), "scores": [round(s, 4) for s in self.scores]}
+        return {
+            "prompt": self.prompt,
+            "texts": list(self.texts),
+            "scores": [round(s, 4) for s in self.scores],
+        }
 
     def picture(self) -> AttentionPicture:
         """Where each token of prompt and first continuation looked; for a continuation with attention."""
@@ -74,8 +78,10 @@ class Continuation:
                 "this continuation was made without looking. Expected: attention=True when it is made."
             )
         names, mask = self.attention.names, np.tri(len(self.attention.names), dtype=bool)
-        options = {"mask": mask, "title": f"{self.prompt} →", "query_name": "token", "key_name": "token"}
-        return AttentionPicture(self.attention.weights, names, names, **options)
+        title, name = f"{self.prompt} →", "token"
+        return AttentionPicture(
+            self.attention.weights, names, names, mask=mask, title=title, query_name=name, key_name=name
+        )
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,26 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
 
+    @classmethod
+    def checked(
+        cls,
+        length: int,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        seed: int,
+        stop: str | Sequence[str],
+    ) -> Sampling:
+        """The options of a call; ConfigError where one is out of its range."""
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        if length < 1 or "" in stops:
+            raise ConfigError(
+                "an option is out of range. Expected: length of 1 or more, and a stop that is no empty text. Received: "
+                f"length={length}, stop={stop!r}."
+            )
+        check_sampling(temperature, top_k, top_p)
+        return cls(length, temperature, top_k, top_p, seed, stops)
+
 
 class Drawing:
     """The tokens of rows as they are drawn, each a function of (seed, number among its prompt's, step) and of what stands before it."""
@@ -160,7 +186,9 @@ class Drawing:
         top = scores.max(axis=1, keepdims=True)
         sums = np.log(np.exp((scores - top).astype(np.float64)).sum(axis=1)) + top[:, 0]
         log_p = np.take_along_axis(scores, tokens[:, None], axis=1)[:, 0] - sums
-        done = np.array([self._add(*one) for one in zip(rows.tolist(), tokens.tolist(), log_p.tolist(), strict=True)])
+        done = np.array(
+            [self._add(*one) for one in zip(rows.tolist(), tokens.tolist(), log_p.tolist(), strict=True)]
+        )
         return tokens, done
 
     def _add(self, row: int, token: int, log_p: float) -> bool:
@@ -171,9 +199,10 @@ class Drawing:
             return True
         return bool(self.tail) and cut(self.units.partial(written[-self.tail :]), self.sampling.stop)[1]
 
-    def text(self, row: int, write: Callable[[list[int]], str]) -> str:
-        """What a row has written, up to where it stops."""
-        return cut(write(self.tokens[row]), self.sampling.stop)[0]
+    def text(self, row: int, begin: Sequence[int]) -> str:
+        """What a row has written behind the tokens of its prompt, up to where it stops."""
+        whole = self.units.decode([*begin, *self.tokens[row]])
+        return cut(whole[len(self.units.decode(begin)) :], self.sampling.stop)[0]
 
     def score(self, row: int) -> float:
         """The mean log-probability of a token of a row, by the model as it was learned."""
@@ -181,9 +210,9 @@ class Drawing:
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """A text up to the first of some others, and whether one of them is in it.
+    r"""A text up to the first of some others, and whether one of them is in it.
 
-    >>> cut("ROMEO: Ay.\\n\\nJULIET: No.", ["\\n\\n"])
+    >>> cut("ROMEO: Ay.\n\nJULIET: No.", ["\n\n"])
     ('ROMEO: Ay.', True)
     """
     places = [place for place in (text.find(stop) for stop in stops) if place >= 0]
@@ -191,9 +220,9 @@ def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
 
 
 def certain(text: str, stops: Sequence[str]) -> int:
-    """How much of a text is sure to stay, whatever comes: less what may be the beginning of a stop.
+    r"""How much of a text is sure to stay, whatever comes: less what may be the beginning of a stop.
 
-    >>> certain("Ay.\\n", ["\\n\\n"])
+    >>> certain("Ay.\n", ["\n\n"])
     3
     """
     held = 0

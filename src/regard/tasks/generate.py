@@ -15,17 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regard._errors import CheckpointError, ConfigError
+from regard._errors import ConfigError
 from regard._packed import Packed
 from regard.data.lines import data_error, shorten
 from regard.data.packing import pack_ids
 from regard.data.records import Record, Source
 from regard.data.store import TokenStore
-from regard.data.texts import joined, prompt_record, read_prompts, read_texts
-from regard.data.units import Units, UnknownCharactersError, learn_units, load_units, save_units
+from regard.data.texts import prompt_record, read_prompts, read_texts
+from regard.data.units import learn_units
 from regard.data.windows import Windows
 from regard.decoding.continuation import continued, log_probabilities
-from regard.decoding.sampling import check_sampling
 from regard.metrics.buckets import Group
 from regard.metrics.language import bits_per_character, nats_per_character, perplexity
 from regard.metrics.translation import Score
@@ -33,6 +32,7 @@ from regard.nn.attention import SelfAttention
 from regard.nn.language import LanguageModel
 from regard.nn.loss import vocabulary_loss
 from regard.nn.watch import watch
+from regard.tasks._language import Language
 from regard.tasks._scoring import band_count, by_position, likelihoods, read_windows
 from regard.tasks._writing import (
     Continuation,
@@ -63,9 +63,7 @@ class Generate:
     digits = 3
     field = "text"
     documents = "files"
-    units: Units
-    context: int
-    marks: bool
+    language: Language
 
     def configure(self, recipe: Recipe) -> None:
         """Which field holds the text, and what is a document."""
@@ -75,14 +73,14 @@ class Generate:
         """Documents or parts of them; without `answers` prompts."""
         if answers:
             return read_texts(source, max_characters, self.documents, self.field)
-        return map(self._checked, read_prompts(source, max_characters))
+        return map(self.language.checked, read_prompts(source, max_characters))
 
     def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
         """A prompt, by itself or in an object with `candidates`, as a record."""
         if isinstance(given, Prompt):
             given = {"prompt": given.text, **({"candidates": given.candidates} if given.candidates else {})}
         fields = dict(given) if isinstance(given, dict) else {"prompt": given}
-        return self._checked(prompt_record(Record(fields, *place), max_characters))
+        return self.language.checked(prompt_record(Record(fields, *place), max_characters))
 
     def input_of(self, record: Record) -> Prompt | Passage:
         """What is to be continued or compared; of a document, what is to be scored."""
@@ -111,39 +109,35 @@ class Generate:
                 counts["characters"] += len(record.fields["text"])
                 yield record.fields["text"]
 
-        self.units = learn_units(recipe.units or "characters", texts(), recipe.vocabulary)
-        self.context = recipe.context or language_sizes(0)["context"]
-        self.marks = counts["characters"] <= MARKED * self.context * counts["documents"]
-        if (recipe.tokens or self.context) < self.context:
+        units = learn_units(recipe.units or "characters", texts(), recipe.vocabulary)
+        context = recipe.context or language_sizes(0)["context"]
+        if (recipe.tokens or context) < context:
             raise ConfigError(
-                f"an update holds at least one window. Expected: --tokens of {self.context} or more, or a smaller --context. "
+                f"an update holds at least one window. Expected: --tokens of {context} or more, or a smaller --context. "
                 f"Received: {recipe.tokens}."
             )
+        marks = counts["characters"] <= MARKED * context * counts["documents"]
+        self.language = Language(units, context, marks)
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[list[int], ...]]:
         """The tokens of every document, or of as much of it as comes together."""
-        for parts in joined(records):
-            tokens: list[int] = []
-            for record in parts:
-                tokens += self._ids(record.fields["text"], record)
-            first, last = parts[0].fields, parts[-1].fields
-            yield (self._marked(tokens, first.get("part", 0) == 0, last.get("last", True)),)
+        return ((tokens,) for tokens in self.language.documents(records))
 
     def windows(self, store: TokenStore, recipe: Recipe) -> Windows:
         """The windows that an epoch has."""
-        return Windows(store, self.context, recipe.seed)
+        return Windows(store, self.language.context, recipe.seed)
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new model of the recipe's size."""
         if recipe.decoder != "attention":
             raise ConfigError("the task 'generate' has no recurrent decoder. Leave --decoder out.")
         return LanguageModel(
-            len(self.units),
+            len(self.language.units),
             recipe.dim or 128,
             recipe.heads or 4,
             recipe.hidden or 256,
             recipe.decoder_layers or 4,
-            context=self.context,
+            context=self.language.context,
             dropout=recipe.dropout or 0.0,
         )
 
@@ -192,7 +186,7 @@ class Generate:
             attention: look at every prompt with its first continuation, and give the weights with it.
             stride: of passages, tokens from one window to the next; less than the context gives every token more to see.
         """
-        how = _sampling(length, temperature, top_k, top_p, seed, stop)
+        how = Sampling.checked(length, temperature, top_k, top_p, seed, stop)
         if count < 1 or (stride is not None and not 0 < stride <= model.context):
             raise ConfigError(
                 f"an option is out of range. Expected: count of 1 or more, stride from 1 to {model.context}. "
@@ -203,7 +197,7 @@ class Generate:
             some: list[Any] = [inputs[number] for number in numbers]
             if one == "passage":
                 how_far = stride or model.context
-                results: list[Any] = likelihoods(model, self.units, some, how_far, self.marks)
+                results: list[Any] = likelihoods(model, self.language, some, how_far)
             elif one == "candidates":
                 results = [self.score_candidates(model, prompt.text, prompt.candidates) for prompt in some]
             else:
@@ -226,14 +220,14 @@ class Generate:
         stop: str | Sequence[str] = (),
     ) -> Iterator[str]:
         """The first continuation of a prompt, in pieces as they are written; arguments as for `predict`."""
-        how = _sampling(length, temperature, top_k, top_p, seed, stop)
-        begin = self._begin(prompt.text)
-        drawing, shown = Drawing(self.units, [0], how), len(self.units.decode(begin))
+        how = Sampling.checked(length, temperature, top_k, top_p, seed, stop)
+        begin = self.language.begin(prompt.text)
+        drawing, shown = Drawing(self.language.units, [0], how), len(self.language.units.decode(begin))
 
         def texts() -> Iterator[str]:
             for _ in continued(model, [begin], np.zeros(1, np.int64), drawing, how.length):
-                yield self.units.partial([*begin, *drawing.tokens[0]])[shown:]
-            yield self.units.decode([*begin, *drawing.tokens[0]])[shown:]
+                yield self.language.units.partial([*begin, *drawing.tokens[0]])[shown:]
+            yield self.language.units.decode([*begin, *drawing.tokens[0]])[shown:]
 
         return pieces_of(texts(), how.stop)
 
@@ -244,14 +238,19 @@ class Generate:
             DataError: a candidate is empty, has unknown characters, or does not fit into the context with the prompt.
         """
         record = Record({"prompt": prompt, "candidates": tuple(candidates)}, "the candidates", 1)
-        begin, ids = self._begin(prompt), [self._after(prompt, one, record) for one in candidates]
+        begin, ids = (
+            self.language.begin(prompt),
+            [self.language.after(prompt, one, record) for one in candidates],
+        )
         found: list[float] = []
         # Candidates are short as a rule; so many together that their tokens stay few.
         for first in range(0, len(ids), ROWS):
             found += log_probabilities(model, begin, ids[first : first + ROWS]).tolist()
         return Ranking(prompt, tuple(candidates), tuple(found))
 
-    def score(self, predictions: Sequence[Likelihood], records: Sequence[Record], **options: Any) -> list[Score]:
+    def score(
+        self, predictions: Sequence[Likelihood], records: Sequence[Record], **options: Any
+    ) -> list[Score]:
         """Nats and bits per character, and the perplexity of a token; less is better."""
         nats = [one.nats for one in predictions]
         sizes = [one.characters for one in predictions]
@@ -267,9 +266,17 @@ class Generate:
     @property
     def groups(self) -> dict[str, Group]:
         """The characters of a text or part, and how many tokens a prediction could see."""
+        positions = tuple(2.0**band for band in range(band_count(self.language.context)))
         return {
-            "length": Group("characters of the text, or of the part of it", lambda record: len(record.fields["text"])),
-            "position": Group("tokens that a prediction could see", self._positions, measure=by_position),
+            "length": Group(
+                "characters of the text, or of the part of it", lambda record: len(record.fields["text"])
+            ),
+            "position": Group(
+                "tokens that a prediction could see, at least",
+                lambda _: positions,
+                edges=positions[1:],
+                measure=by_position,
+            ),
         }
 
     def restored(self, entry: Record, record: Record) -> Likelihood:
@@ -285,21 +292,21 @@ class Generate:
 
     def save(self, folder: Path) -> None:
         """Write `units.json` and, of subwords, `tokenizer.json`."""
-        save_units(self.units, folder, {"context": self.context, "marks": self.marks})
+        self.language.save(folder)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
-        self.units, facts = load_units(folder)
-        try:
-            self.context, self.marks = int(facts["context"]), bool(facts["marks"])
-        except (KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder / 'units.json'}: {error} is missing or damaged. Copy the run folder again, or train again."
-            ) from error
+        self.language = Language.load(folder)
 
     def facts(self) -> dict[str, Any]:
         """The units, how many there are, and what is read at once."""
-        return {"units": self.units.kind, "vocabulary": len(self.units), "context": self.context, "marks": self.marks}
+        known = self.language
+        return {
+            "units": known.units.kind,
+            "vocabulary": len(known.units),
+            "context": known.context,
+            "marks": known.marks,
+        }
 
     def _written(
         self, model: LanguageModel, prompts: Sequence[Prompt], how: Sampling, count: int
@@ -309,104 +316,33 @@ class Generate:
         together = max(1, ROWS // count)
         for first in range(0, len(prompts), together):
             some = prompts[first : first + together]
-            begins = [self._begin(prompt.text) for prompt in some]
+            begins = [self.language.begin(prompt.text) for prompt in some]
             rows = np.repeat(np.arange(len(some)), count)
-            drawing = Drawing(self.units, [*range(count)] * len(some), how)
+            drawing = Drawing(self.language.units, [*range(count)] * len(some), how)
             for _ in continued(model, begins, rows, drawing, how.length):
                 pass
             for number, (prompt, begin) in enumerate(zip(some, begins, strict=True)):
                 mine = range(number * count, (number + 1) * count)
-                shown = len(self.units.decode(begin))
-                texts = [drawing.text(row, lambda ids: self.units.decode([*begin, *ids])[shown:]) for row in mine]
+                texts = [drawing.text(row, begin) for row in mine]
                 found.append(Continuation(prompt.text, tuple(texts), tuple(map(drawing.score, mine))))
         return found
 
     def _seen(self, model: LanguageModel, one: Continuation) -> Seen:
         """One pass over a prompt and its first continuation, or the end of both where they are longer than the context."""
-        ids = [*self._begin(one.prompt), *self.units.encode(one.prompt + one.text)][-model.context :]
+        ids = [*self.language.begin(one.prompt), *self.language.units.encode(one.prompt + one.text)][
+            -model.context :
+        ]
         with watch(model, SelfAttention) as seen:
             model(pack_ids([ids]))
         weights_LHTT = torch.stack(seen).transpose(1, 2).float().numpy()
-        return Seen(weights_LHTT, tuple(self.units.names(ids)))
-
-    def _ids(self, text: str, record: Record) -> list[int]:
-        """The tokens of a text of a record; DataError names characters that the model does not know."""
-        try:
-            return self.units.encode(text)
-        except UnknownCharactersError as error:
-            line = record.line + (text[: error.place].count("\n") if "document" in record.fields else 0)
-            raise data_error(
-                f"{record.file}, line {line}", "the text has characters that training did not show",
-                expected=f"some of the {len(self.units) - 1} characters of the training data",
-                received=", ".join(f"{one!r} (U+{ord(one):04X})" for one in error.characters[:10]),
-                mend="leave them out, train on text that has them, or train with --units bytes, which knows every character",
-            ) from None  # fmt: skip
-
-    def _marked(self, tokens: list[int], begins: bool, ends: bool) -> list[int]:
-        mark = [self.units.mark]
-        return (mark if self.marks and begins else []) + tokens + (mark if self.marks and ends else [])
-
-    def _begin(self, prompt: str) -> list[int]:
-        return self._marked(self.units.encode(prompt), begins=True, ends=False)
-
-    def _after(self, prompt: str, candidate: str, record: Record) -> list[int]:
-        """The tokens of a candidate, which together with the prompt are what the model reads."""
-        begin, whole = self._begin(prompt), self._marked(self._ids(prompt + candidate, record), True, False)
-        # Pieces may join where the two texts meet; a candidate is then read by itself.
-        ids = whole[len(begin) :] if whole[: len(begin)] == begin else self._ids(candidate, record)
-        if not ids or len(begin) + len(ids) > self.context + 1:
-            raise data_error(
-                record.place, "a candidate does not fit behind the prompt",
-                expected=f"both together {self.context} tokens at most, and something in the candidate",
-                received=f"{len(begin)} and {len(ids)} tokens, {shorten(candidate, 40)}",
-                mend="shorten the prompt, or train with a larger --context",
-            )  # fmt: skip
-        return ids
-
-    def _checked(self, record: Record) -> Record:
-        """A prompt that the model can read, with its candidates."""
-        text = record.fields["prompt"]
-        count = len(self._marked(self._ids(text, record), True, False))
-        if count == 0:
-            raise data_error(
-                record.place, "the prompt is empty", expected="a text to go on from: this model learned long texts, not how they begin",
-                received=shorten(text), mend="give at least one character, such as a line end",
-            )  # fmt: skip
-        if count > self.context:
-            raise data_error(
-                record.place, "the prompt is longer than what the model reads at once", expected=f"at most {self.context} tokens",
-                received=f"{count:,} tokens, beginning {shorten(text, 40)}",
-                mend="give the end of the text alone, or train with a larger --context",
-            )  # fmt: skip
-        for candidate in record.fields["candidates"]:
-            self._after(text, candidate, record)
-        return record
-
-    def _positions(self, record: Record) -> list[int]:
-        """The least that a prediction of each band could see."""
-        return [2**band for band in range(band_count(self.context))]
-
-
-def _sampling(
-    length: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
-    stop: str | Sequence[str],
-) -> Sampling:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    if length < 1 or "" in stops:
-        raise ConfigError(
-            f"an option is out of range. Expected: length of 1 or more, and a stop that is no empty text. Received: "
-            f"length={length}, stop={stop!r}."
-        )
-    check_sampling(temperature, top_k, top_p)
-    return Sampling(length, temperature, top_k, top_p, seed, stops)
+        return Seen(weights_LHTT, tuple(self.language.units.names(ids)))
 
 
 def _by_kind(inputs: Sequence[Prompt | Passage]) -> Iterator[tuple[str, list[int]]]:
     """The numbers of passages, of prompts with candidates, and of prompts to go on from."""
-    kinds = ["passage" if isinstance(one, Passage) else "candidates" if one.candidates else "prompt" for one in inputs]
+    kinds = [
+        "passage" if isinstance(one, Passage) else "candidates" if one.candidates else "prompt"
+        for one in inputs
+    ]
     for kind in dict.fromkeys(kinds):
         yield kind, [number for number, other in enumerate(kinds) if other == kind]
