@@ -6,7 +6,7 @@ known by its `document`, the number of its `part`, and whether it is the `last`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,12 @@ def place_of(one: Any) -> tuple[Any, int]:
 def _parts(path: Path, max_characters: int) -> Iterator[Record]:
     before: Record | None = None
     visible = False
-    for number, (line, text) in enumerate(_pieces(path)):
+    for number, (line, text) in enumerate(_pieces(path, max_characters)):
         if before is not None:
             yield before
         fields = {"text": text, "document": str(path), "part": number, "last": False}
         before = Record(fields, str(path), line)
         visible = visible or not is_blank(text)
-        check_length(before, "text", max(max_characters, PART))
     if before is None or not visible:
         raise data_error(
             str(path), "the text is empty", expected="text with at least one visible character",
@@ -108,14 +107,17 @@ def _parts(path: Path, max_characters: int) -> Iterator[Record]:
     yield before
 
 
-def _pieces(path: Path) -> Iterator[tuple[int, str]]:
-    held: Sequence[str] = []
+def _pieces(path: Path, longest: int) -> Iterator[tuple[int, str]]:
+    """Whole lines together, with the number of the first."""
+    held: list[str] = []
     begin, size = 1, 0
     for number, line in read_lines(path, ends=True):
         if size >= PART:
             yield begin, "".join(held)
             held, begin, size = [], number, 0
-        held = [*held, line]
+        if len(line) > longest:
+            check_length(Record({"line": line}, str(path), number), "line", longest)
+        held.append(line)
         size += len(line)
     yield begin, "".join(held)
 

@@ -43,7 +43,7 @@ def continued(
     while len(live):
         waiting: list[int] = []
         held = np.array([len(prefix) for prefix in prefixes], np.int64)[reads]
-        scores, caches = _begun(model, prefixes, reads, min(limit, model.context))
+        scores, caches = _begun(model, prefixes, reads, min(limit, model.context - int(held.min())))
         while len(live):
             tokens, done = choose(live, scores)
             for row, token in zip(live.tolist(), tokens.tolist(), strict=True):
@@ -109,8 +109,10 @@ def _begun(
     model: LanguageModel, prefixes: Sequence[Sequence[int]], reads: Array, room: int
 ) -> tuple[Array, list[LayerCache]]:
     packed = _packed(prefixes)
-    states, caches = model.read(packed, room)
-    branch(caches, reads)
+    alone = np.array_equal(reads, np.arange(len(prefixes))) and len(set(packed.lengths.tolist())) == 1
+    states, caches = model.read(packed, room, shared=not alone)
+    if not alone:
+        branch(caches, reads)
     last = states[torch.from_numpy(packed.offsets[1:].astype(np.int64) - 1)]
     return model.scores(last).float().numpy()[reads], caches
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from regard._packed import Packed
 from regard.nn._sequences import positions_of
 from regard.nn.blocks import CAUSAL, Encoder
-from regard.nn.cache import LayerCache, PrefixCache
+from regard.nn.cache import KeyValueCache, LayerCache, PrefixCache
 from regard.nn.encoder import initialize
 from regard.nn.feedforward import Dropout
 from regard.nn.residual import Stream
@@ -68,14 +68,19 @@ class LanguageModel(nn.Module):
         """States (..., dim) to unnormalized scores (..., vocabulary)."""
         return F.linear(states, self.embedding.weight)
 
-    def read(self, prefixes: Packed, room: int) -> tuple[Tensor, list[LayerCache]]:
+    def read(self, prefixes: Packed, room: int, *, shared: bool = True) -> tuple[Tensor, list[LayerCache]]:
         """States (total, dim) of sequences that others will go on with, and what these need: see `go_on`.
 
         Arguments:
             prefixes: token ids (total,) of N sequences, none of them empty.
             room: tokens that may follow one by one; 0 where they come all at once.
+            shared: whether `branch` will say who goes on with which; else the sequences go on themselves, token by token,
+                which is quicker, and they must have one length.
         """
-        caches = [LayerCache(PrefixCache(room)) for _ in self.stack.blocks]
+        whole = room + int(prefixes.lengths.max(initial=0))
+        caches = [
+            LayerCache(PrefixCache(room) if shared else KeyValueCache(whole)) for _ in self.stack.blocks
+        ]
         return self._through(prefixes, positions_of(prefixes), caches), caches
 
     def go_on(self, tokens: Packed, positions: Tensor, caches: list[LayerCache]) -> Tensor:

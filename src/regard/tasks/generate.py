@@ -329,9 +329,7 @@ class Generate:
 
     def _seen(self, model: LanguageModel, one: Continuation) -> Seen:
         """One pass over a prompt and its first continuation, or the end of both where they are longer than the context."""
-        ids = [*self.language.begin(one.prompt), *self.language.units.encode(one.prompt + one.text)][
-            -model.context :
-        ]
+        ids = self.language.begin(one.prompt + one.text)[-model.context :]
         with watch(model, SelfAttention) as seen:
             model(pack_ids([ids]))
         weights_LHTT = torch.stack(seen).transpose(1, 2).float().numpy()
