@@ -67,6 +67,8 @@ class Generate:
 
     def configure(self, recipe: Recipe) -> None:
         """Which field holds the text, and what is a document."""
+        if recipe.decoder != "attention":
+            raise ConfigError("the task 'generate' has no recurrent decoder. Leave --decoder out.")
         self.field, self.documents = recipe.text or "text", recipe.documents
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
@@ -129,8 +131,6 @@ class Generate:
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new model of the recipe's size."""
-        if recipe.decoder != "attention":
-            raise ConfigError("the task 'generate' has no recurrent decoder. Leave --decoder out.")
         return LanguageModel(
             len(self.language.units),
             recipe.dim or 128,
