@@ -18,6 +18,9 @@ COEFFICIENTS = (
     (2.4901, -1.8343, 0.4368),
 )
 
+TINY = 1e-36  # of no gradient at all, nothing comes
+MARGIN = 1.01  # above what rounding to bfloat16 takes from a bound
+
 
 class Muon(Optimizer):
     """Momentum whose every step is made orthogonal (Jordan et al. 2024): `W -= lr * scale * orthogonal(momentum)`.
@@ -48,7 +51,7 @@ class Muon(Optimizer):
                 for part, turn in zip(_squares(matrix), _squares(direction), strict=True):
                     pieces.setdefault(tuple(part.shape), []).append((part, turn))
             for shape, pairs in pieces.items():
-                steps = orthogonal(torch.stack([turn for _, turn in pairs]))
+                steps = orthogonal(_stacked([turn for _, turn in pairs]))
                 scale = max(1, shape[0] / shape[1]) ** 0.5
                 parts = [part for part, _ in pairs]
                 torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
@@ -74,17 +77,21 @@ def orthogonal(matrices: Tensor) -> Tensor:
     divided by the fourth root of the sum of their singular values' fourth powers, the root of the norm of `X X^T`, which the iteration
     needs anyway: that bounds the largest singular value closer than the Frobenius norm does, and saves an iteration.
     """
-    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12)).to(torch.bfloat16)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).to(torch.bfloat16)
     for number, (a, b, c) in enumerate(COEFFICIENTS):
         square = x @ x.mT
         if number == 0:
-            bound = square.float().norm(dim=(1, 2), keepdim=True) + 1e-12
-            x, square = (x * bound**-0.5).to(torch.bfloat16), (square / bound).to(torch.bfloat16)
+            largest = square.diagonal(dim1=1, dim2=2).amax(1)[:, None, None] + TINY
+            square /= largest  # or squares of its numbers would not be seen in float32
+            bound = (square.norm(dim=(1, 2), keepdim=True, dtype=torch.float32) * MARGIN + TINY).to(torch.bfloat16)
+            square /= bound
         step = torch.baddbmm(square, square, square, beta=b, alpha=c)
         step.diagonal(dim1=1, dim2=2).add_(a)  # a x + step x in one product, without a copy of x
+        if number == 0:
+            step *= (bound * largest * MARGIN + TINY).rsqrt()  # of the small square matrices: dividing x itself takes longer
         x = step @ x
-    return x.mT if matrices.shape[1] > matrices.shape[2] else x
+    return x.mT if tall else x
 
 
 def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
@@ -115,3 +122,10 @@ def make_optimizers(
 def _squares(matrix: Tensor) -> tuple[Tensor, ...]:
     rows, columns = matrix.shape
     return matrix.split(columns) if rows > columns and rows % columns == 0 else (matrix,)
+
+
+def _stacked(matrices: list[Tensor]) -> Tensor:
+    """(B, m, n) in bfloat16, rounded while they are stacked."""
+    together = torch.empty(len(matrices), *matrices[0].shape, dtype=torch.bfloat16)
+    torch._foreach_copy_(list(together.unbind()), matrices)
+    return together
