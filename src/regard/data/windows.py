@@ -27,7 +27,7 @@ class Windows:
     >>> store = TokenStore.write("documents", [([5, 6, 7, 8, 9],), ([3, 4],)], ("text",))
     >>> windows = Windows(store, context=2, seed=0)
     >>> windows.lengths(0).tolist(), windows.lengths(1).tolist()
-    ([1, 2, 1, 1], [1, 2, 1, 1])
+    ([1, 2, 1, 1], [2, 2, 0, 1])
     >>> windows.gather(np.array([1]), 0)["text"]
     (array([6, 7, 8], dtype=int32), array([0, 3], dtype=int32))
     """
