@@ -6,12 +6,15 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from regard._errors import ConfigError, DataError
 from regard.cli._options import task_options
 from regard.cli._output import give, give_json, tell
 from regard.cli._shortlist import shortlist_option
+from regard.cli._writing import WritingFlags, asked, stream
 from regard.data.lines import find_file, read_lines
 
 TOGETHER = 256  # texts of a file that are predicted at once
@@ -31,13 +34,14 @@ def predict(
     precision: Literal["fp32", "bf16", "int8"] | None = None,
     shortlist: Path | None = None,
     json: bool = False,
+    writing: Annotated[WritingFlags | None, Parameter(name="*", group="Continuing a text")] = None,
 ) -> None:
     """Use a model: on texts, on a file, or on what comes in.
 
     Args:
         run: A run folder.
-        texts: What to translate, label, ask or classify: texts, or paths of pictures. Default: the lines of --input, or of
-            standard input.
+        texts: What to translate, label, ask, classify or continue: texts, or paths of pictures. Default: the lines of --input,
+            or of standard input.
         input: A file with a text on each line, or one with the columns of the task, such as .jsonl with "source" or "words".
         passage: A text file in which questions are answered.
         beam: Hypotheses kept for each sentence that is written; 1 is greedy search. Default: 5.
@@ -50,6 +54,7 @@ def predict(
             README. Default: the whole vocabulary.
         columns: Roles in the columns of CoNLL.
         json: One JSON object on each line: the input, what was found, and how sure that is.
+        writing: How a text goes on.
     """
     from regard._load import load
 
@@ -63,7 +68,12 @@ def predict(
         "attention": True if attention else None,
     }
     given |= {"no_answer": no_answer, "precision": precision, **shortlist_option(predictor, shortlist)}
-    options = task_options(task.name, task.options, given)
+    writing = writing or WritingFlags()
+    options = task_options(task.name, task.options, given | writing.options())
+    texts = asked(task, writing.prompt, texts, input is not None or passage is not None)
+    if writing.stream:
+        stream(predictor, texts, options, json)
+        return
     show = _printer(task, columns, json)
     records = _inputs(predictor, texts, input, passage)
     together = 1 if _waits(texts, input) else TOGETHER
@@ -85,7 +95,7 @@ def predict(
             ) from problem
 
 
-def _inputs(predictor: Any, texts: tuple[str, ...], file: Path | None, passage: Path | None) -> Iterator[Any]:
+def _inputs(predictor: Any, texts: tuple[Any, ...], file: Path | None, passage: Path | None) -> Iterator[Any]:
     """What is to be predicted, checked one by one."""
     task, longest = predictor.task, predictor.recipe.max_characters
     if passage is not None and (file is not None or not hasattr(task, "with_passage")):
@@ -117,7 +127,7 @@ def _standard_input() -> Iterator[str]:
             ) from error
 
 
-def _waits(texts: tuple[str, ...], file: Path | None) -> bool:
+def _waits(texts: tuple[Any, ...], file: Path | None) -> bool:
     """Whether a person types, and wants each answer at once."""
     return not texts and file is None and sys.stdin.isatty()
 

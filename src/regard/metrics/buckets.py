@@ -25,6 +25,7 @@ class Group:
         unit: what the numbers count, for people.
         value: from an example to its number, or to one number for each row that the example adds to the scores.
         edges: ascending; each begins a bucket. Without them buckets have equal counts.
+        measure: from all predictions to the scores that are cut; by default those of the task.
 
     >>> Group("words", lambda text: len(text.split())).value("A dog runs.")
     3
@@ -33,6 +34,7 @@ class Group:
     unit: str
     value: Callable[[Any], float | Sequence[float]]
     edges: tuple[float, ...] = ()
+    measure: Callable[[Sequence[Any]], Sequence[Any]] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ HELD_OUT = 500  # records, or a twentieth of the data where that is less
 TOKENS, TEXTS, DEV, BEGUN = "tokens", "texts", "dev.jsonl", "begun"  # in the folder of the state
 OURS = (
     *(checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, checkpoints.STATE, fine_tuning.ENCODER),
-    *("tokenizer.json", "labels.json", "reading.json", "classes.json", "words.json"),
+    *("tokenizer.json", "labels.json", "reading.json", "classes.json", "words.json", "units.json"),
 )
 TABLES = ("run", "data", "recipe", "end")
 
