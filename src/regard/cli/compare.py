@@ -48,7 +48,8 @@ def compare(
         beam: Hypotheses that a run keeps for each sentence; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
         lowercase: Compare without case, as sacrebleu -lc; always so for runs of lower case, but not for their files.
-        language: Language of the references, such as de or zh. Default: looked up in the text.
+        language: Language of the references, such as de or zh; of captions also the one to write in. Default: looked up in
+            the text, of captions the first of the run.
         precision: Of a run's weights while writing. Default: fp32.
         json: One JSON object.
     """
@@ -65,6 +66,8 @@ def compare(
     records = list(task.read(data or _sample_test(runs), longest))
     cutting = Cutting(task, by, records)
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
+    if "language" in task.options:
+        given["language"] = language
     options = task_options(task.name, task.options, given)
     wanted = {"lowercase": lowercase or None, "language": language}
     scoring = task_options(task.name, task.score_options, wanted)

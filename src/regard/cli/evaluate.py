@@ -42,14 +42,15 @@ def evaluate(
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
         no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
         lowercase: Compare without case, as sacrebleu -lc; always so for a model of lower case.
-        language: Language of the references, such as de or zh. Default: looked up in the text.
+        language: Language of the references, such as de or zh; of captions also the one to write in. Default: looked up in
+            the text, of captions the first of the run.
         precision: Of the weights while writing. bf16 and int8 are faster; what they lose against fp32 is measured too.
             Default: fp32.
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
             README. Default: the whole vocabulary.
         each: The score of every role by itself, too.
         by: Score parts of the examples too: by length; translations by frequency too, which is how often training saw the
-            rarest word, and roles by distance, from a predicate to its farthest argument.
+            rarest word, and roles by distance, from a predicate to its farthest argument, and captions by kind, a field of the records.
         predictions: Write what was predicted to this file, FILE.jsonl, for regard compare.
         json: One JSON object.
     """
@@ -62,6 +63,8 @@ def evaluate(
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
     given |= {"no_answer": no_answer}
     given |= shortlist_option(predictor, shortlist)
+    if "language" in task.options:
+        given["language"] = language
     options = task_options(task.name, task.options, given)
     wanted = {"lowercase": lowercase or None, "language": language, "each": each or None}
     scoring = task_options(task.name, task.score_options, wanted)

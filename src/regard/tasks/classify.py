@@ -65,6 +65,11 @@ class Classify:
         """What is long stands last: batches are sorted by it."""
         return ("labels", "size", "patches") if self.reader.input == IMAGE else ("labels", "text")
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether pictures are classified."""
+        return self.reader.input == IMAGE
+
     def configure(self, recipe: Recipe) -> None:
         """Take the names of the fields."""
         self.reader = LabelReader(recipe.text, recipe.label)

@@ -115,6 +115,8 @@ class Recipe:
     """How much pictures are shifted, turned and scaled in training; 1 is a little, 0 not at all."""
     flip: bool = False
     """Pictures are mirrored in training, where left and right do not matter."""
+    languages: str | None = None
+    """Languages of captions, such as en,de: those of de stand in captions_de, those of en in captions. Default: one, in captions."""
     precision: str = "auto"
     """"fp32", "bf16" (matrix products in bfloat16, weights in float32), or "auto": bf16 where the machine computes it fast."""
     threads: int | None = None

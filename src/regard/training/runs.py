@@ -28,7 +28,7 @@ HELD_OUT = 500  # records, or a twentieth of the data where that is less
 TOKENS, DEV, BEGUN = "tokens", "dev.jsonl", "begun"  # in the folder of the state
 OURS = (
     *(checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, checkpoints.STATE),
-    *("tokenizer.json", "labels.json", "reading.json", "classes.json", "words.json"),
+    *("tokenizer.json", "labels.json", "reading.json", "classes.json", "captions.json", "words.json"),
 )
 TABLES = ("run", "data", "recipe", "end")
 
