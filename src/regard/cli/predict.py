@@ -67,7 +67,12 @@ def predict(
         "penalty": length_penalty,
         "attention": True if attention else None,
     }
-    given |= {"no_answer": no_answer, "language": language, "precision": precision, **shortlist_option(predictor, shortlist)}
+    given |= {
+        "no_answer": no_answer,
+        "language": language,
+        "precision": precision,
+        **shortlist_option(predictor, shortlist),
+    }
     options = task_options(task.name, task.options, given)
     show = _printer(task, columns, json)
     records = _inputs(predictor, texts, input, passage)

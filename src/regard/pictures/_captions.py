@@ -57,6 +57,8 @@ class CaptionPicture:
             )
         self.words, self.pixels = tuple(words), np.asarray(pixels)
         self.title = " ".join(words) if title is None else title
+        grid = tuple(-(-side // patch) for side in self.pixels.shape[:2])
+        self.plain = PatchPicture(np.full(grid, 1 / max(1, grid[0] * grid[1])), pixels, patch)
         self.views = [
             PatchPicture(one, pixels, patch, title=word) for one, word in zip(values, words, strict=True)
         ]
@@ -124,4 +126,4 @@ class CaptionPicture:
     def _drawings(self, head: int | None) -> list[tuple[str, str]]:
         """The picture, and the picture for each word, as SVG, each with what stands below it."""
         drawn = [(view.drawing(head, shown=SHOWN), view.title) for view in self.views]
-        return [(self.views[0].drawing(shaded=False, shown=SHOWN), "the picture"), *drawn] if drawn else []
+        return [(self.plain.drawing(shaded=False, shown=SHOWN), "the picture"), *drawn]

@@ -60,9 +60,7 @@ def read_attention(
     )
 
 
-def written_words(
-    tokenizer: Tokenizer, target: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def written_words(tokenizer: Tokenizer, target: Sequence[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """For each piece of a target, and for its end, the number of its word; and the words, without the end."""
     written, spans = _written(tokenizer, target)
     numbers = word_numbers(written, spans)

@@ -8,13 +8,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from regard._errors import ConfigError
+from regard._packed import Packed
 from regard.data.checks import Record
 from regard.data.lines import data_error, shorten
-from regard.data.pictures import Picture
+from regard.data.packing import pack_streams
+from regard.data.tokenizer import Tokenizer
+from regard.data.words import merge_pieces_to_words
+from regard.nn.captioner import Captioner
+from regard.nn.patches import CHANNELS
+from regard.nn.watch import watch
 from regard.pictures import CaptionPicture
+from regard.tasks._attention import written_words
+
+STREAMS = ("lengths", "captions", "size", "patches")
+Source = tuple[Sequence[int], NDArray[np.uint8]]
+"""Of one picture: (rows, columns), and its patches (rows * columns, bytes)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,9 @@ class Caption:
         """The picture, and its patches shaded for every word that was written; for a caption with attention."""
         seen = self.attention
         if seen is None:
-            raise ConfigError("this caption was made without looking. Expected: attention=True when it is made.")
+            raise ConfigError(
+                "this caption was made without looking. Expected: attention=True when it is made."
+            )
         return CaptionPicture(seen.weights, seen.words, seen.pixels, seen.patch, title=self.text)
 
 
@@ -73,11 +88,6 @@ def restored_caption(entry: Record, record: Record) -> Caption:
     return Caption(image, text, number, language if isinstance(language, str) else None)
 
 
-def picture_title(given: Picture) -> str:
-    """The name of a picture without its folder."""
-    return given.name.rpartition("/")[2]
-
-
 def joined_streams(captions: Sequence[tuple[int, Sequence[int]]], end: int) -> tuple[list[int], list[int]]:
     """The lengths of captions, and all of them one after the other, each with the token that begins it and with `end`.
 
@@ -86,3 +96,51 @@ def joined_streams(captions: Sequence[tuple[int, Sequence[int]]], end: int) -> t
     """
     whole = [[begin, *ids, end] for begin, ids in captions]
     return [len(ids) for ids in whole], [token for ids in whole for token in ids]
+
+
+def teacher_forced(batch: dict[str, Packed]) -> tuple[Packed, Tensor, Tensor]:
+    """Of all captions of a batch what the decoder reads, what it is to write, and (M,) the picture that each is of."""
+    lengths = batch["lengths"].values.numpy()
+    tokens = batch["captions"].values
+    ends = np.cumsum(lengths)
+    is_last, is_first = np.zeros(len(tokens), bool), np.zeros(len(tokens), bool)
+    is_last[ends - 1], is_first[ends - lengths] = True, True
+    offsets = np.concatenate([[0], np.cumsum(lengths - 1)])
+    pictures = np.repeat(np.arange(len(batch["lengths"])), batch["lengths"].lengths)
+    read = Packed(tokens[torch.from_numpy(~is_last)], offsets)
+    return read, tokens[torch.from_numpy(~is_first)], torch.from_numpy(pictures)
+
+
+def encoded(model: Captioner, sources: Sequence[Source]) -> Packed:
+    """The encodings of some pictures, each given as (rows, columns) and its patches."""
+    batch = pack_streams(list(sources), ("size", "patches"))
+    return model.encode(batch["patches"], sizes_of(batch))
+
+
+def sizes_of(batch: dict[str, Packed]) -> NDArray[np.int64]:
+    """(N, 2), rows and columns of the pictures of a batch."""
+    sizes: NDArray[np.int64] = batch["size"].values.view(-1, 2).numpy()
+    return sizes
+
+
+def look(
+    model: Captioner,
+    tokenizer: Tokenizer,
+    pixels: NDArray[np.uint8],
+    source: Source,
+    begin: int,
+    pieces: Sequence[int],
+) -> SeenWords:
+    """Where the decoder looked: one pass over the finished caption, with the kernel that always runs."""
+    lengths, tokens = joined_streams([(begin, pieces)], tokenizer.eos)
+    batch = pack_streams([(lengths, tokens, *source)], STREAMS)
+    read, _, pictures = teacher_forced(batch)
+    with watch(model.decoder) as seen:
+        model(batch["patches"], sizes_of(batch), read, pictures)
+    weights_HTS = torch.stack(seen).mean(dim=0).transpose(0, 1).float().numpy()
+    numbers, words = written_words(tokenizer, pieces)
+    merged = merge_pieces_to_words(weights_HTS[:, :-1], numbers[:-1], "queries")  # without the end
+    size, patches = source
+    patch = round((patches.shape[1] // CHANNELS) ** 0.5)
+    shaped = merged.swapaxes(0, 1).reshape(len(words), merged.shape[0], *size)
+    return SeenWords(shaped, words, pixels, patch)

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,12 +22,10 @@ from regard._packed import Packed
 from regard.data.captions import IMAGE, CaptionReader
 from regard.data.checks import Record
 from regard.data.lines import data_error, shorten
-from regard.data.packing import pack_streams
 from regard.data.patches import cut_patches
 from regard.data.pictures import Picture, load_picture, picture_size
 from regard.data.records import Source
 from regard.data.tokenizer import Tokenizer
-from regard.data.words import merge_pieces_to_words
 from regard.decoding import Hypothesis, search
 from regard.decoding.engine import EngineWriter, Precision, check_precision
 from regard.decoding.sources import PlainSourceWriter, SourceEngine, can_write
@@ -41,9 +38,16 @@ from regard.metrics.words import characters
 from regard.nn.captioner import Captioner
 from regard.nn.loss import vocabulary_loss
 from regard.nn.patches import PatchEncoder
-from regard.nn.watch import watch
-from regard.tasks._attention import written_words
-from regard.tasks._caption import Caption, SeenWords, joined_streams, restored_caption
+from regard.tasks._caption import (
+    STREAMS,
+    Caption,
+    encoded,
+    joined_streams,
+    look,
+    restored_caption,
+    sizes_of,
+    teacher_forced,
+)
 from regard.training.recipe import Recipe
 
 LEARNED = "captions.json"
@@ -57,7 +61,7 @@ class CaptionPictures:
     """The task, as `regard.training` knows it."""
 
     name = "caption"
-    streams = ("lengths", "captions", "size", "patches")
+    streams = STREAMS
     options = ("beam", "penalty", "attention", "precision", "language")
     score_options = ("language",)
     reads_pictures = True
@@ -155,7 +159,7 @@ class CaptionPictures:
     def loss(self, model: Captioner, batch: dict[str, Packed], smoothing: float) -> Tensor:
         """Cross-entropy of all captions, summed over their pieces and ends."""
         read, written, pictures = teacher_forced(batch)
-        states = model(batch["patches"], _sizes(batch), read, pictures)
+        states = model(batch["patches"], sizes_of(batch), read, pictures)
         return vocabulary_loss(states, model.embedding.weight, written, smoothing)
 
     def counted(self, batch: dict[str, Packed]) -> int:
@@ -220,7 +224,9 @@ class CaptionPictures:
         for number, given in enumerate(inputs):
             pieces, score = self._words(best[number].tokens), best[number].score(1.0)
             caption = Caption(given.name, self.tokenizer.decode(pieces), score, chosen, pieces)
-            seen = self._attention(model, given, sources[number], bos, pieces) if attention else None
+            seen = (
+                look(model, self.tokenizer, given.pixels, sources[number], bos, pieces) if attention else None
+            )
             written.append(replace(caption, attention=seen))
         return written
 
@@ -320,54 +326,13 @@ class CaptionPictures:
             names = [self._language(language)] * len(records)
         else:
             names = [language or one.language for one in predictions]
-        references = [
-            self.reader.required(record, name) for record, name in zip(records, names, strict=True)
-        ]
+        references = [self.reader.required(record, name) for record, name in zip(records, names, strict=True)]
         return [one.text for one in predictions], references
 
     def _as_learned(self, texts: Sequence[str]) -> list[str]:
         return (
             [self.tokenizer.normalize(text) for text in texts] if hasattr(self, "tokenizer") else list(texts)
         )
-
-    def _attention(
-        self, model: Captioner, given: Picture, source: tuple[Any, Any], bos: int, pieces: Sequence[int]
-    ) -> SeenWords:
-        """Where the decoder looked: one pass over the finished caption, with the kernel that always runs."""
-        _, tokens = joined_streams([(bos, pieces)], self.tokenizer.eos)
-        batch = pack_streams([([len(tokens)], tokens, *source)], self.streams)
-        read, _, pictures = teacher_forced(batch)
-        with watch(model.decoder) as seen:
-            model(batch["patches"], _sizes(batch), read, pictures)
-        weights_HTS = torch.stack(seen).mean(dim=0).transpose(0, 1).float().numpy()
-        numbers, words = written_words(self.tokenizer, pieces)
-        merged = merge_pieces_to_words(weights_HTS[:, :-1], numbers[:-1], "queries")  # without the end
-        shaped = merged.swapaxes(0, 1).reshape(len(words), merged.shape[0], *source[0])
-        return SeenWords(shaped, words, given.pixels, self.patch)
-
-
-def teacher_forced(batch: dict[str, Packed]) -> tuple[Packed, Tensor, Tensor]:
-    """Of all captions of a batch what the decoder reads, what it is to write, and (M,) the picture that each is of."""
-    lengths = batch["lengths"].values.numpy()
-    tokens = batch["captions"].values
-    ends = np.cumsum(lengths)
-    is_last, is_first = np.zeros(len(tokens), bool), np.zeros(len(tokens), bool)
-    is_last[ends - 1], is_first[ends - lengths] = True, True
-    offsets = np.concatenate([[0], np.cumsum(lengths - 1)])
-    pictures = np.repeat(np.arange(len(batch["lengths"])), batch["lengths"].lengths)
-    read = Packed(tokens[torch.from_numpy(~is_last)], offsets)
-    return read, tokens[torch.from_numpy(~is_first)], torch.from_numpy(pictures)
-
-
-def encoded(model: Captioner, sources: Sequence[tuple[Any, Any]]) -> Packed:
-    """The encodings of some pictures, each given as (rows, columns) and its patches."""
-    batch = pack_streams(list(sources), ("size", "patches"))
-    return model.encode(batch["patches"], _sizes(batch))
-
-
-def _sizes(batch: dict[str, Packed]) -> np.ndarray:
-    sizes: np.ndarray = batch["size"].values.view(-1, 2).numpy()
-    return sizes
 
 
 def _languages(given: str | None) -> tuple[str, ...]:
