@@ -72,7 +72,10 @@ class Captioner(nn.Module):
         Raises:
             ShapeError: patches and sizes do not belong together.
         """
-        encoded = self.encode(patches, sizes)
+        return self.read(self.encode(patches, sizes), captions, key_sequence)
+
+    def read(self, encoded: Packed, captions: Packed, key_sequence: Tensor) -> Tensor:
+        """As `forward`, of pictures that are encoded already."""
         states: Packed = self.decoder(self._embedded(captions), encoded, key_sequence=key_sequence)
         return states.values
 

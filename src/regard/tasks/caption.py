@@ -48,6 +48,7 @@ from regard.tasks._caption import (
     sizes_of,
     teacher_forced,
 )
+from regard.tasks._rewards import reward_loss
 from regard.training.recipe import Recipe
 
 LEARNED = "captions.json"
@@ -161,6 +162,10 @@ class CaptionPictures:
         read, written, pictures = teacher_forced(batch)
         states = model(batch["patches"], sizes_of(batch), read, pictures)
         return vocabulary_loss(states, model.embedding.weight, written, smoothing)
+
+    def finish_loss(self, model: Captioner, batch: dict[str, Packed]) -> Tensor:
+        """For the last part of a run: how much worse than their fellows' is the CIDEr-D of captions that the model draws."""
+        return reward_loss(model, batch, self.tokenizer.eos, self.longest)
 
     def counted(self, batch: dict[str, Packed]) -> int:
         """The pieces of all captions, each with its end."""

@@ -140,7 +140,7 @@ class Trainer:
         loss = 0.0
         for part in parts:
             with autocast(self.recipe.precision):
-                summed = self.task.loss(self.model, part, self.recipe.label_smoothing)
+                summed = self._loss(part, progress)
             summed.backward()
             loss += float(summed.detach())
         workers.sum_gradients(self.model.parameters())
@@ -161,6 +161,14 @@ class Trainer:
             progress=self.progress(),
             epoch=self.batches.epoch,
         )
+
+    def _loss(self, batch: dict[str, Packed], progress: float) -> Tensor:
+        """Of a task that finishes on its score the other loss, in the last part of the run."""
+        if progress < 1 - self.recipe.cider_finish:
+            return self.task.loss(self.model, batch, self.recipe.label_smoothing)
+        finish: Any = self.task
+        loss: Tensor = finish.finish_loss(self.model, batch)
+        return loss
 
     def _step(self, share: float) -> None:
         peaks = (self.recipe.matrix_learning_rate, self.recipe.learning_rate)

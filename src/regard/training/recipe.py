@@ -38,7 +38,7 @@ ABOVE_ZERO = (
     "stride",
     "side",
 )
-SHARES = ("dropout", "label_smoothing", "warmup", "average")
+SHARES = ("dropout", "label_smoothing", "warmup", "average", "cider_finish")
 PATCHES = (2, 4, 8)
 PRECISIONS = ("auto", "fp32", "bf16")
 KINDS = ("attention", "recurrent")
@@ -117,6 +117,8 @@ class Recipe:
     """Pictures are mirrored in training, where left and right do not matter."""
     languages: str | None = None
     """Languages of captions, such as en,de: those of de stand in captions_de, those of en in captions. Default: one, in captions."""
+    cider_finish: float = 0.0
+    """Share of the run, its last part, in which a captioner is trained on CIDEr-D itself; 0.1 is usual."""
     precision: str = "auto"
     """"fp32", "bf16" (matrix products in bfloat16, weights in float32), or "auto": bf16 where the machine computes it fast."""
     threads: int | None = None

@@ -71,6 +71,11 @@ def begin(
 
 def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Prepared:
     """Read all data once, checking every record, and fill the recipe from its size."""
+    if recipe.cider_finish and not hasattr(task, "finish_loss"):
+        raise ConfigError(
+            f"the task {task.name!r} is not scored by CIDEr-D. Expected: 'caption'. Received: cider_finish = "
+            f"{recipe.cider_finish}. To mend it: leave --cider-finish out."
+        )
     task.configure(recipe)
     examples = characters = 0
     for record in _records(task, recipe, train):
