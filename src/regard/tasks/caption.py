@@ -153,6 +153,7 @@ class CaptionPictures:
             dropout=dropout,
             warp=recipe.warp or 0.0,
             flip=recipe.flip,
+            tint=recipe.tint,
         )
         vocabulary = len(self.tokenizer) + len(self.languages)
         return Captioner(encoder, vocabulary, heads, hidden, recipe.decoder_layers or 2, dropout=dropout)

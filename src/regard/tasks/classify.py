@@ -142,7 +142,7 @@ class Classify:
                     f"Received: {recipe.encoder}. To mend it: leave --encoder out."
                 )
             sizes = (recipe.dim or 128, recipe.heads or 4, recipe.hidden or 256, recipe.encoder_layers or 4)
-            moves: dict[str, Any] = {"warp": recipe.warp or 0.0, "flip": recipe.flip}
+            moves: dict[str, Any] = {"warp": recipe.warp or 0.0, "flip": recipe.flip, "tint": recipe.tint}
             encoder = PatchEncoder(self.patch, *sizes, dropout=dropout, **moves)
         return Classifier(encoder, recipe.heads or 4, len(self.labels), dropout)
 

@@ -115,6 +115,8 @@ class Recipe:
     """How much pictures are shifted, turned and scaled in training; 1 is a little, 0 not at all."""
     flip: bool = False
     """Pictures are mirrored in training, where left and right do not matter."""
+    tint: float = 0.0
+    """How much light, contrast and colours of pictures are varied in training; 1 is a little, 0 not at all."""
     languages: str | None = None
     """Languages of captions, such as en,de: those of de stand in captions_de, those of en in captions. Default: one, in captions."""
     cider_finish: float = 0.0
@@ -144,6 +146,7 @@ class Recipe:
         _check(self, "weight_decay", lambda value: value >= 0, "0 or more")
         _check(self, "unspaced", lambda value: value in CUTS, ", ".join(CUTS))
         _check(self, "warp", lambda value: 0 <= value <= 5, "a number from 0 to 5")
+        _check(self, "tint", lambda value: 0 <= value <= 5, "a number from 0 to 5")
         _check(self, "patch", lambda value: value in PATCHES, "2, 4 or 8")
         _check(self, "precision", lambda value: value in PRECISIONS, "auto, fp32 or bf16")
         for name in ("encoder", "decoder"):
