@@ -48,7 +48,8 @@ def evaluate(
         stride: Of texts that are only read, tokens from one window to the next; fewer than the context give every token more to
             see, and take longer. Default: the context, so that windows do not overlap.
         lowercase: Compare without case, as sacrebleu -lc; always so for a model of lower case.
-        language: Language of the references, such as de or zh. Default: looked up in the text.
+        language: Language of the references, such as de or zh; of captions also the one to write in. Default: looked up in
+            the text, of captions the first of the run.
         precision: Of the weights while writing. bf16 and int8 are faster; what they lose against fp32 is measured too.
             Default: fp32.
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
@@ -57,8 +58,8 @@ def evaluate(
         label: Name of the field of labels. Default: as in training.
         each: The score of every role by itself, too.
         by: Score parts of the examples too: by length; translations by frequency too, which is how often training saw the
-            rarest word, and roles by the frequency of the predicate, and by distance, to its farthest argument, and texts by
-            position in the window.
+            rarest word, and roles by the frequency of the predicate, and by distance, to its farthest argument, texts by
+            position in the window, and captions by kind, a field of the records.
         predictions: Write what was predicted to this file, FILE.jsonl, for regard compare.
         json: One JSON object.
     """
@@ -71,6 +72,8 @@ def evaluate(
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
     given |= {"no_answer": no_answer, "stride": stride}
     given |= shortlist_option(predictor, shortlist)
+    if "language" in task.options:
+        given["language"] = language
     options = task_options(task.name, task.options, given)
     wanted = {"lowercase": lowercase or None, "language": language, "each": each or None}
     scoring = task_options(task.name, task.score_options, wanted)

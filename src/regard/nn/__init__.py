@@ -20,6 +20,7 @@ from regard.nn.cache import KeyValueCache as KeyValueCache
 from regard.nn.cache import LayerCache as LayerCache
 from regard.nn.cache import PrefixCache as PrefixCache
 from regard.nn.cache import StateCache as StateCache
+from regard.nn.captioner import Captioner as Captioner
 from regard.nn.consistency import (
     consistent as consistent,
 )

@@ -12,6 +12,7 @@ FOLDERS = {
     "roles": "propbank_ewt",
     "answer": "squad_en",
     "classify": "tatoeba_languages",
+    "caption": "noto_emoji",
     "generate": "shakespeare",
 }
 SPLITS = ("train", "dev", "test")

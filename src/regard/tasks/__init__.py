@@ -12,6 +12,7 @@ TASKS = {
     "roles": "Roles",
     "answer": "AnswerQuestions",
     "classify": "Classify",
+    "caption": "CaptionPictures",
     "generate": "Generate",
 }
 

@@ -152,7 +152,7 @@ class Trainer:
         loss = 0.0
         for part in parts:
             with autocast(self.recipe.precision):
-                summed = phase.loss(part)
+                summed = phase.loss(part, progress)
             summed.backward()
             loss += float(summed.detach())
         workers.sum_gradients(parameter for parameter in phase.parameters() if parameter.requires_grad)

@@ -33,8 +33,8 @@ class Phase(Protocol):
     def batch(self, indices: np.ndarray, step: int) -> Any:
         """The examples at `indices`, for update number `step`."""
 
-    def loss(self, batch: Any) -> Tensor:
-        """The loss of a batch, summed over what `counted` counts."""
+    def loss(self, batch: Any, progress: float) -> Tensor:
+        """The loss of a batch, summed over what `counted` counts, where the run has come so far."""
 
     def counted(self, batch: Any) -> int:
         """How many decisions a batch asks for."""
@@ -63,7 +63,11 @@ class Learning:
             gathered = self.windows.gather(indices, self.batches.drawn)
         return {name: packed(stream) for name, stream in gathered.items()}
 
-    def loss(self, batch: dict[str, Packed]) -> Tensor:
+    def loss(self, batch: dict[str, Packed], progress: float) -> Tensor:
+        if self.recipe.cider_finish and progress >= 1 - self.recipe.cider_finish:
+            finish: Any = self.task
+            loss: Tensor = finish.finish_loss(self.model, batch)
+            return loss
         if not self.recipe.r_drop:
             return self.task.loss(self.model, batch, self.recipe.label_smoothing or 0.0)
         with consistent(self.recipe.r_drop):

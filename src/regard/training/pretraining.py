@@ -67,7 +67,7 @@ class Pretraining:
         values[places] = self.unknown
         return Masked(texts.with_values(values), places, texts.values[places])
 
-    def loss(self, batch: Masked) -> Tensor:
+    def loss(self, batch: Masked, progress: float) -> Tensor:
         states = self.encode(batch.tokens).values[batch.places]
         return vocabulary_loss(states, self.embedding.weight, batch.targets)
 

@@ -42,7 +42,7 @@ ABOVE_ZERO = (
     "side",
     "context",
 )
-SHARES = ("dropout", "label_smoothing", "warmup", "average", "bpe_dropout", "pretrain")
+SHARES = ("dropout", "label_smoothing", "warmup", "average", "bpe_dropout", "pretrain", "cider_finish")
 PATCHES = (2, 4, 8)
 # What `init` leaves no room for.
 FROM_NOTHING = ("vocabulary", "dim", "encoder_layers", "bpe_dropout", "pretrain", "unspaced", "lowercase")
@@ -141,6 +141,12 @@ class Recipe:
     """How much pictures are shifted, turned and scaled in training; 1 is a little, 0 not at all."""
     flip: bool = False
     """Pictures are mirrored in training, where left and right do not matter."""
+    tint: float = 0.0
+    """How much light, contrast and colours of pictures are varied in training; 1 is a little, 0 not at all."""
+    languages: str | None = None
+    """Languages of captions, such as en,de: those of de stand in captions_de, those of en in captions. Default: one, in captions."""
+    cider_finish: float = 0.0
+    """Share of the run, its last part, in which a captioner is trained on CIDEr-D itself; 0.1 is usual."""
     precision: str = "auto"
     """"fp32", "bf16" (matrix products in bfloat16, weights in float32), or "auto": bf16 where the machine computes it fast."""
     threads: int | None = None
@@ -176,6 +182,7 @@ class Recipe:
         _check(self, "units", lambda value: value in UNITS, ", ".join(UNITS))
         _check(self, "documents", lambda value: value in DOCUMENTS, " or ".join(DOCUMENTS))
         _check(self, "warp", lambda value: 0 <= value <= 5, "a number from 0 to 5")
+        _check(self, "tint", lambda value: 0 <= value <= 5, "a number from 0 to 5")
         _check(self, "patch", lambda value: value in PATCHES, "2, 4 or 8")
         _check(self, "precision", lambda value: value in PRECISIONS, "auto, fp32 or bf16")
         for name in ("encoder", "decoder"):
