@@ -19,6 +19,7 @@ from regard.nn.blocks import (
 from regard.nn.cache import KeyValueCache as KeyValueCache
 from regard.nn.cache import LayerCache as LayerCache
 from regard.nn.cache import StateCache as StateCache
+from regard.nn.copying import CopyingEncoderDecoder as CopyingEncoderDecoder
 from regard.nn.encoder import TextEncoder as TextEncoder
 from regard.nn.feedforward import Dropout as Dropout
 from regard.nn.feedforward import FeedForward as FeedForward
