@@ -65,7 +65,7 @@ def compare(
     records = list(task.read(data or _sample_test(runs), longest))
     cutting = Cutting(task, by, records)
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
-    options = task_options(task.name, task.options, given)
+    options = task_options(task.name, task.options, given, getattr(task, "defaults", None))
     wanted = {"lowercase": lowercase or None, "language": language}
     scoring = task_options(task.name, task.score_options, wanted)
     results = [_predicted(system, task, records, options, scoring) for system in systems]

@@ -23,6 +23,7 @@ def evaluate(
     beam: int | None = None,
     length_penalty: float | None = None,
     no_answer: float | None = None,
+    repeats: bool = False,
     lowercase: bool = False,
     language: str | None = None,
     each: bool = False,
@@ -39,7 +40,9 @@ def evaluate(
         data: The examples, in a form that the model was trained on, such as .jsonl.gz. Default: the test part of the
             sample, for a model that was trained on it.
         beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
-        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
+        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1; of summaries what was
+            best on the dev data.
+        repeats: Let a summary say the same three pieces twice.
         no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
         lowercase: Compare without case, as sacrebleu -lc; always so for a model of lower case.
         language: Language of the references, such as de or zh. Default: looked up in the text.
@@ -60,9 +63,9 @@ def evaluate(
     predictor = load(run)
     task = predictor.task
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
-    given |= {"no_answer": no_answer}
+    given |= {"repeats": repeats or None, "no_answer": no_answer}
     given |= shortlist_option(predictor, shortlist)
-    options = task_options(task.name, task.options, given)
+    options = task_options(task.name, task.options, given, getattr(task, "defaults", None))
     wanted = {"lowercase": lowercase or None, "language": language, "each": each or None}
     scoring = task_options(task.name, task.score_options, wanted)
     records = list(task.read(data or sample_test(predictor), predictor.recipe.max_characters))
@@ -94,7 +97,9 @@ def evaluate(
     for score in scores:
         change = "" if is_exact else f"   {-lost[score.name]:+.2f} against fp32"
         give(f"{score.name:<{width}} {score.value:5.1f}   {score.signature}{change}".rstrip())
-    how = f", beam {options['beam']}, {options['precision']}" if "beam" in options else ""
+    how = "".join(
+        f", {name}{options[option]}" for option, name in (("beam", "beam "), ("precision", "")) if option in options
+    )
     give(f"{len(records):,} examples in {seconds:.1f} s{how}")
     if cutting is not None:
         give(cutting.as_text(_table(cutting, scores), "{:.1f}".format, 8))

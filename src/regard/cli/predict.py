@@ -26,6 +26,7 @@ def predict(
     beam: int | None = None,
     length_penalty: float | None = None,
     no_answer: float | None = None,
+    repeats: bool = False,
     attention: Path | None = None,
     columns: bool = False,
     precision: Literal["fp32", "bf16", "int8"] | None = None,
@@ -41,7 +42,9 @@ def predict(
         input: A file with a text on each line, or one with the columns of the task, such as .jsonl with "source" or "words".
         passage: A text file in which questions are answered.
         beam: Hypotheses kept for each sentence that is written; 1 is greedy search. Default: 5.
-        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
+        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1; of summaries what was
+            best on the dev data.
+        repeats: Let a summary say the same three pieces twice.
         no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
         precision: Of the weights while writing; bf16 and int8 are faster and lose a little. Default: fp32.
@@ -61,8 +64,8 @@ def predict(
         "penalty": length_penalty,
         "attention": True if attention else None,
     }
-    given |= {"no_answer": no_answer, "precision": precision, **shortlist_option(predictor, shortlist)}
-    options = task_options(task.name, task.options, given)
+    given |= {"repeats": repeats or None, "no_answer": no_answer, "precision": precision, **shortlist_option(predictor, shortlist)}
+    options = task_options(task.name, task.options, given, getattr(task, "defaults", None))
     show = _printer(task, columns, json)
     records = _inputs(predictor, texts, input, passage)
     together = 1 if _waits(texts, input) else TOGETHER

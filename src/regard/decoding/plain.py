@@ -40,7 +40,8 @@ class PlainWriter:
         chosen = [self.sources[number] for number in sources]
         offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in chosen])])
         ids = np.concatenate([np.asarray(ids, np.int64) for ids in chosen])
-        self.encoded = self.model.encode(Packed(torch.from_numpy(ids).to(self.device), offsets))
+        self.read = Packed(torch.from_numpy(ids).to(self.device), offsets)
+        self.encoded = self.model.encode(self.read)
         self.numbers, self.caches = sources, self.model.decoder.caches()
 
     @torch.no_grad()

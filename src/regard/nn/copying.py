@@ -70,7 +70,7 @@ class CopyingEncoderDecoder(EncoderDecoder):
         return (states.to(self.gate.dtype) * self.gate).sum(-1) + self.gate_bias
 
     def copy_weights(self, states: Tensor, keys: Packed, read: Tensor) -> Tensor:
-        """Weights (M, S) over the places of its source for each of M states (M, dim), padded with zeros to the longest source.
+        """Weights (M, S) over the places of its source for each of M states (M, dim), padded with zeros to the longest one that is read.
 
         Arguments: `keys` holds `copy_key` of N sources, (total source, dim of the head); state m reads source `read[m]`.
         """
@@ -89,6 +89,16 @@ class CopyingEncoderDecoder(EncoderDecoder):
         share = torch.sigmoid(self.gate_logits(states).float()).unsqueeze(-1)
         p = share * torch.softmax(self.scores(states).float(), -1)
         return p.scatter_add_(-1, tokens, (1 - share) * weights.to(p.dtype)).log()
+
+    def copied_shares(self, states: Tensor, weights: Tensor, source: Tensor, written: Tensor) -> Tensor:
+        """(T,): how probable it is that the tokens `written` (T,) were copied and not taken from the vocabulary.
+
+        Arguments: states (T, dim) of one target, copy weights (T, S), token ids `source` (S,) and `written` (T,).
+        """
+        tokens = source.expand(len(states), -1)
+        log_p = self.log_mixture(states, weights, tokens).gather(-1, written.unsqueeze(-1)).squeeze(-1)
+        copied = (weights * (tokens == written.unsqueeze(-1))).sum(-1)
+        return copied * torch.sigmoid(-self.gate_logits(states)) / log_p.exp()
 
     def _written(self, states: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
         """log softmax(vocabulary) of the tokens that follow, and its mean over the vocabulary."""
