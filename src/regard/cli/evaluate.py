@@ -42,7 +42,7 @@ def evaluate(
         beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1; of summaries what was
             best on the dev data.
-        repeats: Let a summary say the same three pieces twice.
+        repeats: Let a summary say the same three words twice.
         no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
         lowercase: Compare without case, as sacrebleu -lc; always so for a model of lower case.
         language: Language of the references, such as de or zh. Default: looked up in the text.

@@ -44,7 +44,7 @@ def predict(
         beam: Hypotheses kept for each sentence that is written; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1; of summaries what was
             best on the dev data.
-        repeats: Let a summary say the same three pieces twice.
+        repeats: Let a summary say the same three words twice.
         no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
         precision: Of the weights while writing; bf16 and int8 are faster and lose a little. Default: fp32.

@@ -1,4 +1,4 @@
-"""Texts that never say the same few tokens twice, whatever model writes them."""
+"""Texts that never say the same few words twice, whatever model writes them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from numpy.typing import NDArray
 from regard.decoding.beam import Candidates, Stepper
 
 Array = NDArray[Any]
+BASE = np.uint64(0x9E3779B97F4A7C15)  # of the polynomials that stand for words
 
 
 class NoRepeats:
-    """A `Stepper` around another one that never completes a row of `order` tokens which its hypothesis has already.
+    """A `Stepper` around another one that never says a row of `order` words which its hypothesis has already.
 
-    What would repeat gets the probability 0; the others keep theirs. The end of a text is never held back.
+    A word is a token that begins one, and those behind it that do not. After `order - 1` words that stood there before, the
+    token with which the word behind them began gets the probability 0; the others keep theirs. An end is never held back.
 
     Arguments:
         stepper: the model, in the middle of writing.
-        order: how many tokens in a row may not come twice; 3 are usual.
+        begins: (vocabulary,) booleans: the tokens that begin a word; by default every token is a word.
+        order: how many words in a row may not come twice; 3 are usual.
 
     Source: Paulus et al. 2018, "A Deep Reinforced Model for Abstractive Summarization", section 2.5.
 
@@ -31,12 +34,13 @@ class NoRepeats:
     ...         ids, log_p = np.array([2, 3, 1])[:count], np.log([0.6, 0.3, 0.1])[:count]
     ...         return Candidates(*(np.tile(one, (len(tokens), 1)) for one in (ids, log_p)), np.log([0.1] * len(tokens)))
     >>> from regard.decoding import search
-    >>> search(NoRepeats(Stutter(), 2), [5], beam=1, bos=0, eos=1)[0][0].tokens
+    >>> search(NoRepeats(Stutter(), order=2), [5], beam=1, bos=0, eos=1)[0][0].tokens
     (2, 2, 3, 2)
     """
 
-    def __init__(self, stepper: Stepper, order: int = 3) -> None:
-        self.stepper, self.order, self.refills = stepper, order, stepper.refills
+    def __init__(self, stepper: Stepper, begins: Array | None = None, order: int = 3) -> None:
+        self.stepper, self.begins, self.order = stepper, begins, order
+        self.refills = stepper.refills
         self.written: Array = np.empty((0, 0), np.int64)  # of each hypothesis of the last step
         self.length: Array = np.empty(0, np.int64)
 
@@ -73,15 +77,33 @@ class NoRepeats:
         self.written, self.length = written[:, : int(length.max(initial=0))], length
 
     def _completions(self) -> tuple[Array, Array]:
-        """Numbers of hypotheses, and for each a token that would complete a row which it has already."""
-        written, length, head = self.written, self.length, self.order - 1
-        places = written.shape[1] - head
+        """Numbers of hypotheses, and for each a token that would begin a row of words which it has already."""
+        words, first, count = self._words()
+        head = self.order - 1
+        places = words.shape[1] - head
         if places < 1:
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        # Rows that are complete, whose first tokens are the last ones of the hypothesis.
-        same = np.arange(places) + head < length[:, None]
+        # Rows with a word behind them, whose words are the last ones of the hypothesis.
+        same = np.arange(places) + head < count[:, None]
         for offset in range(head):
-            last = np.take_along_axis(written, np.maximum(length - head + offset, 0)[:, None], axis=1)
-            same &= written[:, offset : offset + places] == last
+            last = np.take_along_axis(words, np.maximum(count - head + offset, 0)[:, None], axis=1)
+            same &= words[:, offset : offset + places] == last
         rows, starts = np.nonzero(same)
-        return rows, written[rows, starts + head]
+        return rows, first[rows, starts + head]
+
+    def _words(self) -> tuple[Array, Array, Array]:
+        """The words (M, W) of every hypothesis, each as one number, their first tokens (M, W), and how many there are (M,)."""
+        written, place = self.written, np.arange(self.written.shape[1])
+        is_there = place < self.length[:, None]
+        if self.begins is None:
+            return written, written, self.length
+        starts = self.begins[np.maximum(written, 0)] | (place == 0)
+        number = np.cumsum(starts, axis=1) - 1
+        within = place - np.maximum.accumulate(np.where(starts, place, 0), axis=1)
+        terms = (written + 1).astype(np.uint64) * BASE ** within.astype(np.uint64)  # modulo 2 ** 64
+        words, first = np.zeros(written.shape, np.uint64), np.zeros(written.shape, np.int64)
+        rows, columns = np.nonzero(is_there)
+        np.add.at(words, (rows, number[rows, columns]), terms[rows, columns])
+        rows, columns = np.nonzero(is_there & starts)
+        first[rows, number[rows, columns]] = written[rows, columns]
+        return words, first, (is_there & starts).sum(axis=1)

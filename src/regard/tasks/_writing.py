@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from regard._errors import ConfigError
@@ -18,9 +20,10 @@ from regard.data.checks import checked
 from regard.data.frequency import WordCounts
 from regard.data.lines import data_error, shorten
 from regard.data.records import Record, Source, read_records
-from regard.data.tokenizer import Tokenizer
+from regard.data.tokenizer import MARK, Tokenizer
 from regard.decoding import Hypothesis, Stepper, search
 from regard.metrics.buckets import Group
+from regard.metrics.translation import HAN, KANA
 from regard.metrics.words import characters
 from regard.nn.transformer import Shape
 from regard.pictures import AttentionPicture
@@ -126,6 +129,12 @@ class TextForText:
     def sources(self, texts: Sequence[str]) -> list[list[int]]:
         """The pieces of texts, each with its end."""
         return [[*ids, self.tokenizer.eos] for ids in self.tokenizer.encode_batch(list(texts))]
+
+    @cached_property
+    def word_begins(self) -> NDArray[np.bool_]:
+        """(vocabulary,): the pieces that begin a word; of Chinese and Japanese each piece is one."""
+        pieces = self.tokenizer.pieces(range(len(self.tokenizer)))
+        return np.array([piece[0] == MARK or bool(HAN.match(piece) or KANA.match(piece)) for piece in pieces])
 
     def counted(self, batch: dict[str, Packed]) -> int:
         """The pieces of the targets, each with its end."""

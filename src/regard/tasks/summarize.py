@@ -125,7 +125,7 @@ class Summarize(TextForText):
             beam: hypotheses kept for each document; 1 is greedy search.
             penalty: exponent of the length by which log-probabilities are divided; by default what was best on the dev data.
             attention: look at every summary, one after the other, and give the weights with it, and what was copied.
-            repeats: let a summary say the same three pieces twice.
+            repeats: let a summary say the same three words twice.
         """
         penalty = float(model.penalty) if penalty is None else penalty
         written = self.results(
@@ -155,7 +155,7 @@ class Summarize(TextForText):
     ) -> list[list[Hypothesis]]:
         def writer(ordered: list[Sequence[int]]) -> Stepper:
             copying = CopyWriter(model, ordered)
-            return copying if repeats else NoRepeats(copying)
+            return copying if repeats else NoRepeats(copying, self.word_begins)
 
         return self.search(sources, writer, model.limit, beam=beam, penalty=penalty)
 
