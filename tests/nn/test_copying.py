@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from regard import Packed
 from regard.decoding.engine import is_for
 from regard.nn import CopyingEncoderDecoder, EncoderDecoder, Shape
-from regard.nn.copying import equal_places
+from regard.nn.copying import equal_places, repeated_looks
 
 VOCABULARY = 12
 SIZES = {"dim": 16, "heads": 2, "hidden": 16, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
@@ -62,6 +62,30 @@ def test_the_loss_is_that_of_the_dense_formula(lengths, smoothing):
     torch.testing.assert_close(found, expected)
     for one, other in zip(gradients(found, model), gradients(expected, model), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_coverage_counts_every_second_look():
+    query, key = packed([3, 1, 0], 1), packed([4, 0, 2], 2)
+    query = query.with_values(torch.randn(4, 5, dtype=torch.float64, requires_grad=True))
+    key = key.with_values(torch.randn(6, 5, dtype=torch.float64))
+    a = torch.softmax(query.values[:3] @ key.values[:4].T / 5**0.5, -1)
+    expected = sum(min(a[t, s], a[:t, s].sum()) for t in range(1, 3) for s in range(4))
+    found = repeated_looks(query, key)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    (gradient,) = torch.autograd.grad(found, query.values)
+    assert gradient[:3].any()
+
+
+def test_coverage_is_a_part_of_the_loss_in_training():
+    plain, covered = make(), make()
+    covered.coverage = 2.0
+    source, target = packed([5, 4], 1), packed([3, 2], 2)
+    states = covered.decode(target, covered.encode(source))
+    keys = source.with_values(covered.copy_key(covered.encode(source).values))
+    looks = repeated_looks(target.with_values(covered.copy_query(states)), keys)
+    found = covered.loss(source, target, target.values) - plain.loss(source, target, target.values)
+    assert found.item() == pytest.approx(2 * looks.item(), rel=1e-5)
+    assert covered.eval().loss(source, target, target.values) == plain.loss(source, target, target.values)
 
 
 def test_what_is_nowhere_in_the_source_can_still_be_written():

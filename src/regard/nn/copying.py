@@ -26,6 +26,8 @@ class CopyingEncoderDecoder(EncoderDecoder):
 
     Arguments:
         shape: the sizes.
+        coverage: weight of a penalty, in training, for looking at a place again to copy from: `sum over t and s of min(a[t, s],
+            sum over t' < t of a[t', s])`. It alone costs memory O(target x source) of each pair, for one head.
 
     Raises: as `EncoderDecoder`.
 
@@ -37,8 +39,9 @@ class CopyingEncoderDecoder(EncoderDecoder):
     torch.Size([])
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, coverage: float = 0.0) -> None:
         super().__init__(shape)
+        self.coverage = coverage
         self.copy_query = Linear(shape.dim, COPY_DIM, bias=False)
         self.copy_key = Linear(shape.dim, COPY_DIM, bias=False)
         for layer in (self.copy_query, self.copy_key):
@@ -60,10 +63,14 @@ class CopyingEncoderDecoder(EncoderDecoder):
         encoded = self.encode(source)
         states = self.decode(target, encoded)
         log_vocabulary, log_mean = self._written(states, following)
-        log_copy = self._copied(states, target, encoded, source, following)
+        query, keys = self.copy_query(states), source.with_values(self.copy_key(encoded.values))
+        log_copy = self._copied(query, target, keys, source, following)
         gate = self.gate_logits(states)
         log_p = torch.logaddexp(F.logsigmoid(gate) + log_vocabulary, F.logsigmoid(-gate) + log_copy)
-        return -((1 - smoothing) * log_p + smoothing * log_mean).sum()
+        loss = -((1 - smoothing) * log_p + smoothing * log_mean).sum()
+        if self.training and self.coverage:
+            loss = loss + self.coverage * repeated_looks(target.with_values(query), keys)
+        return loss
 
     def gate_logits(self, states: Tensor) -> Tensor:
         """States (..., dim) to the logits (...,) of taking the next token from the vocabulary."""
@@ -112,10 +119,10 @@ class CopyingEncoderDecoder(EncoderDecoder):
         return hit - normalizer, mean - normalizer
 
     def _copied(
-        self, states: Tensor, target: Packed, encoded: Packed, source: Packed, following: Tensor
+        self, query: Tensor, target: Packed, keys: Packed, source: Packed, following: Tensor
     ) -> Tensor:
         """log of the weight of all places that hold the token that follows; -inf where none does."""
-        query, key = self.copy_query(states), self.copy_key(encoded.values)
+        key = keys.values
         order, offsets, groups = equal_places(
             source, target.with_values(following), self.embedding.num_embeddings
         )
@@ -154,6 +161,23 @@ def equal_places(
     known = groups < len(ids)
     known[known] = ids[groups[known]] == theirs[known]
     return order, np.append(begins, [len(order)] * 2), np.where(known, groups, len(ids))
+
+
+def repeated_looks(query: Packed, key: Packed) -> Tensor:
+    """`sum over t and s of min(a[t, s], sum over t' < t of a[t', s])` of each pair of sequences, a their attention weights.
+
+    A plain formula with all weights of a pair, one pair after the other.
+
+    Arguments: `query` (total, D) and `key` (total, D) of N sequences each.
+
+    Source: See et al. 2017, equation 12; the scores themselves do not see what was looked at before.
+    """
+    total = query.values.new_zeros((), dtype=torch.float32)
+    for rows, places in zip(query.unpack(), key.unpack(), strict=True):
+        if len(rows) > 1 and len(places):
+            weights = torch.softmax((rows @ places.mT).float() / rows.shape[-1] ** 0.5, -1)
+            total = total + torch.minimum(weights[1:], weights[:-1].cumsum(0)).sum()
+    return total
 
 
 def _log_sum_exp(

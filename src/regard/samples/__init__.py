@@ -12,6 +12,7 @@ FOLDERS = {
     "roles": "propbank_ewt",
     "answer": "squad_en",
     "classify": "tatoeba_languages",
+    "summarize": "debian_synopsis",
 }
 SPLITS = ("train", "dev", "test")
 

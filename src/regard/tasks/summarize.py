@@ -55,8 +55,8 @@ class Summary(Written):
 class Summarizer(CopyingEncoderDecoder):
     """The model, with what dev data says of the length of summaries."""
 
-    def __init__(self, shape: Shape) -> None:
-        super().__init__(shape)
+    def __init__(self, shape: Shape, coverage: float) -> None:
+        super().__init__(shape, coverage)
         self.penalty = nn.Parameter(torch.full((), PENALTY), requires_grad=False)
         self.longest = nn.Parameter(torch.full((), torch.inf), requires_grad=False)
 
@@ -80,7 +80,7 @@ class Summarize(TextForText):
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new model of the recipe's size."""
-        return Summarizer(replace(self.shape(recipe), window=recipe.window))
+        return Summarizer(replace(self.shape(recipe), window=recipe.window), recipe.coverage or 0.0)
 
     def loss(self, model: Summarizer, batch: dict[str, Packed], smoothing: float) -> Tensor:
         """Cross-entropy of the targets, summed over their pieces and ends."""

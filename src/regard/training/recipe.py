@@ -120,7 +120,10 @@ class Recipe:
     threads: int | None = None
     """CPU threads; by default as many as PyTorch takes."""
     window: int | None = None
-    """Pieces of a passage that are read at once; longer passages are read in several windows."""
+    """Pieces of a passage that are read at once; longer passages are read in several windows. For summaries: pieces on each side
+    that a piece of the document sees, besides the first one; by default all of them."""
+    coverage: float | None = None
+    """For summaries: weight of the penalty for copying from a place again; it costs memory source x target, for one head."""
     stride: int | None = None
     """Pieces from the beginning of one window to that of the next; less where a window would not overlap by the longest answer."""
     unspaced: str | None = None
@@ -137,7 +140,8 @@ class Recipe:
             _check(self, name, lambda value: 0 < value < math.inf, "a number above 0")
         for name in SHARES:
             _check(self, name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-        _check(self, "weight_decay", lambda value: value >= 0, "0 or more")
+        for name in ("weight_decay", "coverage"):
+            _check(self, name, lambda value: value >= 0, "0 or more")
         _check(self, "unspaced", lambda value: value in CUTS, ", ".join(CUTS))
         _check(self, "warp", lambda value: 0 <= value <= 5, "a number from 0 to 5")
         _check(self, "patch", lambda value: value in PATCHES, "2, 4 or 8")
