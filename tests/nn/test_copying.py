@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from regard import Packed
 from regard.decoding.engine import is_for
 from regard.nn import CopyingEncoderDecoder, EncoderDecoder, Shape
-from regard.nn.copying import equal_places, repeated_looks
+from regard.nn.copying import EPS, equal_places, repeated_looks
 
 VOCABULARY = 12
 SIZES = {"dim": 16, "heads": 2, "hidden": 16, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0}
@@ -21,7 +21,7 @@ def make(dtype=torch.float64, **changes):
     torch.manual_seed(0)
     model = CopyingEncoderDecoder(Shape(VOCABULARY, **SIZES | changes)).to(dtype)
     with torch.no_grad():
-        model.gate.normal_(), model.gate_bias.fill_(0.3)
+        model.gate.normal_(), model.gate_bias.fill_(0.3), model.before.fill_(0.7)
     return model
 
 
@@ -31,13 +31,21 @@ def packed(lengths, seed):
     return Packed(ids, np.concatenate([[0], np.cumsum(lengths)]))
 
 
+def known_by(model, tokens):
+    projected = model.embedding(tokens) @ model.copy_token.weight.T
+    return projected / torch.sqrt(projected.square().mean(-1, keepdim=True) + EPS)
+
+
 def plain_log_p(model, source, target):
     """log p (T, vocabulary) for each pair, by a table of all pairs."""
     encoded, states = model.encode(source), model.decode(target, model.encode(source))
     for n, ids in enumerate(source.unpack()):
         rows = slice(target.offsets[n], target.offsets[n + 1])
-        keys = model.copy_key(encoded.unpack()[n])
-        weights = torch.softmax(model.copy_query(states[rows]) @ keys.T / keys.shape[1] ** 0.5, -1)
+        scores = model.copy_query(states[rows]) @ model.copy_key(encoded.unpack()[n]).T
+        read, before = (known_by(model, tokens) for tokens in (target.unpack()[n], ids[:-1]))
+        if len(ids):
+            scores[:, 1:] += model.before * (read @ before.T)
+        weights = torch.softmax(scores / 8, -1)
         copied = weights @ F.one_hot(ids, VOCABULARY).to(weights.dtype)
         share = torch.sigmoid(states[rows] @ model.gate + model.gate_bias)[:, None]
         yield torch.log(share * torch.softmax(model.scores(states[rows]), -1) + (1 - share) * copied)
@@ -68,7 +76,7 @@ def test_coverage_counts_every_second_look():
     query, key = packed([3, 1, 0], 1), packed([4, 0, 2], 2)
     query = query.with_values(torch.randn(4, 5, dtype=torch.float64, requires_grad=True))
     key = key.with_values(torch.randn(6, 5, dtype=torch.float64))
-    a = torch.softmax(query.values[:3] @ key.values[:4].T / 5**0.5, -1)
+    a = torch.softmax(query.values[:3] @ key.values[:4].T / 8, -1)
     expected = sum(min(a[t, s], a[:t, s].sum()) for t in range(1, 3) for s in range(4))
     found = repeated_looks(query, key)
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -81,8 +89,8 @@ def test_coverage_is_a_part_of_the_loss_in_training():
     covered.coverage = 2.0
     source, target = packed([5, 4], 1), packed([3, 2], 2)
     states = covered.decode(target, covered.encode(source))
-    keys = source.with_values(covered.copy_key(covered.encode(source).values))
-    looks = repeated_looks(target.with_values(covered.copy_query(states)), keys)
+    keys = covered.copy_keys(covered.encode(source), source)
+    looks = repeated_looks(target.with_values(covered.copy_queries(states, target.values)), keys)
     found = covered.loss(source, target, target.values) - plain.loss(source, target, target.values)
     assert found.item() == pytest.approx(2 * looks.item(), rel=1e-5)
     assert covered.eval().loss(source, target, target.values) == plain.loss(source, target, target.values)
@@ -103,9 +111,9 @@ def test_the_written_mixture_is_that_of_the_loss():
     source, target = packed([5, 1, 3], 1), packed([1, 1, 1], 2)
     encoded = model.encode(source)
     states = model.decode(target, encoded)
-    keys = encoded.with_values(model.copy_key(encoded.values))
     read = torch.tensor([2, 0, 1, 2])
-    weights = model.copy_weights(states[read], keys, read)
+    queries = model.copy_queries(states, target.values)[read]
+    weights = model.copy_weights(queries, model.copy_keys(encoded, source), read)
     assert weights.shape == (4, 5)
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
     found = model.log_mixture(states[read], weights, source.to_padded()[read])

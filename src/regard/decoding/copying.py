@@ -27,12 +27,12 @@ class CopyWriter(PlainWriter):
     def begin(self, sources: Array) -> None:
         """Encode them, and project them for copying."""
         super().begin(sources)
-        self.keys = self.encoded.with_values(self.model.copy_key(self.encoded.values))
-        self.tokens = self.read.to_padded()
+        self.keys = self.model.copy_keys(self.encoded, self.read)
+        self.places = self.read.to_padded()
 
-    def scores(self, states: Tensor, read: Tensor) -> Tensor:
+    def scores(self, states: Tensor, tokens: Tensor, read: Tensor) -> Tensor:
         """Log-probabilities (M, vocabulary)."""
-        weights = self.model.copy_weights(states, self.keys, read)
+        weights = self.model.copy_weights(self.model.copy_queries(states, tokens), self.keys, read)
         # Those that are done may have been the longest.
-        tokens = self.tokens[read.to(self.tokens.device), : weights.shape[1]]
-        return self.model.log_mixture(states, weights, tokens)
+        places = self.places[read.to(self.places.device), : weights.shape[1]]
+        return self.model.log_mixture(states, weights, places)

@@ -52,10 +52,10 @@ class PlainWriter:
         packed = Packed(torch.from_numpy(tokens).to(self.device), np.arange(len(tokens) + 1))
         read = torch.from_numpy(np.searchsorted(self.numbers, sources))
         states = self.model.step(packed, self.encoded, self.caches, read)
-        return best_of(self.scores(states, read).float(), count, end)
+        return best_of(self.scores(states, packed.values, read).float(), count, end)
 
-    def scores(self, states: Tensor, read: Tensor) -> Tensor:
-        """From hidden states (M, dim) of hypotheses, which read the encoded sources `read` (M,), to scores (M, vocabulary)."""
+    def scores(self, states: Tensor, tokens: Tensor, read: Tensor) -> Tensor:
+        """Scores (M, vocabulary) from hidden states (M, dim) of hypotheses, their last tokens (M,) and the sources they read (M,)."""
         return self.model.scores(states)
 
 

@@ -12,17 +12,22 @@ from regard._attention import attention
 from regard._aux import Aux
 from regard._packed import Packed
 from regard.nn.linear import Linear, dtype_of_products
+from regard.nn.norm import normalize
 from regard.nn.transformer import EncoderDecoder, Shape
 
-COPY_DIM = 64  # of the one head that says where to copy from
+STATE_DIM, TOKEN_DIM = 64, 32  # of the one head that says where to copy from: for what tokens mean, and for which one stands before
+SCALE = STATE_DIM**-0.5
+EPS = 1e-6
 
 
 class CopyingEncoderDecoder(EncoderDecoder):
     """An encoder-decoder whose next token comes from the vocabulary or from a place of the source.
 
     `p(y) = g softmax(vocabulary)[y] + (1 - g) sum over places s that hold y of softmax(copy scores)[s]`, where `g =
-    sigmoid(state w + b)`, and the copy scores are those of one head of attention from the target's states to the source's.
-    Source and target share one vocabulary: what is copied adds to the probability of the same id.
+    sigmoid(state w + b)`, and the copy scores are those of one head of attention from the target to the source. Its queries and keys
+    are `[state W_q, n(token W_b)]` and `[encoding W_k, c n(token before W_b)]`, n normalizing: what follows in the source a token
+    that was just written is easily copied next. Source and target share one vocabulary: what is copied adds to the probability of
+    the same id.
 
     Arguments:
         shape: the sizes.
@@ -31,7 +36,8 @@ class CopyingEncoderDecoder(EncoderDecoder):
 
     Raises: as `EncoderDecoder`.
 
-    Source: See et al. 2017, "Get To The Point: Summarization with Pointer-Generator Networks", with a head of its own to copy.
+    Source: See et al. 2017, "Get To The Point: Summarization with Pointer-Generator Networks", with a head of its own to copy;
+    that tokens are known by the ones before them is what induction heads learn (Olsson et al. 2022), given here from the start.
 
     >>> model = regard.nn.CopyingEncoderDecoder(regard.nn.Shape(vocabulary=100, dim=32))
     >>> source = regard.Packed(torch.arange(7), np.array([0, 3, 7]))
@@ -42,10 +48,12 @@ class CopyingEncoderDecoder(EncoderDecoder):
     def __init__(self, shape: Shape, coverage: float = 0.0) -> None:
         super().__init__(shape)
         self.coverage = coverage
-        self.copy_query = Linear(shape.dim, COPY_DIM, bias=False)
-        self.copy_key = Linear(shape.dim, COPY_DIM, bias=False)
-        for layer in (self.copy_query, self.copy_key):
+        self.copy_query = Linear(shape.dim, STATE_DIM, bias=False)
+        self.copy_key = Linear(shape.dim, STATE_DIM, bias=False)
+        self.copy_token = Linear(shape.dim, TOKEN_DIM, bias=False)
+        for layer in (self.copy_query, self.copy_key, self.copy_token):
             nn.init.xavier_uniform_(layer.weight)
+        self.before = nn.Parameter(torch.ones(()))
         self.gate = nn.Parameter(torch.zeros(shape.dim))
         self.gate_bias = nn.Parameter(torch.zeros(()))
 
@@ -63,7 +71,7 @@ class CopyingEncoderDecoder(EncoderDecoder):
         encoded = self.encode(source)
         states = self.decode(target, encoded)
         log_vocabulary, log_mean = self._written(states, following)
-        query, keys = self.copy_query(states), source.with_values(self.copy_key(encoded.values))
+        query, keys = self.copy_queries(states, target.values), self.copy_keys(encoded, source)
         log_copy = self._copied(query, target, keys, source, following)
         gate = self.gate_logits(states)
         log_p = torch.logaddexp(F.logsigmoid(gate) + log_vocabulary, F.logsigmoid(-gate) + log_copy)
@@ -76,17 +84,26 @@ class CopyingEncoderDecoder(EncoderDecoder):
         """States (..., dim) to the logits (...,) of taking the next token from the vocabulary."""
         return (states.to(self.gate.dtype) * self.gate).sum(-1) + self.gate_bias
 
-    def copy_weights(self, states: Tensor, keys: Packed, read: Tensor) -> Tensor:
-        """Weights (M, S) over the places of its source for each of M states (M, dim), padded with zeros to the longest one that is read.
+    def copy_queries(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """States (T, dim) of a target, and the tokens (T,) that were read for them, to the queries (T, D) of the copying head."""
+        return torch.cat([self.copy_query(states), self._known_by(tokens)], -1)
 
-        Arguments: `keys` holds `copy_key` of N sources, (total source, dim of the head); state m reads source `read[m]`.
+    def copy_keys(self, encoded: Packed, source: Packed) -> Packed:
+        """Encodings and token ids of N sources to the keys (total source, D) of the copying head."""
+        before = self._known_by(source.values).roll(1, 0)
+        starts = torch.from_numpy(source.offsets[:-1][source.lengths > 0].astype(np.int64))
+        before = before.index_fill(0, starts.to(before.device), 0.0)  # nothing stands before the first
+        return source.with_values(torch.cat([self.copy_key(encoded.values), before * self.before], -1))
+
+    def copy_weights(self, query: Tensor, keys: Packed, read: Tensor) -> Tensor:
+        """Weights (M, S) over the places of its source for each of M queries, padded with zeros to the longest one that is read.
+
+        Arguments: `query` (M, D) is what `copy_queries` gives, `keys` what `copy_keys` gives; query m reads source `read[m]`.
         """
-        query, key = self.copy_query(states).unsqueeze(-2), keys.values.unsqueeze(-2)
-        rows = Aux(rows=range(len(states)))
-        begins = np.arange(len(states) + 1)
+        key = keys.values.unsqueeze(-2)
         _, found = attention(
-            query, key, key[..., :1], cu_seqlens_q=begins, cu_seqlens_k=keys.offsets, key_sequence=read,
-            return_aux=rows,
+            query.unsqueeze(-2), key, key[..., :1], cu_seqlens_q=np.arange(len(query) + 1), cu_seqlens_k=keys.offsets,
+            key_sequence=read, scale=SCALE, return_aux=Aux(rows=range(len(query))),
         )  # fmt: skip
         weights: Tensor = found.rows[:, 0]
         return weights
@@ -107,6 +124,9 @@ class CopyingEncoderDecoder(EncoderDecoder):
         copied = (weights * (tokens == written.unsqueeze(-1))).sum(-1)
         return copied * torch.sigmoid(-self.gate_logits(states)) / log_p.exp()
 
+    def _known_by(self, tokens: Tensor) -> Tensor:
+        return normalize(self.copy_token(self.embedding(tokens)), EPS)
+
     def _written(self, states: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
         """log softmax(vocabulary) of the tokens that follow, and its mean over the vocabulary."""
         dtype = dtype_of_products(states)
@@ -126,9 +146,10 @@ class CopyingEncoderDecoder(EncoderDecoder):
         order, offsets, groups = equal_places(
             source, target.with_values(following), self.embedding.num_embeddings
         )
-        everywhere = _log_sum_exp(query, key, target.offsets, source.offsets)
+        everywhere = _log_sum_exp(query, key, target.offsets, source.offsets, scale=SCALE)
         begins = np.arange(len(query) + 1)
-        there = _log_sum_exp(query, key[torch.from_numpy(order).to(key.device)], begins, offsets, groups)
+        sorted_key = key[torch.from_numpy(order).to(key.device)]
+        there = _log_sum_exp(query, sorted_key, begins, offsets, groups, scale=SCALE)
         return there - everywhere.masked_fill(everywhere == -torch.inf, 0.0)  # of an empty source nothing is copied
 
 
@@ -175,7 +196,7 @@ def repeated_looks(query: Packed, key: Packed) -> Tensor:
     total = query.values.new_zeros((), dtype=torch.float32)
     for rows, places in zip(query.unpack(), key.unpack(), strict=True):
         if len(rows) > 1 and len(places):
-            weights = torch.softmax((rows @ places.mT).float() / rows.shape[-1] ** 0.5, -1)
+            weights = torch.softmax((rows @ places.mT).float() * SCALE, -1)
             total = total + torch.minimum(weights[1:], weights[:-1].cumsum(0)).sum()
     return total
 
@@ -186,7 +207,8 @@ def _log_sum_exp(
     query_offsets: object,
     key_offsets: object,
     key_sequence: object = None,
-    scale: float | None = None,
+    *,
+    scale: float,
 ) -> Tensor:
     """(T,): of each query's scores with the keys of its sequence."""
     query, key = query.unsqueeze(-2), key.unsqueeze(-2)

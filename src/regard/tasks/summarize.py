@@ -163,12 +163,14 @@ class Summarize(TextForText):
         """With where the decoder looked while it wrote, the copying head last, and what it copied."""
         source = pack_ids(self.sources([summary.source]))
         target = pack_ids([[*summary.pieces, self.tokenizer.eos]])
+        read = shifted(target, self.tokenizer.bos)
         encoded = model.encode(source)
         with watch(model.decoder) as seen:
-            states = model.decode(target.with_values(shifted(target, self.tokenizer.bos)), encoded)
-        keys = encoded.with_values(model.copy_key(encoded.values))
-        read = torch.zeros(len(states), dtype=torch.int64)
-        copies = model.copy_weights(states, keys, read)
+            states = model.decode(target.with_values(read), encoded)
+        all_one = torch.zeros(len(states), dtype=torch.int64)
+        copies = model.copy_weights(
+            model.copy_queries(states, read), model.copy_keys(encoded, source), all_one
+        )
         weights_LHTS = torch.stack([*seen]).transpose(1, 2)
         shown = torch.cat([weights_LHTS, copies.expand(1, weights_LHTS.shape[1], -1, -1)]).float().numpy()
         return replace(
