@@ -37,7 +37,7 @@ def predict(
 
     Args:
         run: A run folder.
-        texts: What to translate, label, ask or classify: texts, or paths of pictures. Default: the lines of --input, or of
+        texts: What to translate, summarize, label, ask or classify: texts, or paths of pictures. Default: the lines of --input, or of
             standard input.
         input: A file with a text on each line, or one with the columns of the task, such as .jsonl with "source" or "words".
         passage: A text file in which questions are answered.
