@@ -92,6 +92,4 @@ def test_a_bad_record_is_named_with_its_line(refused, tmp_path, line, message):
 def test_an_empty_document_and_a_window_of_lstms(refused, run, tmp_path):
     assert "the given texts, line 1" in refused("predict", run, " ")
     options = ("--window", "8", "--encoder", "recurrent", "--out", tmp_path / "run")
-    assert "a window is one of attention" in refused(
-        "train", "summarize", *options, *TINY, "--quiet"
-    )
+    assert "a window is one of attention" in refused("train", "summarize", *options, *TINY, "--quiet")

@@ -71,7 +71,9 @@ def test_greedy_search_takes_the_best_that_is_allowed(seed, order, words):
     starts = np.ones(TOKENS, bool) if begins is None else begins
     text, last = [], BOS
     for _ in range(24):
-        allowed = [t for t in np.argsort(-table[last], kind="stable") if not forbidden(text, t, starts, order)]
+        allowed = [
+            t for t in np.argsort(-table[last], kind="stable") if not forbidden(text, t, starts, order)
+        ]
         if allowed[0] == EOS or table[last, allowed[0]] == -np.inf:
             break
         text.append(int(allowed[0]))
@@ -94,6 +96,8 @@ def test_no_hypothesis_of_a_beam_repeats_itself(beam):
 def test_without_a_repetition_nothing_changes():
     table = np.full((TOKENS, TOKENS), -np.inf)
     table[0, 2], table[2, 3], table[3, 4], table[4, 1] = 0, -0.5, -0.1, -0.2
-    plain, guarded = (search(one, [9], beam=3, bos=BOS, eos=EOS)[0] for one in (Chain(table), NoRepeats(Chain(table))))
+    plain, guarded = (
+        search(one, [9], beam=3, bos=BOS, eos=EOS)[0] for one in (Chain(table), NoRepeats(Chain(table)))
+    )
     assert [one.tokens for one in plain] == [one.tokens for one in guarded] == [(2, 3, 4)]
     assert guarded[0].log_probability == pytest.approx(-0.8)

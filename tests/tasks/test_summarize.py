@@ -17,9 +17,28 @@ from regard.training import checkpoints, runs
 from regard.training.progress import Reporter, Silence
 from regard.training.recipe import Recipe
 
-NAMES = "harbour Kestrel mango Zephyr quill orbit Tundra velvet basalt Ginkgo lantern fjord cobalt Saffron nimbus".split()
+NAMES = [
+    "harbour",
+    "Kestrel",
+    "mango",
+    "Zephyr",
+    "quill",
+    "orbit",
+    "Tundra",
+    "velvet",
+    "basalt",
+    "Ginkgo",
+    "lantern",
+    "fjord",
+    "cobalt",
+    "Saffron",
+    "nimbus",
+]
 PAIRS = [
-    (f"This package has a tool. It is called {name} and it reads the files of {other}.", f"{name} for {other}")
+    (
+        f"This package has a tool. It is called {name} and it reads the files of {other}.",
+        f"{name} for {other}",
+    )
     for name, other in zip(NAMES, NAMES[4:] + NAMES[:4], strict=True)
 ]
 RECIPE = Recipe(
@@ -54,7 +73,7 @@ def test_fifteen_descriptions_are_learnt_by_heart(run):
 
 
 def test_beside_every_score_stands_what_single_sentences_reach(run):
-    task, model, records, _ = run
+    task, _, records, _ = run
     found = [Summary(source, source.split(". ")[0], 0.0, ()) for source, _ in PAIRS]
     (score, _, _) = task.score(found, records)
     assert f"; first sentence {score.value:.1f}, longest sentence " in score.signature
@@ -184,14 +203,20 @@ def test_a_window_is_of_attention_and_changes_what_is_read(run):
     narrow = task.model(RECIPE.replace(window=1)).eval()
     wide = task.model(RECIPE).eval()
     wide.load_state_dict(narrow.state_dict())
-    batch = pack_streams(list(task.encode([Record({"source": "a b c d e f g h", "target": "a"}, "", 1)])), task.streams)
+    batch = pack_streams(
+        list(task.encode([Record({"source": "a b c d e f g h", "target": "a"}, "", 1)])), task.streams
+    )
     assert not torch.allclose(task.loss(narrow, batch, 0.0), task.loss(wide, batch, 0.0))
 
 
 def test_the_sample_is_whole_small_and_held_out():
     task, paths = Summarize(), sample_path("summarize")
     rows = {split: list(task.read(path, 1000)) for split, path in paths.items()}
-    assert {split: len(records) for split, records in rows.items()} == {"train": 2966, "dev": 254, "test": 279}
+    assert {split: len(records) for split, records in rows.items()} == {
+        "train": 2966,
+        "dev": 254,
+        "test": 279,
+    }
     assert max(len(record.fields["source"]) for records in rows.values() for record in records) <= 300
     names = [{record.fields["id"] for record in records} for records in rows.values()]
     assert len(set.union(*names)) == 2966 + 254 + 279

@@ -98,7 +98,9 @@ def evaluate(
         change = "" if is_exact else f"   {-lost[score.name]:+.2f} against fp32"
         give(f"{score.name:<{width}} {score.value:5.1f}   {score.signature}{change}".rstrip())
     how = "".join(
-        f", {name}{options[option]}" for option, name in (("beam", "beam "), ("precision", "")) if option in options
+        f", {name}{options[option]}"
+        for option, name in (("beam", "beam "), ("precision", ""))
+        if option in options
     )
     give(f"{len(records):,} examples in {seconds:.1f} s{how}")
     if cutting is not None:

@@ -64,7 +64,12 @@ def predict(
         "penalty": length_penalty,
         "attention": True if attention else None,
     }
-    given |= {"repeats": repeats or None, "no_answer": no_answer, "precision": precision, **shortlist_option(predictor, shortlist)}
+    given |= {
+        "repeats": repeats or None,
+        "no_answer": no_answer,
+        "precision": precision,
+        **shortlist_option(predictor, shortlist),
+    }
     options = task_options(task.name, task.options, given, getattr(task, "defaults", None))
     show = _printer(task, columns, json)
     records = _inputs(predictor, texts, input, passage)

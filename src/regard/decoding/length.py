@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regard.decoding.beam import Hypothesis
 
 PENALTIES = tuple(round(0.2 * step, 1) for step in range(13))  # 0 to 2.4
 
 
-def fit_penalty(found: Sequence[Sequence[Hypothesis]], worth: Sequence[Sequence[float]]) -> float:
+def fit_penalty(
+    found: Sequence[Sequence[Hypothesis]], worth: Sequence[Sequence[float] | NDArray[np.float64]]
+) -> float:
     """The length penalty by which the hypotheses of a beam that come first are worth most.
 
     Arguments:

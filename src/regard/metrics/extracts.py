@@ -6,6 +6,8 @@ import functools
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from regard.metrics.measurement import paired, several
 from regard.metrics.summaries import KINDS, rouge
 
@@ -68,7 +70,7 @@ def _best(cut: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> 
     every = [part for parts in cut for part in parts]
     repeated = [texts for parts, texts in zip(cut, references, strict=True) for _ in parts]
     scores = rouge(every, repeated)
-    worth = sum(scores[kind].statistics[:, 0] for kind in KINDS)
+    worth = np.sum([scores[kind].statistics[:, 0] for kind in KINDS], axis=0)
     best, begin = [], 0
     for parts in cut:
         here = worth[begin : begin + len(parts)]

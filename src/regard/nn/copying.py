@@ -15,7 +15,10 @@ from regard.nn.linear import Linear, dtype_of_products
 from regard.nn.norm import normalize
 from regard.nn.transformer import EncoderDecoder, Shape
 
-STATE_DIM, TOKEN_DIM = 64, 32  # of the one head that says where to copy from: for what tokens mean, and for which one stands before
+STATE_DIM, TOKEN_DIM = (
+    64,
+    32,
+)  # of the one head that says where to copy from: for what tokens mean, and for which one stands before
 SCALE = STATE_DIM**-0.5
 EPS = 1e-6
 
@@ -109,7 +112,7 @@ class CopyingEncoderDecoder(EncoderDecoder):
         return weights
 
     def log_mixture(self, states: Tensor, weights: Tensor, tokens: Tensor) -> Tensor:
-        """log p (M, vocabulary) of the next token, from states (M, dim) and copy weights (M, S) of places that hold `tokens` (M, S)."""
+        """The log p (M, vocabulary) of the next token, from states (M, dim) and copy weights (M, S) of places that hold `tokens` (M, S)."""
         share = torch.sigmoid(self.gate_logits(states).float()).unsqueeze(-1)
         p = share * torch.softmax(self.scores(states).float(), -1)
         return p.scatter_add_(-1, tokens, (1 - share) * weights.to(p.dtype)).log()
@@ -128,7 +131,7 @@ class CopyingEncoderDecoder(EncoderDecoder):
         return normalize(self.copy_token(self.embedding(tokens)), EPS)
 
     def _written(self, states: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
-        """log softmax(vocabulary) of the tokens that follow, and its mean over the vocabulary."""
+        """The log softmax(vocabulary) of the tokens that follow, and its mean over the vocabulary."""
         dtype = dtype_of_products(states)
         table, rows = self.embedding.weight.to(dtype), states.to(dtype)
         # The vocabulary is a sequence of keys that every state reads.
@@ -141,7 +144,7 @@ class CopyingEncoderDecoder(EncoderDecoder):
     def _copied(
         self, query: Tensor, target: Packed, keys: Packed, source: Packed, following: Tensor
     ) -> Tensor:
-        """log of the weight of all places that hold the token that follows; -inf where none does."""
+        """The log of the weight of all places that hold the token that follows; -inf where none does."""
         key = keys.values
         order, offsets, groups = equal_places(
             source, target.with_values(following), self.embedding.num_embeddings
@@ -150,7 +153,9 @@ class CopyingEncoderDecoder(EncoderDecoder):
         begins = np.arange(len(query) + 1)
         sorted_key = key[torch.from_numpy(order).to(key.device)]
         there = _log_sum_exp(query, sorted_key, begins, offsets, groups, scale=SCALE)
-        return there - everywhere.masked_fill(everywhere == -torch.inf, 0.0)  # of an empty source nothing is copied
+        return there - everywhere.masked_fill(
+            everywhere == -torch.inf, 0.0
+        )  # of an empty source nothing is copied
 
 
 def equal_places(

@@ -64,8 +64,10 @@ class Written:
                 f"this {self.noun} was made without looking. Expected: attention=True when it is made."
             )
         seen = self.attention.words()
-        names = {"query_name": "target", "key_name": "source", "layers": self._layers(len(seen.weights))}
-        return AttentionPicture(seen.weights, seen.target, seen.source, title=self._title(), **names)
+        return AttentionPicture(
+            seen.weights, seen.target, seen.source, title=self._title(), query_name="target", key_name="source",
+            layers=self._layers(len(seen.weights)),
+        )  # fmt: skip
 
     def _title(self) -> str:
         return f"{self.source} → {self.text}"
@@ -228,8 +230,13 @@ class TextForText:
         """The sizes of the recipe's encoder-decoder."""
         names = ("dim", "heads", "hidden", "encoder_layers", "decoder_layers")
         given = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
-        kinds = {"encoder": recipe.encoder, "decoder": recipe.decoder}
-        return Shape(len(self.tokenizer), dropout=recipe.dropout or 0.0, **kinds, **given)
+        return Shape(
+            len(self.tokenizer),
+            dropout=recipe.dropout or 0.0,
+            encoder=recipe.encoder,
+            decoder=recipe.decoder,
+            **given,
+        )
 
     def _rarest(self, record: Record) -> int:
         if self.counts is None:

@@ -141,9 +141,7 @@ class Summarize(TextForText):
         notes = {
             kind: ", ".join(f"{name} {scores[kind]:.1f}" for name, scores in plain.items()) for kind in KINDS
         }
-        return [
-            replace(found[kind], signature=f"{found[kind].signature}; {notes[kind]}") for kind in KINDS
-        ]
+        return [replace(found[kind], signature=f"{found[kind].signature}; {notes[kind]}") for kind in KINDS]
 
     def example_scores(self, predictions: Sequence[Summary], records: Sequence[Record]) -> list[float]:
         """The ROUGE-1 of every summary."""
