@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -11,8 +12,8 @@ import numpy as np
 from regard.metrics.measurement import paired, several
 from regard.metrics.summaries import KINDS, rouge
 
-# Behind an end and before a new beginning; where there are no spaces, behind the end alone.
-END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\s\W_a-z])|(?<=[。！？])|\n+")
+# An end before a new beginning; where there are no spaces, the end alone.
+END = re.compile(r"[.!?][\"'”’)\]]*(?=\s+[\"'“‘(\[]*[^\s\W_a-z])|[。！？][”’」』）]*|\n+")
 EXTRACTS = ("first sentence", "longest sentence", "best sentence")
 
 
@@ -22,7 +23,8 @@ def sentences(text: str) -> list[str]:
     >>> sentences("It is e.g. a dog. It runs! 狗跑。猫睡。")
     ['It is e.g. a dog.', 'It runs!', '狗跑。', '猫睡。']
     """
-    found = [part.strip() for part in END.split(text)]
+    bounds = [0, *(match.end() for match in END.finditer(text)), len(text)]
+    found = [text[begin:end].strip() for begin, end in itertools.pairwise(bounds)]
     return [part for part in found if part] or [text]
 
 
