@@ -90,6 +90,17 @@ def task_options(
     return {name: value for name, value in chosen.items() if value is not None}
 
 
+def name_fields(tasks: Sequence[Any], text: str | None, label: str | None) -> None:
+    """Let tasks that have such fields read records by the names given, or else by those of the first; ConfigError for other tasks."""
+    first = tasks[0]
+    if not hasattr(first, "name_fields"):
+        given = {name: value for name, value in (("text", text), ("label", label)) if value is not None}
+        refuse(given, f"the task {first.name!r} knows no such option")
+        return
+    for task in tasks:
+        task.name_fields(text or first.reader.text, label or first.reader.label)
+
+
 def needed(task: Any, name: str, used_by: str) -> Any:
     """What a command uses of a task, an attribute that not all of them have; ConfigError for one that has it not."""
     if not hasattr(task, name):

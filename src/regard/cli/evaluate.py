@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from regard._errors import ConfigError
 from regard.cli._buckets import Cutting
-from regard.cli._options import FLAGS, task_options
+from regard.cli._options import FLAGS, name_fields, task_options
 from regard.cli._output import give, give_json
 from regard.cli._predictions import check_name, write_predictions
 from regard.cli._shortlist import shortlist_option
@@ -26,6 +26,8 @@ def evaluate(
     repeats: bool = False,
     lowercase: bool = False,
     language: str | None = None,
+    text: str | None = None,
+    label: str | None = None,
     each: bool = False,
     precision: Literal["fp32", "bf16", "int8"] | None = None,
     shortlist: Path | None = None,
@@ -43,16 +45,19 @@ def evaluate(
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1; of summaries what was
             best on the dev data.
         repeats: Let a summary say the same three words twice.
-        no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
+        no_answer: How probable it must be that there is no answer before none is given. Default: what the dev data of the
+            training chose, or else more so than any answer.
         lowercase: Compare without case, as sacrebleu -lc; always so for a model of lower case.
         language: Language of the references, such as de or zh. Default: looked up in the text.
         precision: Of the weights while writing. bf16 and int8 are faster; what they lose against fp32 is measured too.
             Default: fp32.
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
             README. Default: the whole vocabulary.
+        text: Name of the field that is classified. Default: as in training.
+        label: Name of the field of labels. Default: as in training.
         each: The score of every role by itself, too.
         by: Score parts of the examples too: by length; translations by frequency too, which is how often training saw the
-            rarest word, and roles by distance, from a predicate to its farthest argument.
+            rarest word, and roles by the frequency of the predicate, and by distance, to its farthest argument.
         predictions: Write what was predicted to this file, FILE.jsonl, for regard compare.
         json: One JSON object.
     """
@@ -68,6 +73,7 @@ def evaluate(
     options = task_options(task.name, task.options, given, getattr(task, "defaults", None))
     wanted = {"lowercase": lowercase or None, "language": language, "each": each or None}
     scoring = task_options(task.name, task.score_options, wanted)
+    name_fields([task], text, label)
     records = list(task.read(data or sample_test(predictor), predictor.recipe.max_characters))
     cutting = None if by is None else Cutting(task, by, records)
     inputs = [task.input_of(record) for record in records]

@@ -45,7 +45,8 @@ def predict(
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1; of summaries what was
             best on the dev data.
         repeats: Let a summary say the same three words twice.
-        no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
+        no_answer: How probable it must be that there is no answer before none is given. Default: what the dev data of the
+            training chose, or else more so than any answer.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
         precision: Of the weights while writing; bf16 and int8 are faster and lose a little. Default: fp32.
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the

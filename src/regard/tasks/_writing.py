@@ -17,7 +17,7 @@ from torch import Tensor
 from regard._errors import ConfigError
 from regard._packed import Packed
 from regard.data.checks import checked
-from regard.data.frequency import WordCounts
+from regard.data.frequency import WORDS, WordCounts
 from regard.data.lines import data_error, shorten
 from regard.data.records import Record, Source, read_records
 from regard.data.tokenizer import MARK, Tokenizer
@@ -32,7 +32,6 @@ from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
 
 BEAM, PENALTY = 5, 1.0
-WORDS = "words.json"
 NOTHING = Hypothesis((), -math.inf)
 HYPOTHESES = 320  # written at once; sources of like length stand together
 
@@ -127,6 +126,11 @@ class TextForText:
             ]
             for source, target in zip(*columns, strict=True):
                 yield [*source, self.tokenizer.eos], [*target, self.tokenizer.eos]
+
+    def readings(self, records: Iterable[Record]) -> Iterator[Sequence[int]]:
+        """The sources as pieces, each with its end."""
+        for chunk in _chunks(records, 1000):
+            yield from self.sources([record.fields["source"] for record in chunk])
 
     def sources(self, texts: Sequence[str]) -> list[list[int]]:
         """The pieces of texts, each with its end."""
@@ -240,9 +244,7 @@ class TextForText:
 
     def _rarest(self, record: Record) -> int:
         if self.counts is None:
-            if self.folder is None:
-                raise ConfigError("words were counted in training. Expected: a run. Received: only files.")
-            self.counts = WordCounts.load(self.folder / WORDS)
+            self.counts = WordCounts.of_run(self.folder)
         return self.counts.rarest(source_words(record))
 
 
