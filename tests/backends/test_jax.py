@@ -195,7 +195,7 @@ def test_what_is_foreign_or_past_the_end_has_no_influence(room, poison):
     rng = np.random.default_rng(5)
     arrays = {name: rng.normal(size=shape) for name, shape in shapes_of("plain").items()}
     ups = rng.normal(size=(QUERIES, HEADS, VALUE_SIZE)), rng.normal(size=(QUERIES, HEADS))
-    where = {"cu_q": np.array([0, 3, 3, 7], np.int32), "cu_k": np.array([0, 4, 6, 9], np.int32)}
+    where = {"cu_q": np.array([0, 3, 3, 7]), "cu_k": np.array([0, 4, 6, 9])}
     others = {"reads": 3, "start": 3, "prefix": 3, "queries": QUERIES, "keys": KEYS}
     where |= {name: np.zeros(size, np.int64) for name, size in others.items()}
     where |= {"dense": np.ones((3, 1, QUERIES, KEYS), bool), "seed": np.int64(0)}
