@@ -31,8 +31,18 @@ from regard.backends import reference
 
 RNG = np.random.default_rng(0)
 BIASES = ("bias", "slopes", "table")  # a dense bias, those of `Alibi`, that of `RelativeBias`
-BRING = {"numpy": np.asarray, "torch": torch.as_tensor, "jax": jnp.asarray, "tensorflow": tf.convert_to_tensor}
+BRING = {
+    "numpy": np.asarray,
+    "torch": torch.as_tensor,
+    "jax": jnp.asarray,
+    "tensorflow": tf.convert_to_tensor,
+}
 KINDS = {"numpy": np.ndarray, "torch": torch.Tensor, "jax": jnp.ndarray, "tensorflow": tf.Tensor}
+
+
+def dtype_of(array):
+    """The name of an array's dtype, which every framework writes its own way."""
+    return getattr(array.dtype, "name", str(array.dtype).removeprefix("torch."))
 
 
 def draw(rows, keys, heads=4, kv_heads=2, size=3, out_size=5, leading=()):

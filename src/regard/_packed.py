@@ -137,7 +137,9 @@ class Packed:
             import tensorflow as tf
 
             rows = tf.RaggedTensor.from_row_splits(self.values, self.offsets)
-            return rows.to_tensor(tf.cast(fill, self.values.dtype), shape=(None, longest, *self.values.shape[1:]))
+            return rows.to_tensor(
+                tf.cast(fill, self.values.dtype), shape=(None, longest, *self.values.shape[1:])
+            )
         shape = (len(self), longest, *self.values.shape[1:])
         padded = (
             self.values.new_full(shape, fill)
@@ -147,7 +149,6 @@ class Packed:
         for n, sequence in enumerate(self.unpack()):
             padded[n, : len(sequence)] = sequence
         return padded
-
 
     # How TensorFlow's functions take it apart and put it together.
 
@@ -171,7 +172,12 @@ def _ragged_parts(ragged: Any) -> tuple[Any, Any]:
         rows = ragged.values[int(offsets[0]) : int(offsets[-1])]
         size = getattr(rows.type, "list_size", None)
         flat = rows if size is None else rows.flatten()
-        if not ragged.null_count and not rows.null_count and not flat.null_count and hasattr(flat.type, "bit_width"):
+        if (
+            not ragged.null_count
+            and not rows.null_count
+            and not flat.null_count
+            and hasattr(flat.type, "bit_width")
+        ):
             numbers = flat.to_numpy(zero_copy_only=False)
             return numbers if size is None else numbers.reshape(-1, size), offsets - offsets[0]
     raise ShapeError(

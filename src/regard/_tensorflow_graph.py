@@ -94,7 +94,7 @@ class _Call:
         """Output and lse by the kernel, when the graph runs."""
         host = Host(self.layout, self.mask, self.bias, self.numbers, self.seed)
         bias = None if self.bias is None else tf.convert_to_tensor(host.bias_array)
-        return function.differentiable(host.forward, host.backward, (*self.arrays, bias, self.sinks))
+        return function.differentiable(host.forward, host.backward, _never, (*self.arrays, bias, self.sinks))
 
     def tiled(self) -> tuple[Any, Any]:
         """Output and lse by TensorFlow's own operations."""
@@ -120,7 +120,8 @@ class _Call:
 
     def _known(self) -> Lowered:
         query, key, value = (
-            np.broadcast_to(np.zeros((), array.dtype.as_numpy_dtype), tuple(array.shape)) for array in self.arrays
+            np.broadcast_to(np.zeros((), array.dtype.as_numpy_dtype), tuple(array.shape))
+            for array in self.arrays
         )
         names = ("cu_seqlens_q", "cu_seqlens_k", "key_sequence", "query_start")
         layout = dict(zip(names, self.layout, strict=True))
@@ -168,6 +169,10 @@ class _Call:
         return plan, longest, distances
 
 
+def _never(*_: Any) -> Any:
+    raise RegardError("a graph is no eager call")  # which alone asks for this
+
+
 def _check(query: Any, key: Any, value: Any, sinks: Any, aux: Aux | None) -> None:
     forms: list[Any] = []
     for name, array in (("query", query), ("key", key), ("value", value)):
@@ -176,7 +181,11 @@ def _check(query: Any, key: Any, value: Any, sinks: Any, aux: Aux | None) -> Non
                 f"{name} must have a known number of dimensions, of heads and of sizes in a traced call. Received {array.shape}; "
                 "set them with tf.ensure_shape(...)."
             )
-    places = key.shape[:-1].merge_with(value.shape[:-1]) if key.shape[:-1].is_compatible_with(value.shape[:-1]) else None
+    places = (
+        key.shape[:-1].merge_with(value.shape[:-1])
+        if key.shape[:-1].is_compatible_with(value.shape[:-1])
+        else None
+    )
     for array in (query, key, value):
         shape = array.shape if places is None or array is query else places.concatenate(array.shape[-1:])
         forms += [tuple(shape), np.dtype(array.dtype.as_numpy_dtype)]
@@ -190,7 +199,9 @@ def _check(query: Any, key: Any, value: Any, sinks: Any, aux: Aux | None) -> Non
 
 
 def _chosen(query: Any, backend: str | Sequence[str] | None) -> str:
-    names = BACKENDS["tensorflow"] if backend is None else ((backend,) if isinstance(backend, str) else backend)
+    names = (
+        BACKENDS["tensorflow"] if backend is None else ((backend,) if isinstance(backend, str) else backend)
+    )
     reasons = []
     for name in names:
         reason = _refusal(query, name)
@@ -222,7 +233,9 @@ def _over_leading(query: Any, key: Any, mask: Any, bias: Any) -> tuple[Any, Mask
     leading: Any = tuple(q_sizes[:-3])
     static = query.shape[:-3].is_fully_defined() and query.shape[:-3] == key.shape[:-3]
     if not static:
-        shapes = [tf.cast(tf.stack(sizes[:-3]) if len(sizes) > 3 else [], tf.int32) for sizes in (q_sizes, k_sizes)]
+        shapes = [
+            tf.cast(tf.stack(sizes[:-3]) if len(sizes) > 3 else [], tf.int32) for sizes in (q_sizes, k_sizes)
+        ]
         joined = tf.broadcast_static_shape(query.shape[:-3], key.shape[:-3])
         whole = tf.broadcast_dynamic_shape(*shapes)
         leading = tuple(size if size is not None else whole[axis] for axis, size in enumerate(joined))

@@ -119,7 +119,7 @@ class _Call:
         kind, *rest = self.parts.bias
         return kind(array, *rest)
 
-    def bias_gradient(self, grad: Array, array: Array) -> Array:
+    def bias_gradient(self, grad: Any, array: Array) -> Array:
         """The gradient of a bias's own array, given that of what the kernel read."""
         made, distances = self._made(array), self.plan.distances
         if isinstance(made, Alibi):
@@ -136,13 +136,17 @@ class _Call:
 def _planned(form: str, others: Sequence[Array], rest: tuple[Any, ...]) -> tuple[Parts, Plan]:
     if any(array.dtype == np.bool_ for array in others):
         return planned(form, others, *rest)
-    return _remembered(form, tuple((array.astype(np.int64).tobytes(), array.shape) for array in others), *rest)
+    return _remembered(
+        form, tuple((array.astype(np.int64).tobytes(), array.shape) for array in others), *rest
+    )
 
 
 # The layers of a model make the same call again and again, forward and backward.
 @lru_cache(maxsize=8)
 def _remembered(form: str, stored: tuple[Any, ...], *rest: Any) -> tuple[Parts, Plan]:
-    return planned(form, [np.frombuffer(numbers, np.int64).reshape(shape) for numbers, shape in stored], *rest)
+    return planned(
+        form, [np.frombuffer(numbers, np.int64).reshape(shape) for numbers, shape in stored], *rest
+    )
 
 
 def _spread(given: Sequence[Any], present: Sequence[bool]) -> list[Any]:

@@ -37,7 +37,9 @@ def backward(inputs: Inputs, out: Any, lse: Any, grad_out: Any, grad_lse: Any) -
         collected, sums = rows.group(0, sums)
     else:
         collected, sums = _groups(inputs, rows, sums)
-    grad_query = tf.reshape(collected, (blocks.groups * inputs.count * blocks.height, *inputs.query.shape[1:]))
+    grad_query = tf.reshape(
+        collected, (blocks.groups * inputs.count * blocks.height, *inputs.query.shape[1:])
+    )
     if not blocks.is_whole:
         grad_query = tf.gather(grad_query, blocks.place)
     if blocks.real is not None:
@@ -54,7 +56,9 @@ def backward(inputs: Inputs, out: Any, lse: Any, grad_out: Any, grad_lse: Any) -
 def _groups(inputs: Inputs, rows: _Rows, sums: Sums) -> tuple[Any, Sums]:
     blocks = inputs.blocks
     groups = tf.convert_to_tensor(blocks.groups)
-    places = tf.TensorArray(inputs.precision, size=groups, element_shape=[None, None, *inputs.query.shape[1:]])
+    places = tf.TensorArray(
+        inputs.precision, size=groups, element_shape=[None, None, *inputs.query.shape[1:]]
+    )
 
     def step(number: Any, places: Any, *sums: Any) -> tuple[Any, ...]:
         collected, sums = rows.group(number, sums)
@@ -69,7 +73,9 @@ def _groups(inputs: Inputs, rows: _Rows, sums: Sums) -> tuple[Any, Sums]:
 class _Rows:
     """What every group needs of its query rows."""
 
-    def __init__(self, inputs: Inputs, grad_out: Any, delta: Any, total: Any, lse: Any, grad_lse: Any) -> None:
+    def __init__(
+        self, inputs: Inputs, grad_out: Any, delta: Any, total: Any, lse: Any, grad_lse: Any
+    ) -> None:
         self.inputs, self.grad_out, self.delta, self.total = inputs, grad_out, delta, total
         self.lse_part = None
         if grad_lse is not None:
@@ -109,7 +115,13 @@ class _Part:
     """The rows of one group by head."""
 
     def __init__(self, query: Any, grad_out: Any, delta: Any, total: Any, lse_part: Any) -> None:
-        self.query, self.grad_out, self.delta, self.total, self.lse_part = query, grad_out, delta, total, lse_part
+        self.query, self.grad_out, self.delta, self.total, self.lse_part = (
+            query,
+            grad_out,
+            delta,
+            total,
+            lse_part,
+        )
 
     def tile(self, tile: Tile, sums: Sums) -> tuple[Any, Sums]:
         """The gradient by head of the queries, and the sums, after one chunk of keys."""

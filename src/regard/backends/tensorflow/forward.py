@@ -20,7 +20,10 @@ def forward(inputs: Inputs) -> tuple[Any, Any]:
     else:
         like = (tf.TensorSpec(None, inputs.precision), tf.TensorSpec(None, inputs.precision))
         out, lse = tf.map_fn(
-            lambda number: _attend(inputs, number), tf.range(blocks.groups), fn_output_signature=like, parallel_iterations=1
+            lambda number: _attend(inputs, number),
+            tf.range(blocks.groups),
+            fn_output_signature=like,
+            parallel_iterations=1,
         )
     heads, size = inputs.plan.heads, inputs.value.shape[-1]
     rows = blocks.groups * inputs.count * blocks.height
@@ -70,7 +73,7 @@ def _tiles(inputs: Inputs, group: Group, query: Any) -> Running:
         (tf.constant(0, tf.int64), *start),
         shape_invariants=(tf.TensorShape(()), unknown, unknown, tf.TensorShape([None, None, None, size])),
     )
-    return tuple(running)  # type: ignore[return-value]
+    return tuple(running)
 
 
 def _tile(tile: Tile, query: Any, running: Running | None) -> Running:

@@ -38,7 +38,9 @@ class Inputs:
     def __post_init__(self) -> None:
         plan = self.plan
         self.precision = tf.float64 if self.query.dtype == tf.float64 else tf.float32
-        self.spans = [_whole(array) for array in (plan.spans.q_begin, plan.spans.k_begin, plan.spans.query_start)]
+        self.spans = [
+            _whole(array) for array in (plan.spans.q_begin, plan.spans.k_begin, plan.spans.query_start)
+        ]
         self.count = _width(self.blocks.sequence)
         self.masks = {id(part): Table.dense(part.array) for part in _dense_masks(plan.mask)}
         self.table: Table | None = None
@@ -50,7 +52,9 @@ class Inputs:
     def by_head(self, rows: Any, length: Any) -> Any:
         """(G, L, H, D) -> (G, J, H / J * L, D): the query heads of one key head stand together."""
         kv_heads, (heads, size) = self.plan.kv_heads, rows.shape[-2:]
-        split = tf.reshape(tf.cast(rows, self.precision), (self.count, length, kv_heads, heads // kv_heads, size))
+        split = tf.reshape(
+            tf.cast(rows, self.precision), (self.count, length, kv_heads, heads // kv_heads, size)
+        )
         split = tf.transpose(split, (0, 2, 3, 1, 4))
         return tf.reshape(split, (self.count, kv_heads, heads // kv_heads * length, size))
 
@@ -63,7 +67,9 @@ class Inputs:
     def flat(self, values: Any, width: Any) -> Any:
         """(G, H, Q, M) -> (G, J, H / J * Q, M) with M = `width`."""
         kv_heads = self.plan.kv_heads
-        return tf.reshape(values, (self.count, kv_heads, self.plan.heads // kv_heads * self.blocks.height, width))
+        return tf.reshape(
+            values, (self.count, kv_heads, self.plan.heads // kv_heads * self.blocks.height, width)
+        )
 
     def product(self, weights: Any, values: Any, allowed: Any, across: bool = False) -> Any:
         """Weights (G, H, Q, K), or with `across` their transpose, with values, over allowed pairs alone."""
@@ -73,7 +79,9 @@ class Inputs:
         def selected_product() -> Any:
             pairs = self.flat(tf.cast(tf.broadcast_to(allowed, tf.shape(weights)), self.precision), width)
             if across:
-                return _selected_product(tf.linalg.matrix_transpose(flat), values, tf.linalg.matrix_transpose(pairs))
+                return _selected_product(
+                    tf.linalg.matrix_transpose(flat), values, tf.linalg.matrix_transpose(pairs)
+                )
             return _selected_product(flat, values, pairs)
 
         if self.finite is True:
@@ -164,7 +172,9 @@ class Tile:
         if blocks.is_single:
             return sums + tf.reshape(by_row, tf.shape(sums))
         return tf.tensor_scatter_nd_add(
-            sums, tf.reshape(self.index, (-1, 1)), tf.reshape(by_row, (inputs.count * blocks.width, *by_row.shape[2:]))
+            sums,
+            tf.reshape(self.index, (-1, 1)),
+            tf.reshape(by_row, (inputs.count * blocks.width, *by_row.shape[2:])),
         )
 
     def kept(self) -> Any:
@@ -238,7 +248,9 @@ def denominator(inputs: Inputs, lse: Any) -> Any:
 def are_finite(*arrays: Any) -> Any:
     """Whether no array holds NaN or infinity: a sum is neither where no entry is."""
     sums = [
-        tf.math.is_finite(tf.reduce_sum(tf.cast(array, tf.float64 if array.dtype == tf.float64 else tf.float32)))
+        tf.math.is_finite(
+            tf.reduce_sum(tf.cast(array, tf.float64 if array.dtype == tf.float64 else tf.float32))
+        )
         for array in arrays
         if array is not None
     ]
