@@ -40,6 +40,11 @@ BRING = {
 KINDS = {"numpy": np.ndarray, "torch": torch.Tensor, "jax": jnp.ndarray, "tensorflow": tf.Tensor}
 
 
+def dtype_of(array):
+    """The name of an array's dtype, which every framework writes its own way."""
+    return getattr(array.dtype, "name", str(array.dtype).removeprefix("torch."))
+
+
 def draw(rows, keys, heads=4, kv_heads=2, size=3, out_size=5, leading=()):
     shapes = (rows, heads, size), (keys, kv_heads, size), (keys, kv_heads, out_size)
     return [RNG.normal(size=(*leading, *shape)) for shape in shapes]

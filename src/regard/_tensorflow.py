@@ -17,7 +17,6 @@ from regard._errors import RegardError
 from regard._packed import Packed
 from regard.backends import native, reference
 from regard.backends.tensorflow import function
-from regard.backends.tensorflow.blocks import known
 from regard.backends.tensorflow.exchange import empty, may_record, tensor, view
 
 
@@ -96,6 +95,7 @@ def _run_native(call: Call, name: str, aux: Aux | None) -> tuple[Any, AuxOutput 
         out, lse = function.differentiable(
             lambda *given: _forward(call, given, wide=True),
             lambda *given: _backward(call, *given),
+            lambda *given: _differentiable_backward(call, *given),
             arrays,
         )
     else:
@@ -115,8 +115,6 @@ def _forward(call: Call, arrays: Sequence[Any], *, wide: bool) -> tuple[Any, Any
 def _backward(
     call: Call, arrays: Sequence[Any], out: Any, lse: Any, grads: tuple[Any, Any]
 ) -> tuple[Any, ...]:
-    if may_record():  # a second derivative is wanted, which TensorFlow's own operations have
-        return _differentiable_backward(call, arrays, out, lse, grads)
     flat = [_flat(view(array)) for array in (out, lse[..., None], grads[0], grads[1][..., None])]
     found = native.backward(
         call.plan, *_views(arrays), call.seed, flat[0], flat[1][..., 0], flat[2], flat[3][..., 0], empty=empty
@@ -127,15 +125,11 @@ def _backward(
     )
 
 
-def _differentiable_backward(
-    call: Call, arrays: Sequence[Any], out: Any, lse: Any, grads: tuple[Any, Any]
-) -> tuple[Any, ...]:
+def _differentiable_backward(call: Call, arrays: Sequence[Any], grads: tuple[Any, Any]) -> tuple[Any, ...]:
+    """Gradients by TensorFlow's own operations, which have gradients themselves."""
     flat = tuple(_flat_tensor(array) for array in arrays[:3])
-    size = lse.shape[-1]
-    found = function.gradients(
-        call.plan, known(call.plan), (*flat, *arrays[3:]), call.seed, _flat_tensor(out), tf.reshape(lse, (-1, size)),
-        _flat_tensor(grads[0]), tf.reshape(grads[1], (-1, size)),
-    )  # fmt: skip
+    grad_out, grad_lse = _flat_tensor(grads[0]), tf.reshape(grads[1], (-1, call.plan.heads))
+    found = function.differentiable_gradients(call.plan, (*flat, *arrays[3:]), call.seed, grad_out, grad_lse)
     return tuple(
         None if grad is None else tf.reshape(grad, array.shape)
         for grad, array in zip(found, arrays, strict=True)
@@ -164,9 +158,11 @@ def _look(call: Call, name: str, arrays: Sequence[Any], lse: Any, aux: Aux) -> A
     )
 
 
-def _views(arrays: Sequence[Any]) -> list[Any]:
+def _views(arrays: Sequence[Any]) -> tuple[Any, Any, Any, Any, Any]:
     """Query, key and value flattened, bias and sinks as they are, as NumPy."""
-    return [*(_flat(view(array)) for array in arrays[:3]), *(a if a is None else view(a) for a in arrays[3:])]
+    query, key, value = (_flat(view(array)) for array in arrays[:3])
+    bias, sinks = (None if array is None else view(array) for array in arrays[3:])
+    return query, key, value, bias, sinks
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

@@ -94,7 +94,7 @@ class _Call:
         """Output and lse by the kernel, when the graph runs."""
         host = Host(self.layout, self.mask, self.bias, self.numbers, self.seed)
         bias = None if self.bias is None else tf.convert_to_tensor(host.bias_array)
-        return function.differentiable(host.forward, host.backward, (*self.arrays, bias, self.sinks))
+        return function.differentiable(host.forward, host.backward, _never, (*self.arrays, bias, self.sinks))
 
     def tiled(self) -> tuple[Any, Any]:
         """Output and lse by TensorFlow's own operations."""
@@ -167,6 +167,10 @@ class _Call:
         if kind == "distance":
             distances = _distances(total_queries, total_keys, longest, query_start)
         return plan, longest, distances
+
+
+def _never(*_: Any) -> Any:
+    raise RegardError("a graph is no eager call")  # which alone asks for this
 
 
 def _check(query: Any, key: Any, value: Any, sinks: Any, aux: Aux | None) -> None:

@@ -119,7 +119,7 @@ class _Call:
         kind, *rest = self.parts.bias
         return kind(array, *rest)
 
-    def bias_gradient(self, grad: Array, array: Array) -> Array:
+    def bias_gradient(self, grad: Any, array: Array) -> Array:
         """The gradient of a bias's own array, given that of what the kernel read."""
         made, distances = self._made(array), self.plan.distances
         if isinstance(made, Alibi):

@@ -18,6 +18,7 @@ from regard._aux import Aux
 from regard._biases import DenseBias
 from regard._errors import BackendError, nearest
 from regard._masks import Causal, Coordinates, Dense, Lengths, Mask, Window
+from regard.compat._onnx_verbs import FRAMEWORKS, NumPyVerbs
 
 _INPUTS = "query", "key", "value", "attn_mask", "past_key", "past_value", "nonpad_kv_seqlen"
 _RAW, _CAPPED, _MASKED, _WEIGHTS = range(4)
@@ -35,15 +36,9 @@ def backend(name: str) -> type:
 
     Source: https://onnx.ai/onnx/operators/onnx__Attention.html
     """
-    frameworks: dict[str, type[_NumPy]] = {
-        "numpy": _NumPy,
-        "torch": _Torch,
-        "jax": _Jax,
-        "tensorflow": _TensorFlow,
-    }
-    if name not in frameworks:
+    if name not in FRAMEWORKS:
         raise BackendError(
-            f"regard.compat.onnx computes in {' or '.join(frameworks)}, got {name!r}{nearest(name, frameworks)}"
+            f"regard.compat.onnx computes in {' or '.join(FRAMEWORKS)}, got {name!r}{nearest(name, FRAMEWORKS)}"
         )
     try:
         from onnx.backend.base import Backend, BackendRep
@@ -59,7 +54,7 @@ def backend(name: str) -> type:
             self.model = model
 
         def run(self, inputs: Any, **_: Any) -> tuple[Any, ...]:
-            return _run(self.model, inputs, frameworks[name])
+            return _run(self.model, inputs, FRAMEWORKS[name])
 
     class RegardBackend(Backend):
         """Runs models of `Attention` nodes."""
@@ -77,185 +72,11 @@ def backend(name: str) -> type:
     return RegardBackend
 
 
-class _NumPy:
-    """The few operations that the frameworks spell differently."""
-
-    @staticmethod
-    def bring(array: Any) -> Any:
-        return array
-
-    @staticmethod
-    def take_back(array: Any, dtype: Any) -> Any:
-        return array.astype(dtype, copy=False)
-
-    @staticmethod
-    def swap(array: Any, first: int = 1, second: int = 2) -> Any:
-        return array.swapaxes(first, second)
-
-    @staticmethod
-    def reshape(array: Any, shape: tuple[int, ...]) -> Any:
-        return array.reshape(shape)
-
-    @staticmethod
-    def join(arrays: Sequence[Any], axis: int) -> Any:
-        return np.concatenate(arrays, axis)
-
-    @staticmethod
-    def full(like: Any, shape: tuple[int, ...], number: float) -> Any:
-        return np.full(shape, number, like.dtype)
-
-    @staticmethod
-    def widen(array: Any, double: bool) -> Any:
-        return array.astype(np.float64 if double or array.dtype == np.float64 else np.float32)
-
-    @staticmethod
-    def tanh(array: Any) -> Any:
-        return np.tanh(array)
-
-    @staticmethod
-    def mask(array: Any, allowed: Any) -> Any:
-        return np.where(allowed, array, -math.inf)
-
-
-class _Torch(_NumPy):
-    @staticmethod
-    def bring(array: Any) -> Any:
-        import torch
-
-        if array.dtype.name == "bfloat16":
-            return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-        return torch.from_numpy(np.array(array))
-
-    @staticmethod
-    def take_back(array: Any, dtype: Any) -> Any:
-        import torch
-
-        if dtype.name == "bfloat16":
-            return array.to(torch.bfloat16).view(torch.int16).numpy().view(dtype)
-        return array.to(getattr(torch, dtype.name)).numpy()
-
-    @staticmethod
-    def join(arrays: Sequence[Any], axis: int) -> Any:
-        import torch
-
-        return torch.cat(list(arrays), axis)
-
-    @staticmethod
-    def full(like: Any, shape: tuple[int, ...], number: float) -> Any:
-        return like.new_full(shape, number)
-
-    @staticmethod
-    def widen(array: Any, double: bool) -> Any:
-        return array.double() if double or str(array.dtype) == "torch.float64" else array.float()
-
-    @staticmethod
-    def tanh(array: Any) -> Any:
-        return array.tanh()
-
-    @staticmethod
-    def mask(array: Any, allowed: Any) -> Any:
-        return array.masked_fill(~allowed, -math.inf)
-
-
-class _Jax(_NumPy):
-    @staticmethod
-    def bring(array: Any) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.asarray(array)
-
-    @staticmethod
-    def take_back(array: Any, dtype: Any) -> Any:
-        return np.asarray(array.astype(dtype))
-
-    @staticmethod
-    def join(arrays: Sequence[Any], axis: int) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.concatenate(list(arrays), axis)
-
-    @staticmethod
-    def full(like: Any, shape: tuple[int, ...], number: float) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.full(shape, number, like.dtype)
-
-    @staticmethod
-    def tanh(array: Any) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.tanh(array)
-
-    @staticmethod
-    def mask(array: Any, allowed: Any) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.where(allowed, array, -math.inf)
-
-
-class _TensorFlow(_NumPy):
-    @staticmethod
-    def bring(array: Any) -> Any:
-        import tensorflow as tf
-
-        return tf.convert_to_tensor(array)
-
-    @staticmethod
-    def take_back(array: Any, dtype: Any) -> Any:
-        import tensorflow as tf
-
-        return tf.cast(array, dtype).numpy()
-
-    @staticmethod
-    def swap(array: Any, first: int = 1, second: int = 2) -> Any:
-        import tensorflow as tf
-
-        order = list(range(array.ndim))
-        order[first], order[second] = order[second], order[first]
-        return tf.transpose(array, order)
-
-    @staticmethod
-    def reshape(array: Any, shape: tuple[int, ...]) -> Any:
-        import tensorflow as tf
-
-        return tf.reshape(array, shape)
-
-    @staticmethod
-    def join(arrays: Sequence[Any], axis: int) -> Any:
-        import tensorflow as tf
-
-        return tf.concat(list(arrays), axis)
-
-    @staticmethod
-    def full(like: Any, shape: tuple[int, ...], number: float) -> Any:
-        import tensorflow as tf
-
-        return tf.fill(shape, tf.constant(number, like.dtype))
-
-    @staticmethod
-    def widen(array: Any, double: bool) -> Any:
-        import tensorflow as tf
-
-        return tf.cast(array, tf.float64 if double or array.dtype == tf.float64 else tf.float32)
-
-    @staticmethod
-    def tanh(array: Any) -> Any:
-        import tensorflow as tf
-
-        return tf.tanh(array)
-
-    @staticmethod
-    def mask(array: Any, allowed: Any) -> Any:
-        import tensorflow as tf
-
-        return tf.where(allowed, array, tf.constant(-math.inf, array.dtype))
-
-
 @dataclass(frozen=True, eq=False)
 class _Node:
     """One `Attention` node's arrays, with lengths before heads, and what its attributes say."""
 
-    framework: type[_NumPy]
+    framework: type[NumPyVerbs]
     query: Any  # (B, T, H, D)
     key: Any  # (B, S, J, D), past and present
     value: Any
@@ -318,7 +139,7 @@ class _Node:
         return self.framework.bring(array) if isinstance(array, np.ndarray) else array
 
 
-def _run(model: Any, inputs: Any, framework: type[_NumPy]) -> tuple[Any, ...]:
+def _run(model: Any, inputs: Any, framework: type[NumPyVerbs]) -> tuple[Any, ...]:
     from onnx import numpy_helper
 
     graph = model.graph
@@ -340,7 +161,7 @@ def _check_nodes(model: Any) -> None:
         raise BackendError(f"regard.compat.onnx runs Attention nodes only, got {', '.join(others)}")
 
 
-def _attention_node(node: Any, inputs: Sequence[Any], framework: type[_NumPy]) -> list[Any]:
+def _attention_node(node: Any, inputs: Sequence[Any], framework: type[NumPyVerbs]) -> list[Any]:
     """The node's outputs, as many as it names: Y, present_key, present_value, qk_matmul_output."""
     from onnx.helper import get_attribute_value
 
@@ -356,7 +177,7 @@ def _attention_node(node: Any, inputs: Sequence[Any], framework: type[_NumPy]) -
     return [framework.take_back(result, dtype) for result in results]
 
 
-def _lowered(arrays: Mapping[str, Any], attributes: Mapping[str, Any], framework: type[_NumPy]) -> _Node:
+def _lowered(arrays: Mapping[str, Any], attributes: Mapping[str, Any], framework: type[NumPyVerbs]) -> _Node:
     past_length = 0 if arrays.get("past_key") is None else arrays["past_key"].shape[2]
     query, key, value = (
         _lengths_first(framework, framework.bring(arrays[name]), attributes.get(heads))
@@ -396,14 +217,15 @@ def _lowered(arrays: Mapping[str, Any], attributes: Mapping[str, Any], framework
     )
 
 
-def _lengths_first(framework: type[_NumPy], array: Any, heads: int | None) -> Any:
+def _lengths_first(framework: type[NumPyVerbs], array: Any, heads: int | None) -> Any:
     """(B, H, T, D) or (B, T, H * D) -> (B, T, H, D)."""
     if array.ndim == 4:
         return framework.swap(array)
-    return framework.reshape(array, (*array.shape[:2], heads, -1))
+    shape: Any = (*array.shape[:2], heads, -1)
+    return framework.reshape(array, shape)
 
 
-def _mask_and_bias(attn_mask: Any, keys: int, framework: type[_NumPy]) -> tuple[Mask | None, Any | None]:
+def _mask_and_bias(attn_mask: Any, keys: int, framework: type[NumPyVerbs]) -> tuple[Mask | None, Any | None]:
     """ONNX's one input as what it is: boolean a mask, numbers a bias; keys past its end are masked."""
     if attn_mask is None:
         return None, None

@@ -60,7 +60,7 @@ def _known(plan: Plan) -> Blocks | None:
     spans = plan.spans
     height = _size(spans.q_length, QUERY_BLOCK)
     pieces = -(-spans.q_length // max(1, height))
-    sequence = np.repeat(np.arange(len(pieces)), pieces)
+    sequence: np.ndarray = np.repeat(np.arange(len(pieces)), pieces)
     first = (np.arange(len(sequence)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * height
     length = np.minimum(spans.q_length[sequence] - first, height)
     low, high = _key_range(plan, sequence, first, length)
@@ -123,6 +123,7 @@ def unknown(plan: Plan, longest: Any, longest_key: Any) -> Blocks:
         width = width + (-width) % 4
     size = _group(plan.heads, height, width, pieces)
     groups = -(-pieces // size)
+    groups = groups if isinstance(groups, int) else tf.maximum(groups, 1)
     each = -(-spans.q_length // _int64(height))
     ends = tf.cumsum(each)
     number = tf.range(_int64(groups * size), dtype=tf.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -40,16 +41,23 @@ def tensor(array: NDArray[Any]) -> Any:
 
 def may_record() -> bool:
     """Whether a tape or an accumulator may be watching what is computed; TensorFlow has no public way to ask."""
-    return _recording()()
+    ask = getattr(_recording(), "could_possibly_record", None)
+    return True if ask is None else bool(ask())
+
+
+def unrecorded() -> contextlib.AbstractContextManager[None]:
+    """Keeps tapes from recording, and so from holding, what happens in an operation with a gradient of its own."""
+    stop = getattr(_recording(), "stop_recording", None)
+    return contextlib.nullcontext() if stop is None or not tf.executing_eagerly() else stop()
 
 
 @functools.cache
-def _recording() -> Callable[[], bool]:
+def _recording() -> Any:
     try:
         from tensorflow.python.eager import record
     except ImportError:
-        return lambda: True
-    return getattr(record, "could_possibly_record", lambda: True)
+        return None
+    return record
 
 
 def is_compiled() -> bool:

@@ -73,7 +73,7 @@ def _tiles(inputs: Inputs, group: Group, query: Any) -> Running:
         (tf.constant(0, tf.int64), *start),
         shape_invariants=(tf.TensorShape(()), unknown, unknown, tf.TensorShape([None, None, None, size])),
     )
-    return tuple(running)  # type: ignore[return-value]
+    return tuple(running)
 
 
 def _tile(tile: Tile, query: Any, running: Running | None) -> Running:

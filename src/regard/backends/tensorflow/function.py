@@ -11,6 +11,7 @@ import tensorflow as tf
 from regard._plan import Plan
 from regard.backends.tensorflow import backward, forward
 from regard.backends.tensorflow.blocks import Blocks, known, unknown
+from regard.backends.tensorflow.exchange import may_record, unrecorded
 from regard.backends.tensorflow.scores import Inputs, are_finite
 
 Arrays = tuple[Any, Any, Any, Any, Any]  # query, key, value, bias and sinks, the last two perhaps None
@@ -25,14 +26,21 @@ def attend(plan: Plan, arrays: Arrays, seed: Any, longest: tuple[Any, Any] = (No
     return differentiable(
         lambda *given: compute(plan, blocks, given, seed),
         lambda given, out, lse, grads: gradients(plan, blocks, given, seed, out, lse, *grads),
+        lambda given, grads: differentiable_gradients(plan, given, seed, *grads),
         arrays,
     )
 
 
 def differentiable(
-    run: Callable[..., tuple[Any, Any]], back: Callable[..., tuple[Any, ...]], arrays: Arrays
+    run: Callable[..., tuple[Any, Any]],
+    back: Callable[..., tuple[Any, ...]],
+    back_again: Callable[..., tuple[Any, ...]],
+    arrays: Arrays,
 ) -> tuple[Any, Any]:
-    """(out, lse) of `run(*arrays)`, out in the query's dtype, with the gradients that `back` gives for all five arrays."""
+    """(out, lse) of `run(*arrays)`, out in the query's dtype, with the gradients that `back` gives for all five arrays.
+
+    `back_again` gives them where they will be differentiated in turn: in eager mode, under another tape.
+    """
     present = [array is not None for array in arrays]
 
     def whole(given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -42,15 +50,27 @@ def differentiable(
     @tf.custom_gradient
     def function(*given: Any) -> Any:
         # The rounding of the output that the backward pass starts from would be multiplied by the mean of the keys.
-        wide, lse = run(*whole(given))
+        with unrecorded():
+            wide, lse = run(*whole(given))
 
-        def gradient(grad_out: Any, grad_lse: Any) -> list[Any]:
-            found = back(whole(given), wide, lse, (grad_out, grad_lse))
+        def gradient(*grads: Any) -> list[Any]:
+            if tf.executing_eagerly() and may_record():
+                found = back_again(whole(given), grads)
+            else:
+                found = back(whole(given), wide, lse, grads)
             return [grad for grad, some in zip(found, present, strict=True) if some]
 
         return (tf.cast(wide, given[0].dtype), lse), gradient
 
     return function(*(tf.convert_to_tensor(array) for array in arrays if array is not None))
+
+
+def differentiable_gradients(
+    plan: Plan, arrays: Arrays, seed: Any, grad_out: Any, grad_lse: Any
+) -> tuple[Any, ...]:
+    """Gradients of all five arrays, made from output and lse that depend on the arrays."""
+    out, lse = attend(plan, arrays, seed)
+    return gradients(plan, known(plan), arrays, seed, out, lse, grad_out, grad_lse)
 
 
 # What is traced later, outside the call, is to be left alone by AutoGraph too.
