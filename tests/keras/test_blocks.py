@@ -89,7 +89,6 @@ def test_keras_own_checks_of_a_layer_pass(name):
         )
 
 
-@pytest.mark.everywhere
 @pytest.mark.parametrize("policy", some(["mixed_bfloat16", "mixed_float16", "bfloat16", "float64"]))
 def test_policies_of_precision_hold(policy):
     batch = packed([3, 0, 6])
