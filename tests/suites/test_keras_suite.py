@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import keras_suite
 import pytest
+
+from suites import keras_suite
 
 
 @pytest.mark.parametrize(
