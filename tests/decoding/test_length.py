@@ -12,7 +12,10 @@ from regard.decoding.length import PENALTIES, fit_penalty
 def test_no_other_penalty_is_worth_more(seed):
     rng = np.random.default_rng(seed)
     found = [
-        [Hypothesis((5,) * int(rng.integers(0, 9)), -float(rng.exponential(4))) for _ in range(rng.integers(0, 4))]
+        [
+            Hypothesis((5,) * int(rng.integers(0, 9)), -float(rng.exponential(4)))
+            for _ in range(rng.integers(0, 4))
+        ]
         for _ in range(6)
     ]
     worth = [rng.random(len(some)) for some in found]

@@ -47,7 +47,11 @@ def test_the_best_sentence_is_the_best_of_all_of_them():
 def test_first_and_longest_are_scored_as_any_summary():
     found = extracts(DOCUMENTS, REFERENCES)
     longest = rouge(
-        ["The grey cat of Mr Smith sleeps all day long in the sun!", DOCUMENTS[1], sentences(DOCUMENTS[2])[1]],
+        [
+            "The grey cat of Mr Smith sleeps all day long in the sun!",
+            DOCUMENTS[1],
+            sentences(DOCUMENTS[2])[1],
+        ],
         REFERENCES,
     )
     first = rouge([sentences(text)[0] for text in DOCUMENTS], REFERENCES)
