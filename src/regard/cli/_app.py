@@ -17,6 +17,7 @@ COMMANDS = {
         regard train summarize --train train.jsonl.gz --dev dev.jsonl.gz --out runs/summaries
         regard train roles --train train.jsonl.gz --dev dev.jsonl.gz --out runs/roles
         regard train answer --train a.jsonl.gz,b.json --dev dev.jsonl.gz --out runs/answer
+        regard train generate --train book.txt --out runs/book
         regard train --resume --out runs/mine
         """,
     ),
@@ -48,6 +49,7 @@ COMMANDS = {
         regard predict runs/summaries --input documents.jsonl --json
         regard predict runs/roles "The dog chases the cat." --columns
         regard predict runs/answer "Who wrote it?" --passage text.txt
+        regard predict runs/book --prompt "It was" --length 500 --stream
         """,
     ),
     "inspect": (

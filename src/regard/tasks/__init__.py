@@ -13,6 +13,8 @@ TASKS = {
     "roles": "Roles",
     "answer": "AnswerQuestions",
     "classify": "Classify",
+    "caption": "CaptionPictures",
+    "generate": "Generate",
 }
 
 
