@@ -26,6 +26,7 @@ class Group:
         value: from an example to its number, or to one number for each row that the example adds to the scores; or to a
             name: examples of one name are then a bucket.
         edges: ascending; each begins a bucket. Without them buckets have equal counts.
+        measure: from all predictions to the scores that are cut; by default those of the task.
 
     >>> Group("words", lambda text: len(text.split())).value("A dog runs.")
     3
@@ -34,6 +35,7 @@ class Group:
     unit: str
     value: Callable[[Any], float | Sequence[float] | str]
     edges: tuple[float, ...] = ()
+    measure: Callable[[Sequence[Any]], Sequence[Any]] | None = None
 
 
 @dataclass(frozen=True, eq=False)

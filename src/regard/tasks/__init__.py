@@ -9,10 +9,12 @@ from regard._errors import ConfigError, nearest
 
 TASKS = {
     "translate": "Translate",
+    "summarize": "Summarize",
     "roles": "Roles",
     "answer": "AnswerQuestions",
     "classify": "Classify",
     "caption": "CaptionPictures",
+    "generate": "Generate",
 }
 
 
