@@ -266,18 +266,16 @@ class Generate:
     @property
     def groups(self) -> dict[str, Group]:
         """The characters of a text or part, and how many tokens a prediction could see."""
-        positions = tuple(2.0**band for band in range(band_count(self.language.context)))
-        return {
+        found = {
             "length": Group(
                 "characters of the text, or of the part of it", lambda record: len(record.fields["text"])
-            ),
-            "position": Group(
-                "tokens that a prediction could see, at least",
-                lambda _: positions,
-                edges=positions[1:],
-                measure=by_position,
-            ),
+            )
         }
+        if hasattr(self, "language"):  # without a model the predictions came from a file
+            positions = tuple(2.0**band for band in range(band_count(self.language.context)))
+            unit = "tokens that a prediction could see, at least"
+            found["position"] = Group(unit, lambda _: positions, positions[1:], by_position)
+        return found
 
     def restored(self, entry: Record, record: Record) -> Likelihood:
         """A likelihood from what its `as_json` gave."""
