@@ -63,13 +63,15 @@ class Generate:
     digits = 3
     field = "text"
     documents = "files"
+    minutes: float | None = None
     language: Language
 
     def configure(self, recipe: Recipe) -> None:
-        """Which field holds the text, and what is a document."""
+        """Which field holds the text, what is a document, and how long training takes."""
         if recipe.decoder != "attention":
             raise ConfigError("the task 'generate' has no recurrent decoder. Leave --decoder out.")
         self.field, self.documents = recipe.text or "text", recipe.documents
+        self.minutes = recipe.minutes
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Documents or parts of them; without `answers` prompts."""
@@ -99,7 +101,7 @@ class Generate:
 
     def sizes(self, examples: int) -> dict[str, Any]:
         """Model and windows by the number of parts of documents."""
-        return language_sizes(examples)
+        return language_sizes(examples, self.minutes)
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """Learn the alphabet or the pieces, and see whether documents are short."""
