@@ -121,11 +121,11 @@ class Generate:
                 f"Received: {recipe.tokens}."
             )
         marks = counts["characters"] <= MARKED * context * counts["documents"]
-        self.language = Language(units, context, marks)
+        self.language = Language(units, context, marks, self.field, self.documents)
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[list[int], ...]]:
         """The tokens of every document, or of as much of it as comes together."""
-        return ((tokens,) for tokens in self.language.documents(records))
+        return ((tokens,) for tokens in self.language.texts(records))
 
     def windows(self, store: TokenStore, recipe: Recipe) -> Windows:
         """The windows that an epoch has."""
@@ -297,6 +297,7 @@ class Generate:
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
         self.language = Language.load(folder)
+        self.field, self.documents = self.language.field, self.language.documents
 
     def facts(self) -> dict[str, Any]:
         """The units, how many there are, and what is read at once."""
