@@ -14,8 +14,8 @@ from regard.data.packing import pack_ids
 from regard.data.records import Record
 from regard.samples import sample_path
 from regard.tasks import make_task
+from regard.tasks._continuation import Likelihood, Passage, Prompt, certain, pieces_of
 from regard.tasks._language import Language
-from regard.tasks._writing import Likelihood, Passage, Prompt, certain, pieces_of
 from regard.training import checkpoints, runs
 from regard.training.loop import Trainer
 from regard.training.progress import Reporter, Silence

@@ -26,9 +26,12 @@ def predict(
     *texts: str,
     input: Path | None = None,  # noqa: A002 -- the flag's name
     passage: Path | None = None,
+    image: Path | None = None,
+    language: str | None = None,
     beam: int | None = None,
     length_penalty: float | None = None,
     no_answer: float | None = None,
+    repeats: bool = False,
     attention: Path | None = None,
     columns: bool = False,
     precision: Literal["fp32", "bf16", "int8"] | None = None,
@@ -40,13 +43,18 @@ def predict(
 
     Args:
         run: A run folder.
-        texts: What to translate, label, ask, classify or continue: texts, or paths of pictures. Default: the lines of --input,
-            or of standard input.
+        texts: What to translate, summarize, label, ask, classify, caption or continue: texts, or paths of pictures. Default:
+            the lines of --input, or of standard input.
         input: A file with a text on each line, or one with the columns of the task, such as .jsonl with "source" or "words".
         passage: A text file in which questions are answered.
+        image: A picture to caption or classify, as its path alone would be.
+        language: In which to write, for a model of captions in several languages. Default: the first of them.
         beam: Hypotheses kept for each sentence that is written; 1 is greedy search. Default: 5.
-        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
-        no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
+        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1; of summaries what was
+            best on the dev data.
+        repeats: Let a summary say the same three words twice.
+        no_answer: How probable it must be that there is no answer before none is given. Default: what the dev data of the
+            training chose, or else more so than any answer.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
         precision: Of the weights while writing; bf16 and int8 are faster and lose a little. Default: fp32.
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
@@ -61,14 +69,20 @@ def predict(
         raise ConfigError("there are two inputs. Expected texts or --input. Received both; leave one out.")
     predictor = load(run)
     task = predictor.task
+    if image is not None:
+        texts = (*texts, _picture(task, image, input))
     given: dict[str, Any] = {
         "beam": beam,
         "penalty": length_penalty,
         "attention": True if attention else None,
     }
-    given |= {"no_answer": no_answer, "precision": precision, **shortlist_option(predictor, shortlist)}
+    given |= {"repeats": repeats or None, "no_answer": no_answer, "language": language}
+    given["precision"] = precision
+    given |= shortlist_option(predictor, shortlist)
     writing = writing or WritingFlags()
-    options = task_options(task.name, task.options, given | writing.options())
+    options = task_options(
+        task.name, task.options, given | writing.options(), getattr(task, "defaults", None)
+    )
     texts = asked(task, writing.prompt, texts, input is not None or passage is not None)
     if writing.stream:
         stream(predictor, texts, options, json)
@@ -111,6 +125,16 @@ def _inputs(predictor: Any, texts: tuple[Any, ...], file: Path | None, passage: 
         inputs = (task.with_passage(text, about) for text in lines)
     records = (task.record(one, (name, number), longest) for number, one in enumerate(inputs, start=1))
     return map(task.input_of, records)
+
+
+def _picture(task: Any, image: Path, file: Path | None) -> str:
+    """The path of a picture, for a task that takes such."""
+    if file is not None or not getattr(task, "reads_pictures", False):
+        why = "--input too" if file is not None else f"the task {task.name!r}, here of texts"
+        raise ConfigError(
+            f"--image is a picture to caption or classify. Expected: a run that was trained on pictures. Received: {why}."
+        )
+    return str(image)
 
 
 def _standard_input() -> Iterator[str]:

@@ -17,7 +17,7 @@ from regard._errors import CheckpointError, ConfigError, DataError
 from regard.data.permutation import derived, hashed, permuted, uniform
 
 Indices = NDArray[np.int64]
-ORDER, TIES, NOISE, SHUFFLE = range(4)  # purposes of random numbers; each has a key of its own
+ORDER, TIES, NOISE, SHUFFLE, FIRST_VARIANT = range(5)  # purposes of random numbers; each has a key of its own
 
 
 class PackedBatches:
@@ -44,6 +44,7 @@ class PackedBatches:
         sort: bool = True,
         pool: int = 65536,
         noise: float = 0.0,
+        variants: int = 1,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -56,6 +57,8 @@ class PackedBatches:
             sort: put examples of like length together, by target and then source; False: purely random batches.
             pool: how many examples are sorted at a time.
             noise: up to so many tokens are added to a target's length before sorting; batches are less uniform.
+            variants: the n lengths are those of n / variants examples, in this many forms one set after the other; an epoch
+                has one form of each example, so many epochs in a row have all of them.
             rank: the number of this worker, below `world`.
             world: the number of workers.
 
@@ -66,9 +69,11 @@ class PackedBatches:
         self._lengths_of: Callable[[int], Any] | None = lengths if callable(lengths) else None
         self._lengths = checked_lengths(lengths(0) if callable(lengths) else lengths)
         self._tokens = int(self._lengths.sum(dtype=np.int64))
+        self.variants, self._examples = variants, len(self._lengths) // max(1, variants)
         for name, value, least in (
             ("tokens_per_batch", tokens_per_batch, 1),
             ("pool", pool, 1),
+            ("variants", variants, 1),
             ("world", world, 1),
         ):
             if value < least:
@@ -77,6 +82,11 @@ class PackedBatches:
             raise ConfigError(
                 f"an option is out of range. Expected: 0 <= rank < world and noise >= 0. "
                 f"Received: rank={rank}, world={world}, noise={noise}."
+            )
+        if self._examples * variants != len(self._lengths):
+            raise ConfigError(
+                f"lengths that are not those of whole sets. Expected: a multiple of variants={variants} of them. "
+                f"Received: {len(self._lengths)}."
             )
         self.tokens_per_batch, self.seed, self.sort, self.pool, self.noise = (
             tokens_per_batch,
@@ -102,7 +112,7 @@ class PackedBatches:
         if self._batch == len(self._cut):
             self._batch, self._cut = 0, None
             self._pool += 1
-        if self._pool * self.pool >= len(self._lengths):
+        if self._pool * self.pool >= self._examples:
             self._pool = 0
             self._enter(self.epoch + 1)
         return self._share(batch)
@@ -135,7 +145,7 @@ class PackedBatches:
             )
         self._enter(epoch)
         self._pool, self._batch = pool, batch
-        inside = min(epoch, pool, batch) >= 0 and pool * self.pool < len(self._lengths)
+        inside = min(epoch, pool, batch) >= 0 and pool * self.pool < self._examples
         self._cut = self._batches_of_pool() if inside else []
         if batch >= len(self._cut):
             raise CheckpointError(
@@ -157,6 +167,7 @@ class PackedBatches:
             "sort": self.sort,
             "pool": self.pool,
             "noise": self.noise,
+            **({"variants": self.variants} if self.variants > 1 else {}),
         }
 
     def _key(self, purpose: int) -> int:
@@ -164,14 +175,21 @@ class PackedBatches:
 
     def _batches_of_pool(self) -> list[Indices]:
         first = self._pool * self.pool
-        positions = np.arange(first, min(first + self.pool, len(self._lengths)))
-        indices = permuted(positions, len(self._lengths), self._key(ORDER))
+        positions = np.arange(first, min(first + self.pool, self._examples))
+        indices = self._in_form(permuted(positions, self._examples, self._key(ORDER)))
         if self.sort:
             indices = indices[self._order_by_length(indices)]
         costs = self._lengths[indices].sum(axis=1, dtype=np.int64)
         batches = np.split(indices, _even_cuts(costs, self.tokens_per_batch))
         shuffled = np.argsort(hashed(self._key(SHUFFLE), np.arange(len(batches))), kind="stable")
         return [batches[number] for number in shuffled]
+
+    def _in_form(self, examples: Indices) -> Indices:
+        """Where the form of each example stands whose turn it is: they take turns, each example beginning elsewhere."""
+        if self.variants == 1:
+            return examples
+        first = hashed(derived(self.seed, FIRST_VARIANT), examples) >> np.uint64(1)
+        return examples + self._examples * ((first.astype(np.int64) + self.epoch) % self.variants)
 
     def _order_by_length(self, indices: Indices) -> Indices:
         *others, target = self._lengths[indices].T

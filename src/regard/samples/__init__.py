@@ -12,7 +12,9 @@ FOLDERS = {
     "roles": "propbank_ewt",
     "answer": "squad_en",
     "classify": "tatoeba_languages",
+    "caption": "noto_emoji",
     "generate": "shakespeare",
+    "summarize": "debian_synopsis",
 }
 SPLITS = ("train", "dev", "test")
 

@@ -9,9 +9,11 @@ from regard._errors import ConfigError, nearest
 
 TASKS = {
     "translate": "Translate",
+    "summarize": "Summarize",
     "roles": "Roles",
     "answer": "AnswerQuestions",
     "classify": "Classify",
+    "caption": "CaptionPictures",
     "generate": "Generate",
 }
 

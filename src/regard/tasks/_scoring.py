@@ -17,8 +17,8 @@ from regard.decoding.continuation import token_log_p
 from regard.metrics.language import nats_per_token
 from regard.metrics.translation import Score
 from regard.nn.language import LanguageModel
+from regard.tasks._continuation import Likelihood, Passage
 from regard.tasks._language import Language
-from regard.tasks._writing import Likelihood, Passage
 
 TOGETHER = 8192  # tokens read at once
 Window = tuple[int, int, int, int]  # number of the sequence, and as `covering` gives them

@@ -1,246 +1,277 @@
-"""What the task `generate` reads and gives: prompts with what follows them, and texts with how well they were foreseen."""
+"""What the tasks share that write a text for a text: records, one joint vocabulary, the way through a beam, and results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from regard._errors import ConfigError
-from regard.data.permutation import derived, uniform
-from regard.data.units import Units
-from regard.decoding.sampling import check_sampling, draw, probabilities
+from regard._packed import Packed
+from regard.data.checks import checked
+from regard.data.frequency import WORDS, WordCounts
+from regard.data.lines import data_error, shorten
+from regard.data.records import Record, Source, read_records
+from regard.data.tokenizer import MARK, Tokenizer
+from regard.decoding import Hypothesis, Stepper, search
+from regard.metrics.buckets import Group
+from regard.metrics.translation import HAN, KANA
+from regard.metrics.words import characters
+from regard.nn.transformer import Shape
 from regard.pictures import AttentionPicture
+from regard.tasks._attention import Attention
+from regard.training.presets import encoder_decoder_sizes
+from regard.training.recipe import Recipe
 
-Array = NDArray[Any]
-BETWEEN = "\n---\n"  # several continuations of one prompt
-ROW = 1 << 32  # random numbers of one continuation
+BEAM, PENALTY = 5, 1.0
+NOTHING = Hypothesis((), -math.inf)
+HYPOTHESES = 320  # written at once; sources of like length stand together
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """A text to go on from, or, with candidates, to compare what might follow it."""
+class Written:
+    """A text written for a text; `score` is the mean log-probability of a piece, in nats; `attention` is there on request."""
 
+    source: str
     text: str
-    candidates: tuple[str, ...] = ()
+    score: float
+    pieces: tuple[int, ...] = field(repr=False)
+    attention: Attention | None = field(default=None, repr=False, compare=False)
 
-
-@dataclass(frozen=True)
-class Passage:
-    """A text, or a part of a document, to say how well it is foreseen."""
-
-    text: str
-    document: Any = None
-    part: int = 0
-    last: bool = True
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Attention weights (layers, heads, tokens, tokens) over a prompt and what follows, and the names of the tokens."""
-
-    weights: NDArray[np.float32]
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """A prompt and what was written after it, `count` times; `scores` are mean log-probabilities of a token, in nats."""
-
-    prompt: str
-    texts: tuple[str, ...]
-    scores: tuple[float, ...]
-    attention: Seen | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def text(self) -> str:
-        """The first continuation, without the prompt."""
-        return self.texts[0]
+    noun: ClassVar[str] = "text"
 
     def __str__(self) -> str:
-        return BETWEEN.join(self.prompt + text for text in self.texts)
+        return self.text
 
     def as_json(self) -> dict[str, Any]:
-        """Prompt, texts and scores."""
-        return {
-            "prompt": self.prompt,
-            "texts": list(self.texts),
-            "scores": [round(s, 4) for s in self.scores],
-        }
+        """Source, text and score, which is None where there is none."""
+        score = round(self.score, 4) if math.isfinite(self.score) else None
+        return {"source": self.source, "text": self.text, "score": score}
 
     def picture(self) -> AttentionPicture:
-        """Where each token of prompt and first continuation looked; for a continuation with attention."""
+        """What the decoder looked at while it wrote, word by word; for a text with attention."""
         if self.attention is None:
             raise ConfigError(
-                "this continuation was made without looking. Expected: attention=True when it is made."
+                f"this {self.noun} was made without looking. Expected: attention=True when it is made."
             )
-        names, mask = self.attention.names, np.tri(len(self.attention.names), dtype=bool)
-        title, name = f"{self.prompt} →", "token"
+        seen = self.attention.words()
         return AttentionPicture(
-            self.attention.weights, names, names, mask=mask, title=title, query_name=name, key_name=name
-        )
+            seen.weights, seen.target, seen.source, title=self._title(), query_name="target", key_name="source",
+            layers=self._layers(len(seen.weights)),
+        )  # fmt: skip
+
+    def _title(self) -> str:
+        return f"{self.source} → {self.text}"
+
+    def _layers(self, count: int) -> list[str]:
+        return [str(number) for number in range(1, count + 1)]
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Texts that might follow a prompt, with the log-probability of each, in nats."""
+class TextForText:
+    """A task whose record has `source` and `target` (or `targets`, several references), but for model, loss and score."""
 
-    prompt: str
-    candidates: tuple[str, ...]
-    log_probabilities: tuple[float, ...]
+    name: str
+    result: type[Any] = Written
+    fields = ("source", "target")
+    streams = ("source", "target")
+    tokenizer: Tokenizer
+    counts: WordCounts | None = None
+    folder: Path | None = None
+
+    def configure(self, recipe: Recipe) -> None:
+        """Nothing: the fields have fixed names."""
+
+    def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
+        """Records with `source` and, as answers, `target` and `targets`."""
+        return read_records(source, self.fields[: 2 if answers else 1], max_characters=max_characters)
+
+    def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
+        """A text as a record."""
+        return checked(Record({"source": given}, *place), self.fields[:1], max_characters)
+
+    def input_of(self, record: Record) -> str:
+        """The text."""
+        return record.fields["source"]
+
+    def characters(self, record: Record) -> int:
+        """Of source and target together."""
+        return sum(len(record.fields[name]) for name in self.fields)
+
+    def sizes(self, examples: int) -> dict[str, Any]:
+        """Model and vocabulary by the number of pairs."""
+        return encoder_decoder_sizes(examples)
+
+    def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
+        """Train the joint vocabulary and count the words of the sources."""
+        counts, texts = WordCounts(), []
+        for record in records:
+            counts.add(source_words(record))
+            texts += [record.fields[name] for name in self.fields]
+        self.counts = counts
+        self.tokenizer = Tokenizer.train(texts, recipe.vocabulary or 4000, lowercase=recipe.lowercase)
+
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
+        """Source and target as pieces, each with its end."""
+        for chunk in _chunks(records, 1000):
+            columns = [
+                self.tokenizer.encode_batch([record.fields[name] for record in chunk]) for name in self.fields
+            ]
+            for source, target in zip(*columns, strict=True):
+                yield [*source, self.tokenizer.eos], [*target, self.tokenizer.eos]
+
+    def readings(self, records: Iterable[Record]) -> Iterator[Sequence[int]]:
+        """The sources as pieces, each with its end."""
+        for chunk in _chunks(records, 1000):
+            yield from self.sources([record.fields["source"] for record in chunk])
+
+    def sources(self, texts: Sequence[str]) -> list[list[int]]:
+        """The pieces of texts, each with its end."""
+        return [[*ids, self.tokenizer.eos] for ids in self.tokenizer.encode_batch(list(texts))]
+
+    @cached_property
+    def word_begins(self) -> NDArray[np.bool_]:
+        """(vocabulary,): the pieces that begin a word; of Chinese and Japanese each piece is one."""
+        pieces = self.tokenizer.pieces(range(len(self.tokenizer)))
+        return np.array([piece[0] == MARK or bool(HAN.match(piece) or KANA.match(piece)) for piece in pieces])
+
+    def counted(self, batch: dict[str, Packed]) -> int:
+        """The pieces of the targets, each with its end."""
+        return len(batch["target"].values)
+
+    def search(
+        self,
+        sources: Sequence[Sequence[int]],
+        writer: Callable[[list[Sequence[int]]], Stepper],
+        limit: Callable[[int], int],
+        *,
+        beam: int,
+        penalty: float,
+    ) -> list[list[Hypothesis]]:
+        """Beam search for every source, in their order: the finished hypotheses, the best first.
+
+        Arguments:
+            sources: the pieces of each.
+            writer: makes the stepper for the sources in another order: those of like length stand together.
+            limit: from the length of a source to the most pieces to write, the end counted.
+            beam: hypotheses kept for each source.
+            penalty: as for `decoding.search`.
+        """
+        if beam < 1:
+            raise ConfigError(
+                f"a beam holds at least one hypothesis. Received beam={beam}; 5 is usual, 1 is fastest."
+            )
+        order = sorted(range(len(sources)), key=lambda number: len(sources[number]))
+        ordered = [sources[number] for number in order]
+        limits = [limit(len(source)) for source in ordered]
+        found = search(
+            writer(ordered), limits, beam=beam, bos=self.tokenizer.bos, eos=self.tokenizer.eos, penalty=penalty,
+            together=max(1, HYPOTHESES // beam),
+        )  # fmt: skip
+        placed = dict(zip(order, found, strict=True))
+        return [placed[number] for number in range(len(sources))]
+
+    def results(self, inputs: Sequence[str], found: Sequence[Sequence[Hypothesis]]) -> list[Any]:
+        """The first hypothesis of each text as a result; a model that gives no numbers any more finds none."""
+        best = [(*some, NOTHING)[0] for some in found]
+        return [
+            self.result(text, self.tokenizer.decode(one.tokens), one.score(1.0), one.tokens)
+            for text, one in zip(inputs, best, strict=True)
+        ]
 
     @property
-    def order(self) -> list[int]:
-        """The numbers of the candidates, the likeliest first."""
-        return sorted(range(len(self.candidates)), key=lambda number: -self.log_probabilities[number])
+    def groups(self) -> dict[str, Group]:
+        """The number of words of a source, and how often training saw the rarest of them."""
+        return {
+            "length": Group(
+                "words of the source; characters of Chinese and Japanese",
+                lambda record: len(source_words(record)),
+            ),
+            "frequency": Group(
+                "how often training saw the rarest word of the source", self._rarest, (1, 10, 100, 1000)
+            ),
+        }
 
-    def __str__(self) -> str:
-        return "\n".join(f"{self.log_probabilities[n]:9.3f}  {self.candidates[n]}" for n in self.order)
-
-    def as_json(self) -> dict[str, Any]:
-        """Prompt, candidates as they were given, and the log-probability of each."""
-        rounded = [round(value, 4) for value in self.log_probabilities]
-        return {"prompt": self.prompt, "candidates": list(self.candidates), "log_probabilities": rounded}
-
-    def picture(self) -> AttentionPicture:
-        """There is none: a candidate is only scored."""
-        raise ConfigError("candidates are scored without looking. Expected: --attention without candidates.")
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """How well a text was foreseen: nats, and the tokens and characters that were predicted.
-
-    `bands` has a pair (nats, tokens) for predictions that saw 1, 2 to 3, 4 to 7, ... tokens.
-    """
-
-    nats: float
-    tokens: int
-    characters: int
-    bands: tuple[tuple[float, int], ...] = field(default=(), repr=False, compare=False)
-
-    def __str__(self) -> str:
-        return f"{self.nats / max(1, self.characters):.4f}"
-
-    def as_json(self) -> dict[str, Any]:
-        """Nats, tokens and characters."""
-        return {"nats": round(self.nats, 6), "tokens": self.tokens, "characters": self.characters}
-
-    def picture(self) -> AttentionPicture:
-        """There is none: a text is only scored."""
-        raise ConfigError("a text is scored without looking. Expected: a prompt to go on from.")
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a continuation is drawn; see `Generate.predict`."""
-
-    length: int = 300
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-
-    @classmethod
-    def checked(
-        cls,
-        length: int,
-        temperature: float,
-        top_k: int | None,
-        top_p: float | None,
-        seed: int,
-        stop: str | Sequence[str],
-    ) -> Sampling:
-        """The options of a call; ConfigError where one is out of its range."""
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        if length < 1 or "" in stops:
-            raise ConfigError(
-                "an option is out of range. Expected: length of 1 or more, and a stop that is no empty text. Received: "
-                f"length={length}, stop={stop!r}."
+    def restored(self, entry: Record, record: Record) -> Any:
+        """A result from its source, text and, if it has one, score."""
+        source, text, score = (entry.fields.get(name) for name in ("source", "text", "score"))
+        if source != record.fields["source"] or not isinstance(text, str):
+            raise data_error(
+                entry.place,
+                f"this is no {self.result.noun} of the record",
+                expected=f"'source' and 'text', the source being that of {record.place}: "
+                f"{shorten(record.fields['source'])}",
+                received=shorten({"source": source, "text": text}),
+                mend="name the data that the predictions were made for, in the same order",
             )
-        check_sampling(temperature, top_k, top_p)
-        return cls(length, temperature, top_k, top_p, seed, stops)
-
-
-class Drawing:
-    """The tokens of rows as they are drawn, each a function of (seed, number among its prompt's, step) and of what stands before it."""
-
-    def __init__(self, units: Units, numbers: Sequence[int], sampling: Sampling) -> None:
-        self.units, self.sampling = units, sampling
-        self.numbers = np.asarray(numbers, np.int64)
-        self.key = derived(sampling.seed)
-        self.tokens: list[list[int]] = [[] for _ in numbers]
-        self.log_p: list[float] = [0.0] * len(numbers)
-        self.tail = max([4 * len(one.encode()) + 8 for one in sampling.stop], default=0)
-
-    def __call__(self, rows: Array, scores: Array) -> tuple[Array, Array]:
-        """What `decoding.continuation.continued` asks for."""
-        how = self.sampling
-        shares = probabilities(scores, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p)
-        steps = np.array([len(self.tokens[row]) for row in rows])
-        tokens = draw(shares, uniform(self.key, self.numbers[rows] * ROW + steps))
-        top = scores.max(axis=1, keepdims=True)
-        sums = np.log(np.exp((scores - top).astype(np.float64)).sum(axis=1)) + top[:, 0]
-        log_p = np.take_along_axis(scores, tokens[:, None], axis=1)[:, 0] - sums
-        done = np.array(
-            [self._add(*one) for one in zip(rows.tolist(), tokens.tolist(), log_p.tolist(), strict=True)]
+        return self.result(
+            record.fields["source"], text, score if isinstance(score, int | float) else math.nan, ()
         )
-        return tokens, done
 
-    def _add(self, row: int, token: int, log_p: float) -> bool:
-        written = self.tokens[row]
-        written.append(token)
-        self.log_p[row] += log_p
-        if token == self.units.mark or len(written) >= self.sampling.length:
-            return True
-        return bool(self.tail) and cut(self.units.partial(written[-self.tail :]), self.sampling.stop)[1]
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and, after `learn`, `words.json`."""
+        self.tokenizer.save(folder / "tokenizer.json")
+        if self.counts is not None:
+            self.counts.save(folder / WORDS)
 
-    def text(self, row: int, begin: Sequence[int]) -> str:
-        """What a row has written behind the tokens of its prompt, up to where it stops."""
-        whole = self.units.decode([*begin, *self.tokens[row]])
-        return cut(whole[len(self.units.decode(begin)) :], self.sampling.stop)[0]
+    def load(self, folder: Path) -> None:
+        """Read `tokenizer.json`; `words.json` is read when it is asked for."""
+        self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        self.folder, self.counts = folder, None
 
-    def score(self, row: int) -> float:
-        """The mean log-probability of a token of a row, by the model as it was learned."""
-        return self.log_p[row] / max(1, len(self.tokens[row]))
+    def facts(self) -> dict[str, Any]:
+        """The size of the vocabulary."""
+        return {"vocabulary": len(self.tokenizer)}
 
+    def shape(self, recipe: Recipe) -> Shape:
+        """The sizes of the recipe's encoder-decoder."""
+        names = ("dim", "heads", "hidden", "encoder_layers", "decoder_layers")
+        given = {name: getattr(recipe, name) for name in names if getattr(recipe, name) is not None}
+        return Shape(
+            len(self.tokenizer),
+            dropout=recipe.dropout or 0.0,
+            encoder=recipe.encoder,
+            decoder=recipe.decoder,
+            **given,
+        )
 
-def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    r"""A text up to the first of some others, and whether one of them is in it.
-
-    >>> cut("ROMEO: Ay.\n\nJULIET: No.", ["\n\n"])
-    ('ROMEO: Ay.', True)
-    """
-    places = [place for place in (text.find(stop) for stop in stops) if place >= 0]
-    return (text[: min(places)], True) if places else (text, False)
-
-
-def certain(text: str, stops: Sequence[str]) -> int:
-    r"""How much of a text is sure to stay, whatever comes: less what may be the beginning of a stop.
-
-    >>> certain("Ay.\n", ["\n\n"])
-    3
-    """
-    held = 0
-    for stop in stops:
-        held = max([held, *(size for size in range(1, len(stop)) if text.endswith(stop[:size]))])
-    return len(text) - held
+    def _rarest(self, record: Record) -> int:
+        if self.counts is None:
+            self.counts = WordCounts.of_run(self.folder)
+        return self.counts.rarest(source_words(record))
 
 
-def pieces_of(texts: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
-    """What each longer text adds to the one before, as soon as it is sure to stay."""
-    shown, text = 0, ""
-    for text in texts:
-        kept, stopped = cut(text, stops)
-        end = len(kept) if stopped else certain(kept, stops)
-        if end > shown:
-            yield kept[shown:end]
-            shown = end
-        if stopped:
-            return
-    if len(text) > shown:
-        yield text[shown:]
+def source_words(record: Record) -> list[str]:
+    """The words of a source; of Chinese and Japanese the characters."""
+    return characters(record.fields["source"])
+
+
+def longest_target(length: int) -> int:
+    """The most pieces that are written for so many."""
+    return 2 * length + 10
+
+
+def shifted(target: Packed, begin: int) -> Tensor:
+    """What the decoder reads while it writes `target`: each sequence moved right by one, `begin` first."""
+    values = torch.cat([target.values.new_tensor([begin]), target.values[:-1]])[: len(target.values)]
+    starts = torch.from_numpy(target.offsets[:-1][target.lengths > 0].astype(np.int64))
+    values[starts] = begin
+    return values
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

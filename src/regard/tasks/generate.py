@@ -32,9 +32,7 @@ from regard.nn.attention import SelfAttention
 from regard.nn.language import LanguageModel
 from regard.nn.loss import vocabulary_loss
 from regard.nn.watch import watch
-from regard.tasks._language import Language
-from regard.tasks._scoring import band_count, by_position, likelihoods, read_windows
-from regard.tasks._writing import (
+from regard.tasks._continuation import (
     Continuation,
     Drawing,
     Likelihood,
@@ -45,6 +43,8 @@ from regard.tasks._writing import (
     Seen,
     pieces_of,
 )
+from regard.tasks._language import Language
+from regard.tasks._scoring import band_count, by_position, likelihoods, read_windows
 from regard.training.presets import language_sizes
 from regard.training.recipe import Recipe
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,9 @@ class Muon(Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(
+            [{"params": list(matrices)}], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -98,11 +100,18 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
-def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The matrices of linear and recurrent layers, for Muon, and the rest: embeddings, norms, biases."""
+def split_parameters(model: nn.Module, apart: Iterable[Tensor] = ()) -> tuple[list[Tensor], list[Tensor]]:
+    """The matrices of linear and recurrent layers, for Muon, and the rest: embeddings, norms, biases.
+
+    Those that stand `apart` and those that do not learn are in neither.
+    """
+    left_out = {id(parameter) for parameter in apart}
+    learning = {id(parameter): parameter for parameter in model.parameters() if parameter.requires_grad}
     inner = [matrix for module in model.modules() for matrix in _matrices(module)]
-    matrices: dict[int, Tensor] = {id(matrix): matrix for matrix in inner}
-    rest: list[Tensor] = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
+    matrices: dict[int, Tensor] = {
+        id(matrix): matrix for matrix in inner if id(matrix) in learning.keys() - left_out
+    }
+    rest: list[Tensor] = [learning[number] for number in learning if number not in matrices.keys() | left_out]
     return list(matrices.values()), rest
 
 
@@ -115,12 +124,24 @@ def _matrices(module: nn.Module) -> list[Tensor]:
 
 
 def make_optimizers(
-    model: nn.Module, matrix_learning_rate: float, learning_rate: float, weight_decay: float
+    model: nn.Module,
+    matrix_learning_rate: float,
+    learning_rate: float,
+    weight_decay: float,
+    pretrained: Sequence[dict[str, Any]] = (),
 ) -> tuple[Muon, AdamW]:
-    """Muon for the matrices of layers and AdamW for the rest; decay for matrices only."""
-    matrices, rest = split_parameters(model)
+    """Muon for the matrices of layers and AdamW for the rest; decay for matrices only.
+
+    `pretrained` are groups of parameters with learning rates of their own: they go to AdamW whatever they are, for what an
+    encoder knows would not outlive steps of Muon's size. Every group has its peak under "initial_lr".
+    """
+    matrices, rest = split_parameters(model, (one for group in pretrained for one in group["params"]))
     muon = Muon(matrices, matrix_learning_rate, weight_decay=weight_decay)
-    return muon, AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True)
+    groups = [{"params": rest}, *pretrained]
+    adam = AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True)
+    for group in (*muon.param_groups, *adam.param_groups):
+        group["initial_lr"] = group["lr"]
+    return muon, adam
 
 
 def _squares(matrix: Tensor) -> tuple[Tensor, ...]:
