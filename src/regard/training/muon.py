@@ -86,12 +86,16 @@ def orthogonal(matrices: Tensor) -> Tensor:
         if number == 0:
             largest = square.diagonal(dim1=1, dim2=2).amax(1)[:, None, None] + TINY
             square /= largest  # or squares of its numbers would not be seen in float32
-            bound = (square.norm(dim=(1, 2), keepdim=True, dtype=torch.float32) * MARGIN + TINY).to(torch.bfloat16)
+            bound = (square.norm(dim=(1, 2), keepdim=True, dtype=torch.float32) * MARGIN + TINY).to(
+                torch.bfloat16
+            )
             square /= bound
         step = torch.baddbmm(square, square, square, beta=b, alpha=c)
         step.diagonal(dim1=1, dim2=2).add_(a)  # a x + step x in one product, without a copy of x
         if number == 0:
-            step *= (bound * largest * MARGIN + TINY).rsqrt()  # of the small square matrices: dividing x itself takes longer
+            step *= (
+                bound * largest * MARGIN + TINY
+            ).rsqrt()  # of the small square matrices: dividing x itself takes longer
         x = step @ x
     return x.mT if tall else x
 
