@@ -80,7 +80,7 @@ def test_a_task_without_pieces_cannot_drop_any(trainer_of, tmp_path):
 def test_passes_without_dropout_agree(trainer_of):
     one, two = trainer_of(dropout=0.0), trainer_of(dropout=0.0, r_drop=5.0)
     batch = one.learning.batch(np.arange(20), 0)
-    torch.testing.assert_close(one.learning.loss(batch), two.learning.loss(batch))
+    torch.testing.assert_close(one.learning.loss(batch, 0.0), two.learning.loss(batch))
 
 
 def test_passes_with_dropout_are_asked_to_agree(trainer_of):
@@ -90,7 +90,7 @@ def test_passes_with_dropout_are_asked_to_agree(trainer_of):
     for coefficient in (1e-9, 5.0):
         trainer.learning.recipe = trainer.recipe.replace(r_drop=coefficient)
         torch.manual_seed(1)
-        losses.append(float(trainer.learning.loss(batch).detach()))
+        losses.append(float(trainer.learning.loss(batch, 0.0).detach()))
     assert losses[1] > losses[0] * 1.001
     trainer.model.eval()  # the dev loss is that of one pass
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_the_loss_is_that_of_both_passes_and_their_divergence(trainer_of, monkey
     trainer = trainer_of(dropout=0.3, r_drop=2.0, label_smoothing=0.0)
     batch = trainer.learning.batch(np.arange(12), 0)
     torch.manual_seed(4)
-    found = trainer.learning.loss(batch)
+    found = trainer.learning.loss(batch, 0.0)
     examples = [
         tuple(ids.tolist() for ids in pair)
         for pair in zip(*(stream.unpack() for stream in batch.values()), strict=True)

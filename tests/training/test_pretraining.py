@@ -80,7 +80,7 @@ def test_the_loss_is_the_cross_entropy_of_what_was_hidden(trainer_of):
     states = trainer.model.encode(batch.tokens).values
     scores = F.linear(states, trainer.model.embedding.weight)[batch.places]
     expected = F.cross_entropy(scores, batch.targets, reduction="sum")
-    torch.testing.assert_close(trainer.pretraining.loss(batch), expected)
+    torch.testing.assert_close(trainer.pretraining.loss(batch, 0.0), expected)
 
 
 def test_an_update_has_gradients_of_the_encoder_alone(trainer_of):

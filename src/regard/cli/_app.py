@@ -16,6 +16,7 @@ COMMANDS = {
         regard train translate --train a.en,a.de --dev b.en,b.de --dry-run
         regard train roles --train train.jsonl.gz --dev dev.jsonl.gz --out runs/roles
         regard train answer --train a.jsonl.gz,b.json --dev dev.jsonl.gz --out runs/answer
+        regard train generate --train book.txt --out runs/book
         regard train --resume --out runs/mine
         """,
     ),
@@ -46,6 +47,7 @@ COMMANDS = {
         regard predict runs/mine "A dog runs." --attention dog.html
         regard predict runs/roles "The dog chases the cat." --columns
         regard predict runs/answer "Who wrote it?" --passage text.txt
+        regard predict runs/book --prompt "It was" --length 500 --stream
         """,
     ),
     "inspect": (

@@ -53,7 +53,8 @@ def compare(
         no_answer: How probable it must be that there is no answer before a run gives none. Default: what the dev data of its
             training chose, or else more so than any answer.
         lowercase: Compare without case, as sacrebleu -lc; always so for runs of lower case, but not for their files.
-        language: Language of the references, such as de or zh. Default: looked up in the text.
+        language: Language of the references, such as de or zh; of captions also the one to write in. Default: looked up in
+            the text, of captions the first of the run.
         text: Name of the field that is classified. Default: as in the training of the first run.
         label: Name of the field of labels. Default: as in the training of the first run.
         precision: Of a run's weights while writing. Default: fp32.
@@ -74,6 +75,8 @@ def compare(
     cutting = Cutting(task, by, records)
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
     given |= {"no_answer": no_answer}
+    if "language" in task.options:
+        given["language"] = language
     options = task_options(task.name, task.options, given)
     wanted = {"lowercase": lowercase or None, "language": language}
     scoring = task_options(task.name, task.score_options, wanted)

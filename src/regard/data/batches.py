@@ -7,7 +7,7 @@ where a run stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,8 @@ class PackedBatches:
     ) -> None:
         """
         Args:
-            lengths: (n, fields) or (n,) integers, tokens of each example in each field, the target last.
+            lengths: (n, fields) or (n,) integers, tokens of each example in each field, the target last; or a function that
+                gives them for an epoch, if they change from one to the next while n and their sum stay.
             tokens_per_batch: the budget, summed over fields and examples.
             seed: any integer; the same seed gives the same batches.
             sort: put examples of like length together, by target and then source; False: purely random batches.
@@ -65,7 +66,8 @@ class PackedBatches:
             DataError: there are no examples, or `lengths` is no array of counts.
             ConfigError: a number is out of its range.
         """
-        self._lengths = checked_lengths(lengths)
+        self._lengths_of: Callable[[int], Any] | None = lengths if callable(lengths) else None
+        self._lengths = checked_lengths(lengths(0) if callable(lengths) else lengths)
         self._tokens = int(self._lengths.sum(dtype=np.int64))
         self.variants, self._examples = variants, len(self._lengths) // max(1, variants)
         for name, value, least in (
@@ -95,6 +97,8 @@ class PackedBatches:
         )
         self.rank, self.world = rank, world
         self.epoch = self._pool = self._batch = 0
+        self.drawn = 0
+        """The epoch of the batch that came last."""
         self._cut: list[Indices] | None = None
 
     def __iter__(self) -> Iterator[Indices]:
@@ -103,14 +107,14 @@ class PackedBatches:
     def __next__(self) -> Indices:
         if self._cut is None:
             self._cut = self._batches_of_pool()
-        batch = self._cut[self._batch]
+        batch, self.drawn = self._cut[self._batch], self.epoch
         self._batch += 1
         if self._batch == len(self._cut):
             self._batch, self._cut = 0, None
             self._pool += 1
         if self._pool * self.pool >= self._examples:
             self._pool = 0
-            self.epoch += 1
+            self._enter(self.epoch + 1)
         return self._share(batch)
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,7 +143,8 @@ class PackedBatches:
                 "the place in the data belongs to other batches. Expected: the same data and options. "
                 f"Received: {different}. To mend it: resume with the data and options of that run."
             )
-        self.epoch, self._pool, self._batch = epoch, pool, batch
+        self._enter(epoch)
+        self._pool, self._batch = pool, batch
         inside = min(epoch, pool, batch) >= 0 and pool * self.pool < self._examples
         self._cut = self._batches_of_pool() if inside else []
         if batch >= len(self._cut):
@@ -147,6 +152,11 @@ class PackedBatches:
                 f"the place in the data does not exist. Expected: a batch of an epoch. Received: epoch {epoch}, "
                 f"pool {pool}, batch {batch}. To mend it: resume from another checkpoint."
             )
+
+    def _enter(self, epoch: int) -> None:
+        self.epoch = epoch
+        if self._lengths_of is not None and epoch >= 0:
+            self._lengths = checked_lengths(self._lengths_of(epoch))
 
     def _identity(self) -> dict[str, Any]:
         return {

@@ -18,7 +18,9 @@ from regard.nn.blocks import (
 )
 from regard.nn.cache import KeyValueCache as KeyValueCache
 from regard.nn.cache import LayerCache as LayerCache
+from regard.nn.cache import PrefixCache as PrefixCache
 from regard.nn.cache import StateCache as StateCache
+from regard.nn.captioner import Captioner as Captioner
 from regard.nn.consistency import (
     consistent as consistent,
 )
@@ -31,6 +33,7 @@ from regard.nn.consistency import (
 from regard.nn.encoder import TextEncoder as TextEncoder
 from regard.nn.feedforward import Dropout as Dropout
 from regard.nn.feedforward import FeedForward as FeedForward
+from regard.nn.language import LanguageModel as LanguageModel
 from regard.nn.linear import Linear as Linear
 from regard.nn.norm import RMSNorm as RMSNorm
 from regard.nn.patches import PatchEncoder as PatchEncoder

@@ -67,6 +67,11 @@ class Classify:
         """What is long stands last: batches are sorted by it."""
         return ("labels", "size", "patches") if self.reader.input == IMAGE else ("labels", "text")
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether pictures are classified."""
+        return self.reader.input == IMAGE
+
     def configure(self, recipe: Recipe) -> None:
         """Take the names of the fields; refuse a decoder."""
         refuse_decoder(recipe, self.name)
@@ -148,7 +153,7 @@ class Classify:
                     f"Received: {recipe.encoder}. To mend it: leave --encoder out."
                 )
             sizes = (recipe.dim or 128, recipe.heads or 4, recipe.hidden or 256, recipe.encoder_layers or 4)
-            moves: dict[str, Any] = {"warp": recipe.warp or 0.0, "flip": recipe.flip}
+            moves: dict[str, Any] = {"warp": recipe.warp or 0.0, "flip": recipe.flip, "tint": recipe.tint}
             encoder = PatchEncoder(self.patch, *sizes, dropout=dropout, **moves)
         return Classifier(encoder, upper_sizes(recipe, encoder)["heads"], len(self.labels), dropout)
 

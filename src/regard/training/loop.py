@@ -121,9 +121,14 @@ class Trainer:
                 if stop.asked:
                     raise KeyboardInterrupt
         self.reporter.finish(
-            self.position.step, self.position.seconds, self.position.best, self.position.best_step
+            self.position.step, self.position.seconds, self.sign * self.position.best, self.position.best_step
         )
         return self.position
+
+    @property
+    def sign(self) -> int:
+        """-1 where less is better, as of bits per character."""
+        return -1 if getattr(self.task, "descends", False) else 1
 
     def progress(self) -> float:
         """The share of the budget that is spent; the last evaluation's time is kept free."""
@@ -147,7 +152,7 @@ class Trainer:
         loss = 0.0
         for part in parts:
             with autocast(self.recipe.precision):
-                summed = phase.loss(part)
+                summed = phase.loss(part, progress)
             summed.backward()
             loss += float(summed.detach())
         workers.sum_gradients(parameter for parameter in phase.parameters() if parameter.requires_grad)
@@ -191,10 +196,11 @@ class Trainer:
             quick = {"beam": 1} if "beam" in self.task.options else {}
             mine = self.task.predict(self.model, inputs[workers.rank() :: workers.world()], **quick)
             scores = self.task.score(workers.gathered(mine), records)
-            better = self.position.compare(workers.first(scores[0].value), loss)
+            better = self.position.compare(self.sign * workers.first(scores[0].value), loss)
             if better and workers.rank() == 0:
                 checkpoints.save_weights(self.folder, self.model)
-        self.reporter.dev(self.position.step, loss, {score.name: score.value for score in scores}, better)
+        values = {score.name: score.value for score in scores}
+        self.reporter.dev(self.position.step, loss, values, better, getattr(self.task, "digits", 1))
         return scores
 
     def dev_loss(self) -> float:

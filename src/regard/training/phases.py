@@ -33,8 +33,8 @@ class Phase(Protocol):
     def batch(self, indices: np.ndarray, step: int) -> Any:
         """The examples at `indices`, for update number `step`."""
 
-    def loss(self, batch: Any) -> Tensor:
-        """The loss of a batch, summed over what `counted` counts."""
+    def loss(self, batch: Any, progress: float) -> Tensor:
+        """The loss of a batch, summed over what `counted` counts, where the run has come so far."""
 
     def counted(self, batch: Any) -> int:
         """How many decisions a batch asks for."""
@@ -48,20 +48,31 @@ class Learning:
 
     def __init__(self, task: Task, model: nn.Module, recipe: Recipe, store: TokenStore) -> None:
         self.task, self.model, self.recipe, self.store = task, model, recipe, store
-        self.batches = batches_of(store, recipe, variants=variants_of(store, recipe))
+        # A task may cut its examples anew in every epoch.
+        self.windows = task.windows(store, recipe) if hasattr(task, "windows") else None
+        lengths = store.lengths if self.windows is None else self.windows.lengths
+        self.batches = batches_of(lengths, recipe, variants=variants_of(store, recipe))
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return self.model.parameters()
 
     def batch(self, indices: np.ndarray, step: int) -> dict[str, Packed]:
-        return {name: packed(gathered) for name, gathered in self.store.gather(indices).items()}
+        if self.windows is None:
+            gathered = self.store.gather(indices)
+        else:
+            gathered = self.windows.gather(indices, self.batches.drawn)
+        return {name: packed(stream) for name, stream in gathered.items()}
 
-    def loss(self, batch: dict[str, Packed]) -> Tensor:
+    def loss(self, batch: dict[str, Packed], progress: float) -> Tensor:
+        if self.recipe.cider_finish and progress >= 1 - self.recipe.cider_finish:
+            finish: Any = self.task
+            loss: Tensor = finish.finish_loss(self.model, batch)
+            return loss
         if not self.recipe.r_drop:
-            return self.task.loss(self.model, batch, self.recipe.label_smoothing)
+            return self.task.loss(self.model, batch, self.recipe.label_smoothing or 0.0)
         with consistent(self.recipe.r_drop):
             doubled = {name: twice(stream) for name, stream in batch.items()}
-            return self.task.loss(self.model, doubled, self.recipe.label_smoothing)
+            return self.task.loss(self.model, doubled, self.recipe.label_smoothing or 0.0)
 
     def counted(self, batch: dict[str, Packed]) -> int:
         return self.task.counted(batch)
@@ -75,10 +86,10 @@ class Learning:
         return len(self.store) // variants, int(self.store.lengths.sum(dtype=np.int64)) // variants
 
 
-def batches_of(store: TokenStore, recipe: Recipe, variants: int = 1) -> PackedBatches:
-    """Batches of the recipe's size, of which this worker has its share."""
+def batches_of(lengths: Any, recipe: Recipe, variants: int = 1) -> PackedBatches:
+    """Batches of the recipe's size, of which this worker has its share; `lengths` as `PackedBatches` takes them."""
     return PackedBatches(
-        store.lengths,
+        lengths,
         recipe.tokens or 2048,
         recipe.seed,
         noise=NOISE,

@@ -53,7 +53,7 @@ class Pretraining:
         self.encode, self.parts, self.embedding = reader(model)
         self.seed, self.store = recipe.seed, store
         self.unknown, self.marks = task.tokenizer.unk, (task.tokenizer.bos, task.tokenizer.eos)
-        self.batches = batches_of(store, recipe)
+        self.batches = batches_of(store.lengths, recipe)
 
     def parameters(self) -> Iterable[nn.Parameter]:
         return itertools.chain.from_iterable(part.parameters() for part in self.parts)
@@ -67,7 +67,7 @@ class Pretraining:
         values[places] = self.unknown
         return Masked(texts.with_values(values), places, texts.values[places])
 
-    def loss(self, batch: Masked) -> Tensor:
+    def loss(self, batch: Masked, progress: float) -> Tensor:
         states = self.encode(batch.tokens).values[batch.places]
         return vocabulary_loss(states, self.embedding.weight, batch.targets)
 

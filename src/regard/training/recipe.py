@@ -40,14 +40,17 @@ ABOVE_ZERO = (
     "window",
     "stride",
     "side",
+    "context",
 )
-SHARES = ("dropout", "label_smoothing", "warmup", "average", "bpe_dropout", "pretrain")
+SHARES = ("dropout", "label_smoothing", "warmup", "average", "bpe_dropout", "pretrain", "cider_finish")
 PATCHES = (2, 4, 8)
 # What `init` leaves no room for.
 FROM_NOTHING = ("vocabulary", "dim", "encoder_layers", "bpe_dropout", "pretrain", "unspaced", "lowercase")
 PRECISIONS = ("auto", "fp32", "bf16")
 KINDS = ("attention", "recurrent")
 CUTS = ("runs", "scripts", "characters")
+UNITS = ("characters", "bytes", "subwords")
+DOCUMENTS = ("files", "lines")
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ class Recipe:
     """The same for the decoder, which attends to its source all the same; tasks that only read have none."""
     dropout: float | None = None
     """Share of activations dropped after embedding and in both halves of every block."""
-    label_smoothing: float = 0.1
-    """Share of the target's probability that is spread over the vocabulary."""
+    label_smoothing: float | None = None
+    """Share of the target's probability that is spread over the vocabulary. Default: 0.1; for generate 0, because its score is the likelihood itself."""
     bpe_dropout: float = 0.0
     """Probability with which a merge of the vocabulary is left out, so that training sees words cut in several ways; 0.1 is usual."""
     variants: int = 8
@@ -127,7 +130,7 @@ class Recipe:
     max_characters: int = MAX_CHARACTERS
     """Longest text accepted in a field; longer ones are refused with their file and line."""
     text: str | None = None
-    """Name of the field that is classified. Default: text, or image."""
+    """Name of the field that is classified, or of the text to learn to write. Default: text, or image."""
     label: str | None = None
     """Name of the field of labels, one or a list of several. Default: label, or labels."""
     side: int | None = None
@@ -138,10 +141,22 @@ class Recipe:
     """How much pictures are shifted, turned and scaled in training; 1 is a little, 0 not at all."""
     flip: bool = False
     """Pictures are mirrored in training, where left and right do not matter."""
+    tint: float = 0.0
+    """How much light, contrast and colours of pictures are varied in training; 1 is a little, 0 not at all."""
+    languages: str | None = None
+    """Languages of captions, such as en,de: those of de stand in captions_de, those of en in captions. Default: one, in captions."""
+    cider_finish: float = 0.0
+    """Share of the run, its last part, in which a captioner is trained on CIDEr-D itself; 0.1 is usual."""
     precision: str = "auto"
     """"fp32", "bf16" (matrix products in bfloat16, weights in float32), or "auto": bf16 where the machine computes it fast."""
     threads: int | None = None
     """CPU threads; by default as many as PyTorch takes."""
+    units: str | None = None
+    """What a language model reads and writes: "characters", "bytes" or "subwords". Default: characters."""
+    context: int | None = None
+    """Tokens that a language model reads at once."""
+    documents: str = "files"
+    """What is one document of plain text for generate: "files" or "lines"."""
     window: int | None = None
     """Pieces of a passage that are read at once; longer passages are read in several windows."""
     stride: int | None = None
@@ -164,7 +179,10 @@ class Recipe:
             _check(self, name, lambda value: 0 <= value < math.inf, "0 or more")
         _check(self, "layer_decay", lambda value: value <= 1, "at most 1")
         _check(self, "unspaced", lambda value: value in CUTS, ", ".join(CUTS))
+        _check(self, "units", lambda value: value in UNITS, ", ".join(UNITS))
+        _check(self, "documents", lambda value: value in DOCUMENTS, " or ".join(DOCUMENTS))
         _check(self, "warp", lambda value: 0 <= value <= 5, "a number from 0 to 5")
+        _check(self, "tint", lambda value: 0 <= value <= 5, "a number from 0 to 5")
         _check(self, "patch", lambda value: value in PATCHES, "2, 4 or 8")
         _check(self, "precision", lambda value: value in PRECISIONS, "auto, fp32 or bf16")
         for name in ("encoder", "decoder"):

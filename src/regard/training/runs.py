@@ -35,7 +35,15 @@ HELD_OUT = 500  # records, or a twentieth of the data where that is less
 TOKENS, TEXTS, DEV, BEGUN = "tokens", "texts", "dev.jsonl", "begun"  # in the folder of the state
 OURS = (
     *(checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, checkpoints.STATE, fine_tuning.ENCODER),
-    *("tokenizer.json", "labels.json", "reading.json", "classes.json", "words.json"),
+    *(
+        "tokenizer.json",
+        "labels.json",
+        "reading.json",
+        "classes.json",
+        "captions.json",
+        "words.json",
+        "units.json",
+    ),
 )
 TABLES = ("run", "data", "recipe", "end")
 
@@ -79,6 +87,11 @@ def begin(
 def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Prepared:
     """Read all data once, checking every record, and fill the recipe from its size."""
     recipe = fine_tuning.located(recipe)
+    if recipe.cider_finish and not hasattr(task, "finish_loss"):
+        raise ConfigError(
+            f"the task {task.name!r} is not scored by CIDEr-D. Expected: 'caption'. Received: cider_finish = "
+            f"{recipe.cider_finish}. To mend it: leave --cider-finish out."
+        )
     task.configure(recipe)
     examples = characters = 0
     for record in _records(task, recipe, train):
