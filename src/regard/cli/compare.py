@@ -77,7 +77,7 @@ def compare(
     given |= {"no_answer": no_answer}
     if "language" in task.options:
         given["language"] = language
-    options = task_options(task.name, task.options, given)
+    options = task_options(task.name, task.options, given, getattr(task, "defaults", None))
     wanted = {"lowercase": lowercase or None, "language": language}
     scoring = task_options(task.name, task.score_options, wanted)
     results = [_predicted(system, task, records, options, scoring) for system in systems]

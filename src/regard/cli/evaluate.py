@@ -24,6 +24,7 @@ def evaluate(
     length_penalty: float | None = None,
     no_answer: float | None = None,
     stride: int | None = None,
+    repeats: bool = False,
     lowercase: bool = False,
     language: str | None = None,
     text: str | None = None,
@@ -42,7 +43,9 @@ def evaluate(
         data: The examples, in a form that the model was trained on, such as .jsonl.gz. Default: the test part of the
             sample, for a model that was trained on it.
         beam: Hypotheses kept for each sentence; 1 is greedy search. Default: 5.
-        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
+        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1; of summaries what was
+            best on the dev data.
+        repeats: Let a summary say the same three words twice.
         no_answer: How probable it must be that there is no answer before none is given. Default: what the dev data of the
             training chose, or else more so than any answer.
         stride: Of texts that are only read, tokens from one window to the next; fewer than the context give every token more to
@@ -70,11 +73,11 @@ def evaluate(
     predictor = load(run)
     task = predictor.task
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
-    given |= {"no_answer": no_answer, "stride": stride}
+    given |= {"repeats": repeats or None, "no_answer": no_answer, "stride": stride}
     given |= shortlist_option(predictor, shortlist)
     if "language" in task.options:
         given["language"] = language
-    options = task_options(task.name, task.options, given)
+    options = task_options(task.name, task.options, given, getattr(task, "defaults", None))
     wanted = {"lowercase": lowercase or None, "language": language, "each": each or None}
     scoring = task_options(task.name, task.score_options, wanted)
     name_fields([task], text, label)
@@ -107,7 +110,11 @@ def evaluate(
     for score in scores:
         change = "" if is_exact else f"   {-lost[score.name]:+.2f} against fp32"
         give(f"{score.name:<{width}} {score.value:5.{digits}f}   {score.signature}{change}".rstrip())
-    how = f", beam {options['beam']}, {options['precision']}" if "beam" in options else ""
+    how = "".join(
+        f", {name}{options[option]}"
+        for option, name in (("beam", "beam "), ("precision", ""))
+        if option in options
+    )
     give(f"{len(records):,} examples in {seconds:.1f} s{how}")
     if cutting is not None:
         width = max(8, *(len(score.name) + 2 for score in scores)) if digits > 1 else 8

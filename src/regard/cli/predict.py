@@ -31,6 +31,7 @@ def predict(
     beam: int | None = None,
     length_penalty: float | None = None,
     no_answer: float | None = None,
+    repeats: bool = False,
     attention: Path | None = None,
     columns: bool = False,
     precision: Literal["fp32", "bf16", "int8"] | None = None,
@@ -42,14 +43,16 @@ def predict(
 
     Args:
         run: A run folder.
-        texts: What to translate, label, ask, classify, caption or continue: texts, or paths of pictures. Default: the lines
-            of --input, or of standard input.
+        texts: What to translate, summarize, label, ask, classify, caption or continue: texts, or paths of pictures. Default:
+            the lines of --input, or of standard input.
         input: A file with a text on each line, or one with the columns of the task, such as .jsonl with "source" or "words".
         passage: A text file in which questions are answered.
         image: A picture to caption or classify, as its path alone would be.
         language: In which to write, for a model of captions in several languages. Default: the first of them.
         beam: Hypotheses kept for each sentence that is written; 1 is greedy search. Default: 5.
-        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
+        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1; of summaries what was
+            best on the dev data.
+        repeats: Let a summary say the same three words twice.
         no_answer: How probable it must be that there is no answer before none is given. Default: what the dev data of the
             training chose, or else more so than any answer.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
@@ -73,10 +76,13 @@ def predict(
         "penalty": length_penalty,
         "attention": True if attention else None,
     }
-    given |= {"no_answer": no_answer, "language": language, "precision": precision}
+    given |= {"repeats": repeats or None, "no_answer": no_answer, "language": language}
+    given["precision"] = precision
     given |= shortlist_option(predictor, shortlist)
     writing = writing or WritingFlags()
-    options = task_options(task.name, task.options, given | writing.options())
+    options = task_options(
+        task.name, task.options, given | writing.options(), getattr(task, "defaults", None)
+    )
     texts = asked(task, writing.prompt, texts, input is not None or passage is not None)
     if writing.stream:
         stream(predictor, texts, options, json)

@@ -40,7 +40,7 @@ def train(
     """Train a model from a file of examples.
 
     Args:
-        task: What to train: translate, roles, answer, classify, caption or generate.
+        task: What to train: translate, summarize, roles, answer, classify, caption or generate.
         train: Training data: .jsonl, or .tsv and two text files "a.en,a.de" for pairs, .conll for roles; several files of
             questions or of plain text "a,b". Default: a sample.
         dev: Data for the score while training, in the same form. Default: a part of --train is held out.

@@ -30,6 +30,7 @@ from regard.nn.consistency import (
 from regard.nn.consistency import (
     twice as twice,
 )
+from regard.nn.copying import CopyingEncoderDecoder as CopyingEncoderDecoder
 from regard.nn.encoder import TextEncoder as TextEncoder
 from regard.nn.feedforward import Dropout as Dropout
 from regard.nn.feedforward import FeedForward as FeedForward

@@ -14,6 +14,7 @@ FOLDERS = {
     "classify": "tatoeba_languages",
     "caption": "noto_emoji",
     "generate": "shakespeare",
+    "summarize": "debian_synopsis",
 }
 SPLITS = ("train", "dev", "test")
 

@@ -9,6 +9,7 @@ from regard._errors import ConfigError, nearest
 
 TASKS = {
     "translate": "Translate",
+    "summarize": "Summarize",
     "roles": "Roles",
     "answer": "AnswerQuestions",
     "classify": "Classify",

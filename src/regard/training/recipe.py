@@ -158,7 +158,10 @@ class Recipe:
     documents: str = "files"
     """What is one document of plain text for generate: "files" or "lines"."""
     window: int | None = None
-    """Pieces of a passage that are read at once; longer passages are read in several windows."""
+    """Pieces of a passage that are read at once; longer passages are read in several windows. For summaries: pieces on each side
+    that a piece of the document sees, besides the first one; by default all of them."""
+    coverage: float | None = None
+    """For summaries: weight of the penalty for copying from a place again; it costs memory source x target, for one head."""
     stride: int | None = None
     """Pieces from the beginning of one window to that of the next; less where a window would not overlap by the longest answer."""
     unspaced: str | None = None
@@ -175,7 +178,7 @@ class Recipe:
             _check(self, name, lambda value: 0 < value < math.inf, "a number above 0")
         for name in SHARES:
             _check(self, name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-        for name in ("weight_decay", "r_drop", "frozen_layers"):
+        for name in ("weight_decay", "r_drop", "frozen_layers", "coverage"):
             _check(self, name, lambda value: 0 <= value < math.inf, "0 or more")
         _check(self, "layer_decay", lambda value: value <= 1, "at most 1")
         _check(self, "unspaced", lambda value: value in CUTS, ", ".join(CUTS))
