@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 from hypothesis import strategies as st
@@ -29,7 +30,8 @@ from regard.backends import reference
 
 RNG = np.random.default_rng(0)
 BIASES = ("bias", "slopes", "table")  # a dense bias, those of `Alibi`, that of `RelativeBias`
-BRING = {"numpy": np.asarray, "torch": torch.as_tensor}
+BRING = {"numpy": np.asarray, "torch": torch.as_tensor, "jax": jnp.asarray}
+KINDS = {"numpy": np.ndarray, "torch": torch.Tensor, "jax": jnp.ndarray}
 
 
 def draw(rows, keys, heads=4, kv_heads=2, size=3, out_size=5, leading=()):
@@ -44,7 +46,7 @@ def run(framework, query, key, value, **options):
     bring = BRING[framework]
     given_arrays = {name: bring(options.pop(name)) for name in ("sinks", "bias") if name in options}
     result = attention(bring(query), bring(key), bring(value), **given_arrays, **options)
-    assert isinstance(result, torch.Tensor if framework == "torch" else np.ndarray)
+    assert isinstance(result, KINDS[framework])
     return np.asarray(result)
 
 

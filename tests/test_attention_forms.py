@@ -77,9 +77,9 @@ def test_strides_do_not_matter_and_arrays_are_left_alone(framework, poisoned_mem
         wide[..., ::2] = array
         turned = np.ascontiguousarray(wide.transpose(3, 1, 0, 2))
         strided.append(
-            bring(turned).transpose(2, 1, 3, 0)[..., ::2]
-            if framework == "numpy"
-            else bring(turned).permute(2, 1, 3, 0)[..., ::2]
+            bring(turned).permute(2, 1, 3, 0)[..., ::2]
+            if framework == "torch"
+            else bring(turned).transpose(2, 1, 3, 0)[..., ::2]
         )
     before = [np.asarray(array).copy() for array in strided]
     out = np.asarray(attention(*strided, mask=Causal()))

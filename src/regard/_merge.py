@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from regard._arrays import framework_of
+from regard._arrays import framework_of, is_jax
 from regard._errors import ShapeError
 
 
@@ -15,12 +15,12 @@ def merge(*parts: tuple[Any, Any]) -> tuple[Any, Any]:
     """Join results over disjoint parts of the keys: `out = sum_i exp(lse_i - lse) out_i`, `lse = log sum_i exp(lse_i)`.
 
     Args:
-        parts: pairs (out, lse) of shapes (..., T, H, Dv) and (..., T, H), NumPy or PyTorch, computed without sinks and
+        parts: pairs (out, lse) of shapes (..., T, H, Dv) and (..., T, H), NumPy, PyTorch or JAX, computed without sinks and
             dropout. A query that sees nothing in a part has lse = -inf there.
 
     Returns:
         (out, lse) over all keys, in the dtypes that came in; 0 and -inf where a query sees nothing at all. Differentiable
-        in PyTorch, through both.
+        in PyTorch and JAX, through both.
 
     Raises:
         ShapeError: no part, or parts whose shapes differ.
@@ -68,6 +68,10 @@ def _operations(framework: str) -> Any:
         import torch
 
         return torch
+    if framework == "jax":
+        import jax.numpy as jnp
+
+        return jnp
     return np
 
 
@@ -76,6 +80,10 @@ def _select(ops: Any, seen: Any, out: Any) -> Any:
 
 
 def _constant(array: Any) -> Any:
+    if is_jax(array):
+        from jax import lax
+
+        return lax.stop_gradient(array)
     return array.detach() if hasattr(array, "detach") else array
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from regard._arrays import host_integers, is_torch, is_traced
+from regard._arrays import host_integers, is_jax, is_torch, is_traced
 from regard._errors import ShapeError
 
 
@@ -43,7 +43,7 @@ class Packed:
     `values` has shape (total, ...), in any framework; `offsets` has shape (N + 1,), int32 on the host: sequence n is
     `values[offsets[n]:offsets[n + 1]]`. Linear and elementwise layers work on `values`; only attention reads `offsets`.
 
-    To PyTorch's tracers and transforms it is a tree of two tensors.
+    To the tracers and transforms of PyTorch and JAX it is a tree of two arrays. `regard.attention` tells JAX so, on its first array.
 
     Raises ShapeError when the offsets do not start at 0, rise, and end at the number of rows; a tracer can't look at them.
 
@@ -110,6 +110,8 @@ class Packed:
     def to_padded(self, fill: float = 0) -> Any:
         """An array of shape (N, longest length, ...), `fill` behind each sequence's end."""
         longest = int(self.lengths.max(initial=0))
+        if is_jax(self.values):
+            return _padded_jax(self, longest, fill)
         shape = (len(self), longest, *self.values.shape[1:])
         padded = (
             self.values.new_full(shape, fill)
@@ -171,7 +173,23 @@ def _unflatten(leaves: Iterable[Any], _: None) -> Packed:
     return _unchecked(values, offsets)
 
 
+def _padded_jax(packed: Packed, longest: int, fill: float) -> Any:
+    import jax.numpy as jnp
+
+    place = np.arange(longest)
+    inside = place < packed.lengths[:, None]
+    if not packed.values.shape[0]:
+        return jnp.full((*inside.shape, *packed.values.shape[1:]), fill, packed.values.dtype)
+    token = np.where(inside, packed.offsets[:-1, None] + place, 0)
+    real = inside.reshape(*inside.shape, *(1,) * (packed.values.ndim - 1))
+    return jnp.where(real, packed.values[token], jnp.asarray(fill, packed.values.dtype))
+
+
 def _concatenate(arrays: Sequence[Any]) -> Any:
+    if is_jax(arrays[0]):
+        import jax.numpy as jnp
+
+        return jnp.concatenate(list(arrays))
     if is_torch(arrays[0]):
         import torch
 

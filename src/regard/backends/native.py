@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regard._arrays import host_array
 from regard._aux import Aux, AuxOutput, TopK, checked_rows
 from regard._lowering import STORED, bias_arguments, dense_layout, lowered, seed_word, threads
-from regard._masks import host_array
 from regard._plan import Plan
 
 Array = NDArray[Any]

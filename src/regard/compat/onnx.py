@@ -25,7 +25,7 @@ _RAW, _CAPPED, _MASKED, _WEIGHTS = range(4)
 
 @functools.cache
 def backend(name: str) -> type:
-    """A subclass of `onnx.backend.base.Backend` that computes in the named framework, "numpy" or "torch".
+    """A subclass of `onnx.backend.base.Backend` that computes in the named framework, "numpy", "torch" or "jax".
 
     `backend("torch").run_model(model, inputs)` takes NumPy inputs and returns a tuple of NumPy outputs, as ONNX's own
     tests want. The model may hold `Attention` nodes only.
@@ -35,7 +35,7 @@ def backend(name: str) -> type:
 
     Source: https://onnx.ai/onnx/operators/onnx__Attention.html
     """
-    frameworks: dict[str, type[_NumPy]] = {"numpy": _NumPy, "torch": _Torch}
+    frameworks: dict[str, type[_NumPy]] = {"numpy": _NumPy, "torch": _Torch, "jax": _Jax}
     if name not in frameworks:
         raise BackendError(
             f"regard.compat.onnx computes in {' or '.join(frameworks)}, got {name!r}{nearest(name, frameworks)}"
@@ -73,7 +73,7 @@ def backend(name: str) -> type:
 
 
 class _NumPy:
-    """The few operations that NumPy and PyTorch spell differently."""
+    """The few operations that the frameworks spell differently."""
 
     @staticmethod
     def bring(array: Any) -> Any:
@@ -142,6 +142,42 @@ class _Torch(_NumPy):
     @staticmethod
     def mask(array: Any, allowed: Any) -> Any:
         return array.masked_fill(~allowed, -math.inf)
+
+
+class _Jax(_NumPy):
+    @staticmethod
+    def bring(array: Any) -> Any:
+        import jax.numpy as jnp
+
+        return jnp.asarray(array)
+
+    @staticmethod
+    def take_back(array: Any, dtype: Any) -> Any:
+        return np.asarray(array.astype(dtype))
+
+    @staticmethod
+    def join(arrays: Sequence[Any], axis: int) -> Any:
+        import jax.numpy as jnp
+
+        return jnp.concatenate(list(arrays), axis)
+
+    @staticmethod
+    def full(like: Any, shape: tuple[int, ...], number: float) -> Any:
+        import jax.numpy as jnp
+
+        return jnp.full(shape, number, like.dtype)
+
+    @staticmethod
+    def tanh(array: Any) -> Any:
+        import jax.numpy as jnp
+
+        return jnp.tanh(array)
+
+    @staticmethod
+    def mask(array: Any, allowed: Any) -> Any:
+        import jax.numpy as jnp
+
+        return jnp.where(allowed, array, -math.inf)
 
 
 @dataclass(frozen=True, eq=False)
