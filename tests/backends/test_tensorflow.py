@@ -141,7 +141,7 @@ def test_tiles_in_graphs(name, hidden):
         check(case_of(**CASES[name]), hidden=hidden, backend="tiled", wrap=tf.function)
 
 
-@pytest.mark.parametrize(("name", "hidden"), [("everything", True), ("by distance", False), ("arrays", True)])
+@pytest.mark.parametrize(("name", "hidden"), [("everything", True), ("by distance", False)])
 def test_xla(name, hidden):
     check(
         case_of(**CASES[name]), hidden=hidden, wrap=lambda function: tf.function(function, jit_compile=True)
@@ -384,6 +384,16 @@ def test_parts_join_with_gradients():
     ups = [drawn(3, 2, 4), drawn(3, 2)]
     for one, other in zip(*(differentiated(call, [query], ups) for call in (parts, whole)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_tiny_calls_of_graphs_stay_in_them():
+    def called(length):
+        x = tf.zeros((1, length, 2, 4))
+        graph = tf.function(lambda x: attention(x, x, x)).get_concrete_function(x).graph
+        return any("PyFunc" in operation.type for operation in graph.get_operations())
+
+    assert not called(5)
+    assert called(100)
 
 
 def test_explain_and_refusals():
