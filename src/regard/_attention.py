@@ -64,7 +64,7 @@ def attention(
     Dropout is a function of (seed, sequence, head, query position, key position), the same packed or padded and on
     every backend. Memory beyond the arrays is O(T + S). Lengths may be anything, 0 and 1 among them; strides too.
     Sums run in float32, or float64 for float64; the output keeps the query's dtype. Under a tracer (`torch.compile`,
-    `torch.export`, `torch.vmap`) offsets can't be looked at: tokens past the last one give 0.
+    `torch.export`, `torch.vmap`, `jax.jit`) offsets can't be looked at: tokens past the last one give 0.
 
     Arguments:
         query: (..., T, H, D), or packed (total, H, D) with `cu_seqlens_q`, or `Packed`.

@@ -20,7 +20,7 @@ class Explanation:
     `backend` is None when none of the wanted backends serves the call. `refusals` says why the others do not. `pairs`
     counts (query, key) pairs that are kept, over all heads; `all_pairs` those without a mask. `flops` is the forward
     pass's arithmetic, two operations a multiply-add. `bytes_beyond_arrays` is the output, the lse, and what a bias by
-    distance comes to.
+    distance comes to. `note` says how programs of JAX reach the kernel where they can't call it directly.
     """
 
     backend: str | None
@@ -34,11 +34,12 @@ class Explanation:
     all_pairs: int
     flops: int
     bytes_beyond_arrays: int
+    note: str = ""
 
     def __str__(self) -> str:
         kept = self.pairs / self.all_pairs if self.all_pairs else 0.0
         lines = [
-            f"backend: {self.backend or 'none'}",
+            f"backend: {self.backend or 'none'}{self.note and f' ({self.note})'}",
             *(f"  not {name}: {reason}" for name, reason in self.refusals.items()),
             f"{self.sequences:,} sequences, {self.queries:,} queries, {self.keys:,} keys",
             f"{self.heads} heads over {self.kv_heads} key heads",
@@ -93,6 +94,7 @@ def explain(
         all_pairs=count_pairs(None, spans, plan.heads),
         flops=2 * pairs * (width + value_width),
         bytes_beyond_arrays=plan.heads * (rows + 4 * distances),
+        note=_note(call, chosen),
     )
 
 
@@ -101,6 +103,18 @@ _DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(("scale", "softcap", "sinks", "seed")),
     "dropout_p": 0.0,
 }
+
+
+def _note(call: Call, chosen: str | None) -> str:
+    if call.framework != "jax" or chosen != "native":
+        return ""
+    from regard.backends.jax.native import has_handler
+
+    return (
+        ""
+        if has_handler()
+        else "in programs by JAX's callback: the kernel was built without jaxlib's headers"
+    )
 
 
 def _refusals(call: Call, wanted: str | Sequence[str] | None, chosen: str | None) -> dict[str, str]:

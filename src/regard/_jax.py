@@ -18,7 +18,7 @@ from regard._errors import RegardError
 from regard._form import bias_array, written
 from regard._lowering import kernel
 from regard._packed import Packed
-from regard._plan import Spans, leading_shape, make_plan
+from regard._plan import Spans, is_small, leading_shape, make_plan
 from regard.backends.jax import primitives
 from regard.backends.jax.layout import check_positions
 from regard.backends.jax.philox import seed_words
@@ -52,13 +52,14 @@ def attend(
     numbers = {"scale": scale, "softcap": softcap, "dropout_p": dropout_p}
     hidden_seed = _is_hidden(seed)
     call = None
-    if _is_hidden(given.layout, given.mask):
+    if not given.is_plain and _is_hidden(given.layout, given.mask):
         given.check(sinks, numbers, seed)
     else:
         call = given.lowered(sinks=sinks, seed=0 if hidden_seed else seed, **numbers)
         name = choose(call, backend)
         hidden = hidden_seed or _is_hidden(given.arrays, given.bias, sinks)
-        if name == "native" and not hidden and len(call.arrays[0].sharding.device_set) == 1:
+        alone = not hidden and len(call.arrays[0].sharding.device_set) == 1
+        if name == "native" and alone and not given.is_plain:
             return finished(call, *_at_once(call, return_aux))
     out, lse = given.bound(sinks, seed, numbers, _wanted(backend))
     aux = None if return_aux is None else _looked(given, call, lse, return_aux)
@@ -86,6 +87,11 @@ class _Given:
             mask, bias = _dense(mask, bias, self.leading)
         self.arrays, self.mask, self.bias = (query, key, value), mask, bias
         self.layout = (offsets_q, offsets_k, *rest)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether only shapes tell one such call from another, so that a program for it may serve again."""
+        return is_small(self.mask) and all(isinstance(part, int | None) for part in self.layout)
 
     def lowered(self, **parameters: Any) -> Call:
         """The call with everything checked."""
@@ -140,9 +146,10 @@ class _Given:
 
 def _is_hidden(*values: Any) -> bool:
     """Whether a tracer stands somewhere in trees of values."""
-    if all(value is None for value in values):
-        return False
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    for value in values:
+        if value is not None and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+            return True
+    return False
 
 
 def _wanted(backend: Any) -> tuple[str, ...]:
@@ -168,14 +175,15 @@ def _at_once(call: Call, aux: Aux | None) -> tuple[Any, AuxOutput | None]:
     return found, None if aux is None else _as_jax(native.look(*arrays, lse, aux))
 
 
-def _host_arrays(call: Call) -> tuple[Any, ...]:
+def _host_arrays(call: Call) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """As backends on NumPy take them."""
     bias = None if call.bias is None else host_array(call.bias_array)
     sinks = None if call.sinks is None else host_array(call.sinks)
-    flat = (
+    query, key, value = (
         array.reshape(math.prod(array.shape[:-2]), *array.shape[-2:])
         for array in map(host_array, call.arrays)
     )
-    return call.plan, *flat, bias, sinks
+    return call.plan, query, key, value, bias, sinks
 
 
 def _looked(given: _Given, call: Call | None, lse: Any, aux: Aux) -> AuxOutput:

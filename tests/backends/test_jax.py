@@ -29,6 +29,7 @@ from regard import (
     RelativeBias,
     Window,
     attention,
+    explain,
 )
 from regard._errors import BackendError, RegardError, ShapeError
 from regard.backends import reference
@@ -195,7 +196,9 @@ def test_what_is_foreign_or_past_the_end_has_no_influence(room, poison):
     arrays = {name: rng.normal(size=shape) for name, shape in shapes_of("plain").items()}
     ups = rng.normal(size=(QUERIES, HEADS, VALUE_SIZE)), rng.normal(size=(QUERIES, HEADS))
     where = {"cu_q": np.array([0, 3, 3, 7]), "cu_k": np.array([0, 4, 6, 9])}
-    where |= dict.fromkeys(("reads", "start", "prefix", "queries", "keys", "dense", "seed"), np.int64(0))
+    others = {"reads": 3, "start": 3, "prefix": 3, "queries": QUERIES, "keys": KEYS}
+    where |= {name: np.zeros(size, np.int64) for name, size in others.items()}
+    where |= {"dense": np.ones((3, 1, QUERIES, KEYS), bool), "seed": np.int64(0)}
     with small_tiles():
         clean = program("plain", room)(arrays, where, ups)
         dirty = {name: array.copy() for name, array in arrays.items()}
@@ -256,10 +259,9 @@ def test_forward_mode_and_second_derivatives():
         return jax.jvp(function, arrays, along)
 
     def second(function):
-        inner = jax.grad(lambda *arrays: (function(*arrays) ** 2).sum(), argnums=(0, 1, 2))
-        return jax.grad(lambda *arrays: sum((grad**2).sum() for grad in inner(*arrays)), argnums=(0, 1, 2))(
-            *arrays
-        )
+        return jax.jvp(
+            jax.grad(lambda *arrays: (function(*arrays) ** 2).sum(), argnums=(0, 1, 2)), arrays, along
+        )[1]
 
     ours = functools.partial(simple, None)
     for derivative in (moved, second):
@@ -267,6 +269,20 @@ def test_forward_mode_and_second_derivatives():
             jax.jit(derivative, static_argnums=0)(ours), derivative(formula), strict=True
         ):
             np.testing.assert_allclose(received, wanted, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_second_derivatives_backwards():
+    arrays = drawn()
+
+    def second(function):
+        inner = jax.grad(lambda *arrays: (function(*arrays) ** 2).sum(), argnums=(0, 1, 2))
+        return jax.grad(lambda *arrays: sum((grad**2).sum() for grad in inner(*arrays)), argnums=(0, 1, 2))(
+            *arrays
+        )
+
+    for received, wanted in zip(second(functools.partial(simple, None)), second(formula), strict=True):
+        np.testing.assert_allclose(received, wanted, atol=1e-11)
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -290,8 +306,10 @@ def test_vmap_is_one_call_after_the_other(room):
         np.testing.assert_allclose(grads[1], alone, atol=1e-13)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize(
+    ("room", "dtype"),
+    [("native", "float16"), ("native", "bfloat16"), ("native", "float32"), ("tiled", "bfloat16")],
+)
 def test_the_output_keeps_the_dtype(dtype, room):
     exact = drawn()
     arrays = [array.astype(dtype) for array in exact]
@@ -391,6 +409,17 @@ def test_without_the_handler_programs_call_back(monkeypatch):
     np.testing.assert_allclose(found, wanted)
     for received, expected_grad in zip(grads, wanted_grads, strict=True):
         np.testing.assert_allclose(received, expected_grad, atol=1e-14)
+
+
+def test_explain_says_who_computes_and_how_programs_reach_the_kernel(monkeypatch):
+    query, key, value = drawn()
+    told = explain(query, key, value, mask=Causal())
+    assert told.backend == "native"
+    assert told.refusals["reference"] == "computes numpy arrays, these are jax"
+    assert told.refusals["tiled"] == "comes after native"
+    assert "callback" not in str(told)
+    monkeypatch.setattr(native, "has_handler", lambda: False)
+    assert "backend: native (in programs by JAX's callback" in str(explain(query, key, value))
 
 
 def test_calls_that_come_often_are_compiled():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import jax.numpy as jnp
+from jax import lax
 
 from regard._attention import attention
 from regard._aux import Aux
@@ -32,7 +33,7 @@ def dot_product_attention(
 
     As JAX's own but in this: a query that sees no key, or stands past `query_seq_lengths`, gives 0 and a residual of -inf, not NaN or a mean
     of all values; masked keys have no influence even where they hold NaN; lengths and masks are applied together; `value` may
-    have a head size of its own; the residual is float32, or float64 for float64; nothing of the size T x S is held.
+    have a head size of its own; the softmax of float64 is computed in float64; nothing of the size T x S is held.
 
     Arguments:
         query: (B, T, N, H) or (T, N, H).
@@ -46,7 +47,8 @@ def dot_product_attention(
         key_value_seq_lengths: (B,) int32, likewise of keys.
         local_window_size: (left, right) or one number for both, inclusive; counted from query t at key t.
         implementation: None or "xla", which change nothing.
-        return_residual: whether the logarithm of each query's sum of exponentials, (B, T, N) or (T, N), comes too.
+        return_residual: whether the logarithm of each query's sum of exponentials, (B, T, N) or (T, N), comes too. It has
+            no gradient, as in JAX; that of `regard.attention(..., return_aux=regard.Aux(lse=True))` has.
 
     Returns:
         (B, T, N, V) or (T, N, V), in the query's dtype; with `return_residual` a pair of it and the residual.
@@ -84,7 +86,7 @@ def dot_product_attention(
     )  # fmt: skip
     if not return_residual:
         return found[0] if is_single else found
-    out, residual = found[0], found[1].lse
+    out, residual = found[0], lax.stop_gradient(found[1].lse).astype(query.dtype)
     return (out[0], residual[0]) if is_single else (out, residual)
 
 

@@ -63,7 +63,8 @@ class Buffer:
         size = math.prod(self.shape) * dtype.itemsize
         if not size:
             return np.zeros(self.shape, dtype)
-        return np.frombuffer((ctypes.c_char * size).from_address(self.address), dtype).reshape(self.shape)
+        held: Any = (ctypes.c_char * size).from_address(self.address)
+        return np.frombuffer(held, dtype).reshape(self.shape)
 
     def view(self) -> tuple[int, int, int, int]:
         """As the kernel takes arrays (..., T, H, D): address, row stride and head stride, and what the numbers are."""
@@ -228,19 +229,20 @@ def at_once(kind: str, request: Request, flags: tuple[Any, ...], operands: Any, 
     return [jnp.asarray(array) for array in found]
 
 
-def has_handler() -> bool:
-    """Whether the kernel was built with XLA's headers, so that compiled programs call it directly."""
-    return hasattr(kernel(), "xla_handler")
-
-
 @functools.cache
-def _register() -> None:
-    jax.ffi.register_ffi_target(_TARGET, kernel().xla_handler(serve), platform="cpu")
+def has_handler() -> bool:
+    """Whether compiled programs call the kernel directly: it was built with XLA's headers, and this XLA takes it."""
+    if not hasattr(kernel(), "xla_handler"):
+        return False
+    try:
+        jax.ffi.register_ffi_target(_TARGET, kernel().xla_handler(serve), platform="cpu")
+    except RuntimeError:  # built for an XLA too far from this one
+        return False
+    return True
 
 
 def _called(text: str, results: tuple[jax.ShapeDtypeStruct, ...], operands: Any) -> Any:
     if has_handler():
-        _register()
         return jax.ffi.ffi_call(_TARGET, results)(*operands, call=text)
 
     def computed(*arrays: Any) -> tuple[NDArray[Any], ...]:

@@ -75,7 +75,7 @@ def _is_here(array: Any) -> bool:
     """Whether an array lies whole on one CPU."""
     if not isinstance(array, jax.Array):
         return True
-    devices = array.sharding.device_set
+    devices: Any = array.sharding.device_set
     return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
@@ -131,10 +131,14 @@ def _attention_jvp(primals: Sequence[Any], tangents: Sequence[Any], *, request: 
     moving = tuple(tangent is not None and type(tangent) is not ad.Zero for tangent in along)
     rounded = out if request.wide else out.astype(primals[0].dtype)
     if not any(moving):
-        return [rounded, lse], [ad.Zero.from_primal_value(rounded), ad.Zero.from_primal_value(lse)]
+        return [rounded, lse], [_no_tangent(rounded), _no_tangent(lse)]
     some = [tangent for tangent, moves in zip(along, moving, strict=True) if moves]
     moved = tangent_p.bind(*primals, out, lse, *some, request=request, moving=moving)
     return [rounded, lse], moved
+
+
+def _no_tangent(array: Any) -> Any:
+    return ad.Zero(ShapedArray(array.shape, array.dtype))
 
 
 def _tangent_transpose(

@@ -43,17 +43,19 @@ class Inputs:
         """Cut the call; `others` are looked at whether they are finite."""
         parts = request.parts(operands.arrays)
         layout = layout_of(parts, operands.query.shape, operands.key.shape)
-        arrays = [flat(array) for array in (operands.query, operands.key, operands.value)]
+        query, key, value = (flat(array) for array in (operands.query, operands.key, operands.value))
         # A sum is NaN or infinite where an entry is.
         finite = jnp.isfinite(
-            sum(jnp.sum(array.astype(precision_of(array.dtype))) for array in (*arrays, *others))
+            sum(jnp.sum(array.astype(precision_of(array.dtype))) for array in (query, key, value, *others))
         )
         size = operands.query.shape[-1]
         scale = request.scale if request.scale is not None else size**-0.5 if size else 1.0
         return cls(
             request,
             layout,
-            *arrays,
+            query,
+            key,
+            value,
             operands.bias,
             operands.sinks,
             operands.seed,

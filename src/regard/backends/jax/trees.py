@@ -64,7 +64,7 @@ def _flatten_with_keys(leaves: tuple[str, ...], meaning: tuple[str, ...], value:
 
 def _unflatten(kind: type, leaves: tuple[str, ...], meaning: tuple[str, ...], rest: Any, found: Any) -> Any:
     # Unchecked: JAX makes trees of anything.
-    value = object.__new__(kind)
+    value: Any = object.__new__(kind)
     for name, part in (*zip(leaves, found, strict=True), *zip(meaning, rest, strict=True)):
         is_offsets = (
             name == "offsets" and isinstance(part, jax.Array) and not isinstance(part, jax.core.Tracer)
