@@ -22,7 +22,7 @@ from regard._packed import Packed
 from regard.data.captions import IMAGE, CaptionReader
 from regard.data.checks import Record
 from regard.data.lines import data_error, shorten
-from regard.data.patches import cut_patches
+from regard.data.patches import cut_patches, usual_patch
 from regard.data.pictures import Picture, load_picture, picture_size
 from regard.data.records import Source
 from regard.data.tokenizer import Tokenizer
@@ -104,7 +104,7 @@ class CaptionPictures:
         return sum(len(caption) for _, caption in self.reader.every(record))
 
     def sizes(self, examples: int) -> dict[str, Any]:
-        """The model by the number of pictures."""
+        """The model by the number of pictures, and the patch by their size."""
         small = examples < 3_000
         return {
             "vocabulary": 2000,
@@ -115,7 +115,7 @@ class CaptionPictures:
             "decoder_layers": 2,
             "dropout": 0.1,
             "side": SIDE,
-            "patch": PATCH,
+            "patch": usual_patch(self.reader.sides, SIDE),
             "warp": 1.0,
         }
 
