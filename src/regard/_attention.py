@@ -131,6 +131,10 @@ def _entry(framework: str) -> Any:
     return importlib.import_module(f"regard._{framework}")
 
 
+# TensorFlow's AutoGraph leaves alone what bears this name: it would rewrite whatever a `tf.function` calls.
+vars(attention)["autograph_info__"] = {}
+
+
 @dataclass(eq=False, slots=True)
 class Call:
     """One call lowered: the plan, and the arrays as they were given, queries expanded to the leading shape."""
