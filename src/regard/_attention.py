@@ -341,7 +341,7 @@ def _over_sequences(array: Any, leading: tuple[int, ...], name: str) -> Any:
         raise ShapeError(
             f"{name} must broadcast to {leading} sequences. Received shape {tuple(array.shape)}."
         )
-    return _broadcast(array, (*leading, *array.shape[-3:])).reshape(-1, *array.shape[-3:])
+    return _broadcast(array, (*leading, *array.shape[-3:])).reshape(math.prod(leading), *array.shape[-3:])
 
 
 def _expanded(query: Any, leading: tuple[int, ...]) -> Any:
