@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from regard._arrays import is_traced
 from regard._attention import attention
-from regard._plan import is_small
+from regard._masks import Causal, Dense, Lengths, Mask, Window, conjuncts
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Mask | None, bias: Any, **options: Any) -> Tensor:
     """(..., H, T, D), (..., J, S, D) and (..., J, S, Dv) -> (..., H, T, Dv); the options are those of `regard.attention`."""
-    if _folds(query, key, value, options):
-        return _folded(query, key, value, options)
+    # Dropout draws its numbers by head, and biases and sinks have numbers for each.
+    plain = bias is None and options.get("sinks") is None and not options.get("dropout_p")
+    if plain and _folds(query, key, value):
+        repeated = None if mask is None else _by_head(mask, key.shape[1])
+        if (repeated is None) == (mask is None):
+            return _folded(query, key, value, {"mask": repeated} | options)
     arrays = (array.transpose(-3, -2) for array in (query, key, value))
-    return attention(*arrays, **options).transpose(-3, -2)
+    return attention(*arrays, mask=mask, bias=bias, **options).transpose(-3, -2)
 
 
-def _folds(query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> bool:
-    """Whether every head may stand as a sequence of its own: the operator would copy arrays that lie head by head.
+def _folds(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether the arrays lie head by head, which the operator would copy, and every key head may stand as a sequence of its own."""
+    if query.dim() != 4 or query.shape[0] == 1 or is_traced(query) or not key.shape[1]:
+        return False
+    if query.shape[0] != key.shape[0] or key.shape[:2] != value.shape[:2] or query.shape[1] % key.shape[1]:
+        return False
+    return key.is_contiguous() and value.is_contiguous()
 
-    Not with dropout, whose numbers are drawn by head, and not where an array has numbers for sequences or heads.
-    """
-    if query.dim() != 4 or query.shape[0] == 1 or key.shape[:2] != value.shape[:2] or is_traced(query):
-        return False
-    if not (key.is_contiguous() and value.is_contiguous()) or query.shape[0] != key.shape[0]:
-        return False
-    if not query.shape[1] or query.shape[1] % key.shape[1]:
-        return False
-    if options.get("dropout_p") or options.get("sinks") is not None or options.get("bias") is not None:
-        return False
-    return options.get("mask") is None or is_small(options["mask"])
+
+def _by_head(mask: Mask, heads: int) -> Mask | None:
+    """The mask with every sequence repeated for each head, or None where it is not of the few kinds that this is known for."""
+    found = []
+    for part in conjuncts(mask):
+        if isinstance(part, Lengths):
+            part = Lengths(*(None if one is None else np.repeat(one, heads) for one in (part.q, part.k)))
+        elif isinstance(part, Dense):
+            if part.array.ndim != 4 or part.array.shape[1] != 1:
+                return None
+            part = Dense(part.array.repeat_interleave(heads, 0)) if len(part.array) > 1 else part
+        elif not isinstance(part, Causal | Window):
+            return None
+        found.append(part)
+    return functools.reduce(operator.and_, found)
 
 
 def _folded(query: Tensor, key: Tensor, value: Tensor, options: dict[str, Any]) -> Tensor:
