@@ -16,8 +16,8 @@ from regard.compat.huggingface.registration import register
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# With these a layer's tokens are not those of its input alone, or it has numbers for the places of the padded batch.
-_OTHERS = ("encoder_hidden_states", "past_key_values", "position_bias")
+# With these a layer's keys are not the tokens of its input.
+_OTHERS = ("encoder_hidden_states", "past_key_values")
 
 
 def unpadded(model: Model) -> Model:
@@ -25,9 +25,9 @@ def unpadded(model: Model) -> Model:
 
     Before the first layer of a stack the tokens of (B, T, dim) are brought together into (1, total, dim), all layers compute
     that, attention within each sequence, and behind the last one they go back to their places, 0 in the padding. Embeddings, poolers
-    and heads see what they always see, and so do gradients. It is done where the attention mask has padding, and not in calls with a
-    cache, in decoders that attend to an encoder, or with T5's position bias: those compute as they did. The hidden states between
-    layers, if asked for, come packed.
+    and heads see what they always see, and gradients are the same. It is done where the attention mask has padding on the right or on
+    the left. Calls with a cache, decoders that attend to an encoder, and layers with T5's position bias compute as they did. The
+    hidden states between layers, if asked for, come packed.
 
     Arguments:
         model: any model with layers of transformers' kind; it is changed, and set to `attn_implementation="regard"`.
@@ -36,7 +36,7 @@ def unpadded(model: Model) -> Model:
         The model.
 
     Raises:
-        ConfigError: the model has no layers of transformers' kind.
+        ConfigError: the model has no list of layers of one kind, as transformers writes them.
 
     >>> import transformers
     >>> from regard.compat.huggingface import unpadded
@@ -47,14 +47,10 @@ def unpadded(model: Model) -> Model:
     tensor(0., grad_fn=<MaxBackward1>)
     """
     register()
-    stacks = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and module and all(isinstance(one, GradientCheckpointingLayer) for one in module)
-    ]
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and _is_stack(module)]
     if not stacks:
         raise ConfigError(
-            f"expected a transformers model with a list of layers, got {type(model).__name__}; "
+            f"expected a transformers model with a list of layers of one kind, got {type(model).__name__}; "
             'use register() and attn_implementation="regard"'
         )
     model.set_attn_implementation("regard")
@@ -65,6 +61,16 @@ def unpadded(model: Model) -> Model:
     return model
 
 
+def _is_stack(modules: nn.ModuleList) -> bool:
+    """Whether these are layers, all of one kind, whose numbers stand at tokens alone: T5's have some for places in the batch."""
+    kinds = {type(module) for module in modules}
+    return (
+        len(kinds) == 1
+        and all(issubclass(kind, GradientCheckpointingLayer) for kind in kinds)
+        and all("position_bias" not in _parameters(kind) for kind in kinds)
+    )
+
+
 def _pack(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
     """A layer's arguments with the tokens that are kept; what an earlier layer packed stays as it is."""
     given = _named(layer, args, kwargs)
@@ -73,7 +79,8 @@ def _pack(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dic
         return None
     pattern = mask.pattern
     batch, _, queries, keys = mask.shape
-    if pattern.keep is None or pattern.start or queries != keys or (pattern.has_holes and pattern.is_windowed):
+    # Windows count across holes, and all layers of a stack are treated alike, with a window and without.
+    if pattern.keep is None or pattern.start or queries != keys or pattern.has_holes:
         return None
     packing = pattern.packing
     packed = PackedMask(pattern, packing, mask.device)
