@@ -23,7 +23,16 @@ BART = {
     "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
     "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "vocab_size": 50, "dropout": 0.0, "use_cache": False,
 }  # fmt: skip
-T5 = {"decoder_start_token_id": 0, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 50, "dropout_rate": 0.0}
+T5 = {
+    "decoder_start_token_id": 0,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_heads": 4,
+    "vocab_size": 50,
+    "dropout_rate": 0.0,
+}
 MODELS = {
     "Bert": SIZES,
     "Llama": DECODER,
@@ -174,7 +183,10 @@ def test_packed_rows_by_position_ids(name):
 
 def test_packed_rows_by_offsets():
     """As transformers' collator for packed batches gives them."""
-    model, ids = made("Bert", "regard"), torch.randint(1, 50, (1, 9), generator=torch.Generator().manual_seed(2))
+    model, ids = (
+        made("Bert", "regard"),
+        torch.randint(1, 50, (1, 9), generator=torch.Generator().manual_seed(2)),
+    )
     offsets = torch.tensor([0, 3, 4, 9], dtype=torch.int32)
     positions = torch.cat([torch.arange(length) for length in (3, 1, 5)])[None]
     layer = model.encoder.layer[0].attention.self
@@ -204,15 +216,16 @@ def test_a_masks_numbers_are_there_when_somebody_looks():
         masking_utils.sliding_window_causal_mask_function(3),
         masking_utils.sliding_window_bidirectional_mask_function(2),
         masking_utils.packed_sequence_compatibility_function(
-            masking_utils.causal_mask_function, torch.arange(7)[None].expand(3, -1), torch.tensor([[0, 0, 0, 1, 1, 2, 2]] * 3)
+            masking_utils.causal_mask_function,
+            torch.arange(7)[None].expand(3, -1),
+            torch.tensor([[0, 0, 0, 1, 1, 2, 2]] * 3),
         ),
     ):
         for padding in (None, RIGHT.bool()):
-            sizes = (3, 7, 7) if padding is None else (3, 7, 7)
-            found = make_mask(*sizes, mask_function=function, attention_mask=padding)
+            found = make_mask(3, 7, 7, mask_function=function, attention_mask=padding)
             assert isinstance(found, PatternMask)
             expected = masking_utils.sdpa_mask(
-                *sizes, mask_function=function, attention_mask=padding, allow_is_causal_skip=False
+                3, 7, 7, mask_function=function, attention_mask=padding, allow_is_causal_skip=False
             )
             assert torch.equal(found & True, expected & True)
             assert not isinstance(found[:, :, 1:], PatternMask)
@@ -242,7 +255,9 @@ def test_dropout_follows_pytorchs_generator():
 
 
 def test_a_model_without_layers_is_refused():
-    with pytest.raises(ConfigError, match="expected a transformers model with a list of layers of one kind, got Linear"):
+    with pytest.raises(
+        ConfigError, match="expected a transformers model with a list of layers of one kind, got Linear"
+    ):
         unpadded(torch.nn.Linear(2, 2))
     with pytest.raises(ConfigError, match="got T5Model"):
         unpadded(made("T5", "eager"))

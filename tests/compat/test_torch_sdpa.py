@@ -113,7 +113,9 @@ def test_any_shape_mask_and_layout(
     for one, other in zip(
         torch.autograd.grad(found.square().sum(), arrays),
         torch.autograd.grad(
-            (scores.masked_fill(~allowed, -1e9).softmax(-1) * allowed.any(-1, keepdim=True) @ value).square().sum(),
+            (scores.masked_fill(~allowed, -1e9).softmax(-1) * allowed.any(-1, keepdim=True) @ value)
+            .square()
+            .sum(),
             arrays,
         ),
         strict=True,
@@ -201,7 +203,11 @@ def test_compiled_in_one_graph_and_twice_at_most():
 
     compiled = torch.compile(function, fullgraph=True, backend=counter)
     for batch, queries, keys in zip(range(2, 9), range(4, 25, 3), range(6, 20, 2), strict=True):
-        arrays = random(batch, 2, queries, 8).requires_grad_(), random(batch, 2, keys, 8), random(queries, keys)
+        arrays = (
+            random(batch, 2, queries, 8).requires_grad_(),
+            random(batch, 2, keys, 8),
+            random(queries, keys),
+        )
         found, expected = compiled(*arrays), function(*arrays)
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert counter.frame_count <= 2

@@ -61,7 +61,9 @@ def test_the_lse_is_headed_by_heads():
 def test_keys_in_use_pages_and_a_given_output():
     query, key, value = (array.detach() for array in draw())
     used, starts = torch.tensor([2, 1, 6], dtype=torch.int32), KEYS[:-1].tolist()
-    kept = torch.cat([torch.arange(start, start + count) for start, count in zip(starts, used.tolist(), strict=True)])
+    kept = torch.cat(
+        [torch.arange(start, start + count) for start, count in zip(starts, used.tolist(), strict=True)]
+    )
     ends = torch.tensor([0, 2, 3, 9], dtype=torch.int32)
     expected = varlen.varlen_attn(
         query, key[kept], value[kept], OFFSETS, ends, 7, 6, enable_gqa=True, window_size=(2, 0)
@@ -93,10 +95,12 @@ def test_the_operator_takes_slopes_and_refuses_dropout():
     out, *_ = run(query, key, key, OFFSETS, KEYS, 7, 7, 0.0, True, False, alibi_slopes=slopes)
     options = {"cu_seqlens_q": OFFSETS, "cu_seqlens_k": KEYS, "bias": Alibi(slopes)}
     torch.testing.assert_close(out, attention(query, key, key, mask=Window(math.inf, 0), **options))
-    with pytest.raises(RegardError, match="no dropout on a CPU, got dropout_p=0.1"):
+    with pytest.raises(RegardError, match=r"no dropout on a CPU, got dropout_p=0\.1"):
         run(query, key, key, OFFSETS, KEYS, 7, 7, 0.1, True, False)
 
 
 def test_the_library_is_told_the_truth():
     query = random(10, 2, 8)
-    torch.library.opcheck(torch.ops.torch_attn._varlen_attn, (query, query, query, OFFSETS, OFFSETS, 7, 7, False))
+    torch.library.opcheck(
+        torch.ops.torch_attn._varlen_attn, (query, query, query, OFFSETS, OFFSETS, 7, 7, False)
+    )

@@ -77,7 +77,9 @@ def test_what_has_no_graph_is_refused(tmp_path):
     for mask in (Lengths(k=3), Window(4, dilation=2), ~Causal()):
         with pytest.raises(ConfigError, match="takes the masks Causal and Window, joined by &, got"):
             attention_to_onnx(layer, path, mask=mask)
-    with pytest.raises(ConfigError, match="expected a regard.nn.SelfAttention or CrossAttention, got Linear"):
+    with pytest.raises(
+        ConfigError, match=r"expected a regard.nn.SelfAttention or CrossAttention, got Linear"
+    ):
         attention_to_onnx(torch.nn.Linear(2, 2), path)
     with pytest.raises(ConfigError, match="takes no mask in a graph"):
         attention_to_onnx(CrossAttention(16, heads=4), path, mask=Causal())

@@ -17,7 +17,9 @@ from regard.export._graph import Graph
 from regard.nn import CrossAttention, SelfAttention
 
 
-def attention_to_onnx(layer: SelfAttention | CrossAttention, path: Path | str, *, mask: Mask | None = None) -> Path:
+def attention_to_onnx(
+    layer: SelfAttention | CrossAttention, path: Path | str, *, mask: Mask | None = None
+) -> Path:
     """Write one attention layer, with its weights, as an ONNX model that ONNX Runtime or any other program with opset 23 computes.
 
     The graph's inputs are `x` (batch, length, dim) and `lengths` (batch,), how many tokens of each row are no padding, and for a
@@ -85,7 +87,9 @@ class _Attention:
         found = self.graph.add("MatMul", x, self.graph.constant(weight.T, np.float32))
         if layer.bias is None:
             return found
-        return self.graph.add("Add", found, self.graph.constant(layer.bias.detach().cpu().float().numpy(), np.float32))
+        return self.graph.add(
+            "Add", found, self.graph.constant(layer.bias.detach().cpu().float().numpy(), np.float32)
+        )
 
     def normed(self, x: str, heads: int, size: int) -> str:
         """The norm of each of so many parts of a token, or nothing where the layer has none."""
@@ -128,7 +132,8 @@ class _Attention:
         if layer.combine == "concat":
             size = layer.head_dim
             wide = [
-                self.graph.add("Reshape", one, self.graph.constant([0, 0, layer.heads, size])) for one in (query, found)
+                self.graph.add("Reshape", one, self.graph.constant([0, 0, layer.heads, size]))
+                for one in (query, found)
             ]
             joined = self.graph.add("Concat", *wide, axis=-1)
             found = self.graph.add("Reshape", joined, self.graph.constant([0, 0, 2 * layer.heads * size]))
@@ -142,7 +147,9 @@ class _SelfAttention(_Attention):
         x = graph.input("x", np.float32, ["batch", "length", layer.dim])
         lengths = graph.input("lengths", np.int64, ["batch"])
         widths = graph.constant([heads * size for heads in (layer.heads, layer.kv_heads, layer.kv_heads)])
-        query, key, value = graph.add_several("Split", 3, self.linear(x, layer.query_key_value), widths, axis=-1)
+        query, key, value = graph.add_several(
+            "Split", 3, self.linear(x, layer.query_key_value), widths, axis=-1
+        )
         query, key = self.normed(query, layer.heads, size), self.normed(key, layer.kv_heads, size)
         if layer.rotary is not None:
             turns = self.turns(x)
@@ -156,11 +163,15 @@ class _SelfAttention(_Attention):
         """Cosines and sines (batch, length, head size / 2) of the positions, in float64 until then."""
         add, graph, rotary = self.graph.add, self.graph, self.layer.rotary
         kinds = graph.onnx.TensorProto
-        speed = graph.constant(rotary.base ** (-np.arange(0, rotary.head_dim, 2) / rotary.head_dim), np.float64)
+        speed = graph.constant(
+            rotary.base ** (-np.arange(0, rotary.head_dim, 2) / rotary.head_dim), np.float64
+        )
         position = add("Cast", self.positions(x), to=kinds.DOUBLE)
         angle = add("Mul", add("Unsqueeze", position, graph.constant([-1])), speed)
         sizes = add("Concat", add("Shape", x, start=0, end=2), graph.constant([rotary.head_dim // 2]), axis=0)
-        cosine, sine = (add("Expand", add("Cast", add(name, angle), to=kinds.FLOAT), sizes) for name in ("Cos", "Sin"))
+        cosine, sine = (
+            add("Expand", add("Cast", add(name, angle), to=kinds.FLOAT), sizes) for name in ("Cos", "Sin")
+        )
         return cosine, sine
 
 
@@ -169,7 +180,9 @@ class _CrossAttention(_Attention):
         super().__init__(layer, "cross_attention", window)
         graph, size = self.graph, layer.head_dim
         if window != (math.inf, math.inf):
-            raise ConfigError("attention to a context takes no mask in a graph, got a Causal or Window; pass mask=None")
+            raise ConfigError(
+                "attention to a context takes no mask in a graph, got a Causal or Window; pass mask=None"
+            )
         x = graph.input("x", np.float32, ["batch", "length", layer.dim])
         context_dim = layer.key_value.weight.shape[1]
         context = graph.input("context", np.float32, ["batch", "context_length", context_dim])

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from types import CodeType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -62,7 +62,9 @@ class Pattern:
     @cached_property
     def has_holes(self) -> bool:
         """Whether padding stands between tokens that are kept."""
-        return self.keep is not None and bool(((self.keep[:, 1:] & ~self.keep[:, :-1]).sum(1) + self.keep[:, 0] > 1).any())
+        return self.keep is not None and bool(
+            ((self.keep[:, 1:] & ~self.keep[:, :-1]).sum(1) + self.keep[:, 0] > 1).any()
+        )
 
     @cached_property
     def packing(self) -> Packing:
@@ -76,7 +78,11 @@ class Pattern:
 
     def dense(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """(B, 1, T, S) booleans, True = may attend."""
-        distance = torch.arange(shape[2], device=device)[:, None] - torch.arange(shape[3], device=device) + self.start
+        distance = (
+            torch.arange(shape[2], device=device)[:, None]
+            - torch.arange(shape[3], device=device)
+            + self.start
+        )
         allowed = ((distance <= self.left) & (distance >= -self.right))[None, None]
         if self.keep is not None:
             allowed = allowed & self.keep[:, None, None]
@@ -115,7 +121,7 @@ class PatternMask(Tensor):
     pattern: Pattern
 
     @staticmethod
-    def __new__(cls, pattern: Pattern, shape: tuple[int, ...], device: Any) -> PatternMask:
+    def __new__(cls: type[Self], pattern: Pattern, shape: tuple[int, ...], device: Any) -> Self:
         mask = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=device)
         mask.pattern = pattern
         return mask
@@ -142,7 +148,7 @@ def make_mask(
     device: Any = "cpu",
     **options: Any,
 ) -> Tensor | None:
-    """transformers' interface of mask makers: a `PatternMask`, or booleans where a tracer or an unknown function wants these."""
+    """The interface of transformers' mask makers: a `PatternMask`, or booleans where a tracer or an unknown function wants these."""
     found = None
     if not _is_traced(attention_mask, q_offset):
         found = _read(mask_function)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,12 @@ def _pack(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dic
             return packed
         if isinstance(value, tuple | list):
             return type(value)(map(pack, value))
-        if isinstance(value, Tensor) and value.dim() > 1 and value.shape[1] == queries and value.shape[0] in (1, batch):
+        if (
+            isinstance(value, Tensor)
+            and value.dim() > 1
+            and value.shape[1] == queries
+            and value.shape[0] in (1, batch)
+        ):
             return packing.pack(value.expand(batch, *value.shape[1:]))[None]
         return value
 
@@ -113,7 +118,7 @@ class PackedMask(PatternMask):
     packing: Packing
 
     @staticmethod
-    def __new__(cls, padded: Pattern, packing: Packing, device: Any) -> PackedMask:
+    def __new__(cls: type[Self], padded: Pattern, packing: Packing, device: Any) -> Self:
         total = int(packing.offsets[-1])
         lengths = torch.as_tensor(packing.offsets, device=device).diff()
         documents = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)[None]

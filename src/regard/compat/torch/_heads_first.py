@@ -14,8 +14,14 @@ from regard._attention import attention
 from regard._masks import Causal, Dense, Lengths, Mask, Window, conjuncts
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Mask | None, bias: Any, **options: Any) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, *, mask: Mask | None, bias: Any, **options: Any
+) -> Tensor:
     """(..., H, T, D), (..., J, S, D) and (..., J, S, Dv) -> (..., H, T, Dv); the options are those of `regard.attention`."""
+    if query.dim() == 4 and query.shape[0] == key.shape[0] == value.shape[0] == 1:
+        # One sequence is read with any strides, several would be brought together.
+        flat = (array.squeeze(0).transpose(0, 1) for array in (query, key, value))
+        return attention(*flat, mask=mask, bias=bias, **options).transpose(0, 1).unsqueeze(0)
     # Dropout draws its numbers by head, and biases and sinks have numbers for each.
     plain = bias is None and options.get("sinks") is None and not options.get("dropout_p")
     if plain and _folds(query, key, value):
@@ -28,7 +34,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Mask | None, bias
 
 def _folds(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the arrays lie head by head, which the operator would copy, and every key head may stand as a sequence of its own."""
-    if query.dim() != 4 or query.shape[0] == 1 or is_traced(query) or not key.shape[1]:
+    if query.dim() != 4 or is_traced(query) or not key.shape[1]:
         return False
     if query.shape[0] != key.shape[0] or key.shape[:2] != value.shape[:2] or query.shape[1] % key.shape[1]:
         return False

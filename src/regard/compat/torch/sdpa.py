@@ -5,12 +5,16 @@ Shapes: B batch, T queries, S keys, H query heads, J key heads, D head size; PyT
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from regard._errors import ShapeError
 from regard._masks import Causal, Dense, Mask
 from regard.compat.torch._heads_first import attend
+
+_CAUSAL = Causal()
 
 
 def scaled_dot_product_attention(
@@ -57,31 +61,36 @@ def scaled_dot_product_attention(
     >>> scaled_dot_product_attention(query, key, value, is_causal=True).shape
     torch.Size([2, 4, 7, 8])
     """
-    given = _autocast(query, key, value)
-    query, key, value = _sequences(given, enable_gqa=enable_gqa)
-    mask, bias = _mask_and_bias(attn_mask, query, key)
-    drops_all = dropout_p == 1
-    out = attend(
-        query,
-        key,
-        value,
-        mask=(Causal() if mask is None else mask & Causal()) if is_causal else mask,
-        bias=bias,
-        query_start=0 if is_causal else None,
-        scale=scale,
-        dropout_p=0.0 if drops_all else dropout_p,
-        seed=torch.randint(2**63 - 1, ()) if dropout_p else None,
-    )
-    out = out * 0 if drops_all else out
-    return out.squeeze(-3) if max(array.dim() for array in given) == 2 else out
+    if torch.is_autocast_enabled(query.device.type):
+        query, key, value = _cast(query, key, value)
+    rank = query.dim()
+    # What most callers have goes by the shortest way: a tiny call is made of such checks.
+    if not (rank == 4 == key.dim() and key.shape[:3] == value.shape[:3] and query.shape[1] == key.shape[1]):
+        rank = max(rank, key.dim(), value.dim())
+        query, key, value = _sequences((query, key, value), enable_gqa=enable_gqa)
+    mask, bias = (None, None) if attn_mask is None else _mask_and_bias(attn_mask, query, key)
+    start = None
+    if is_causal:
+        mask, start = _CAUSAL if mask is None else mask & _CAUSAL, 0
+    if dropout_p:
+        out = _with_dropout(
+            query, key, value, dropout_p, mask=mask, bias=bias, query_start=start, scale=scale
+        )
+    else:
+        out = attend(query, key, value, mask=mask, bias=bias, query_start=start, scale=scale)
+    return out[0] if rank == 2 else out
 
 
-def _autocast(*arrays: Tensor) -> tuple[Tensor, ...]:
-    """The arrays in autocast's type, where it is on; PyTorch leaves doubles alone."""
-    device = arrays[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return arrays
-    dtype = torch.get_autocast_dtype(device)
+def _with_dropout(query: Tensor, key: Tensor, value: Tensor, dropout_p: float, **options: Any) -> Tensor:
+    if dropout_p == 1:
+        return attend(query, key, value, **options) * 0
+    seed = torch.randint(2**63 - 1, ())
+    return attend(query, key, value, dropout_p=dropout_p, seed=seed, **options)
+
+
+def _cast(*arrays: Tensor) -> tuple[Tensor, ...]:
+    """The arrays in autocast's type; PyTorch leaves doubles alone."""
+    dtype = torch.get_autocast_dtype(arrays[0].device.type)
     return tuple(
         array.to(dtype) if array.is_floating_point() and array.dtype != torch.float64 else array
         for array in arrays
@@ -111,10 +120,8 @@ def _sequences(given: tuple[Tensor, ...], *, enable_gqa: bool) -> tuple[Tensor, 
     return query, key, value
 
 
-def _mask_and_bias(attn_mask: Tensor | None, query: Tensor, key: Tensor) -> tuple[Mask | None, Tensor | None]:
+def _mask_and_bias(attn_mask: Tensor, query: Tensor, key: Tensor) -> tuple[Mask | None, Tensor | None]:
     """PyTorch's one argument as what it is: booleans a mask, numbers a bias."""
-    if attn_mask is None:
-        return None, None
     if attn_mask.dtype != torch.bool:
         return None, attn_mask
     if attn_mask.dim() > 3:

@@ -43,7 +43,7 @@ def install_varlen_cpu() -> None:
     torch.Size([7, 4, 8])
     """
     try:
-        import torch.nn.attention.varlen  # noqa: F401
+        import torch.nn.attention.varlen
     except ImportError as error:
         raise BackendError(
             f"varlen_attn needs PyTorch 2.10 or newer, got {torch.__version__}; call regard.attention with "
@@ -66,11 +66,11 @@ def _forward(
     value: Tensor,
     cum_seq_q: Tensor,
     cum_seq_k: Tensor | None,
-    max_q: int,
-    max_k: int,
+    _max_q: int,
+    _max_k: int,
     dropout_p: float,
     is_causal: bool,
-    return_debug_mask: bool,
+    _return_debug_mask: bool,
     **options: Any,
 ) -> tuple[Tensor, ...]:
     """(output, lse, state and offset of the random numbers, a mask for debugging); the last three are of no use here."""
@@ -96,12 +96,12 @@ def _backward(
     logsumexp: Tensor,
     cum_seq_q: Tensor,
     cum_seq_k: Tensor,
-    max_q: int,
-    max_k: int,
+    _max_q: int,
+    _max_k: int,
     dropout_p: float,
     is_causal: bool,
-    rng_state: Tensor,
-    unused: Tensor,
+    _rng_state: Tensor,
+    _unused: Tensor,
     **options: Any,
 ) -> tuple[Tensor, ...]:
     """Gradients of query, key and value, from the output and the lse that the forward pass returned."""
@@ -144,9 +144,12 @@ def _call(
     seqused_k: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     block_table: Tensor | None = None,
-    num_splits: int | None = None,
+    **_: Any,
 ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
-    """The arrays and options of `regard.attention`. The last query meets the last key that is used."""
+    """The arrays and options of `regard.attention`. The last query meets the last key that is used.
+
+    What PyTorch passes besides, `num_splits`, is about speed, or new.
+    """
     if dropout_p:
         raise RegardError(f"varlen_attn has no dropout on a CPU, got dropout_p={dropout_p}; pass 0.0")
     mask: Mask | None = _window(window_size_left, 0 if is_causal else window_size_right)
