@@ -144,12 +144,9 @@ def _call(
     seqused_k: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
     block_table: Tensor | None = None,
-    **_: Any,
+    num_splits: int | None = None,  # noqa: ARG001  (about speed on a GPU)
 ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
-    """The arrays and options of `regard.attention`. The last query meets the last key that is used.
-
-    What PyTorch passes besides, `num_splits`, is about speed, or new.
-    """
+    """The arrays and options of `regard.attention`. The last query meets the last key that is used."""
     if dropout_p:
         raise RegardError(f"varlen_attn has no dropout on a CPU, got dropout_p={dropout_p}; pass 0.0")
     mask: Mask | None = _window(window_size_left, 0 if is_causal else window_size_right)
