@@ -19,6 +19,8 @@ WITHOUT_EXAMPLE = {
     "Mask": "the base of the masks; each of them has one",
     "AuxOutput": "an answer; the example stands at Aux, which asks",
     "Explanation": "an answer; the example stands at explain",
+    "Leak": "a part of an answer; the example stands at check",
+    "Leaks": "an answer; the example stands at check",
     "Shape": "sizes; the example stands at EncoderDecoder",
     "load": "needs a trained run; tests/test_load.py and the README's test call it",
 }

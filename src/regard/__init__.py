@@ -7,6 +7,7 @@ from typing import Any
 from regard._attention import attention
 from regard._aux import Aux, AuxOutput
 from regard._biases import Alibi, DenseBias, RelativeBias
+from regard._check import check
 from regard._errors import (
     BackendError,
     CheckpointError,
@@ -16,6 +17,7 @@ from regard._errors import (
     ShapeError,
 )
 from regard._explain import Explanation, explain
+from regard._leaks import Leak, Leaks
 from regard._masks import Causal, Dense, Documents, Global, Lengths, Mask, Prefix, Window
 from regard._merge import merge
 from regard._packed import Packed
@@ -23,6 +25,7 @@ from regard._positions import rotary_table, rotate
 
 __all__ = [
     "attention",
+    "check",
     "explain",
     "merge",
     "Packed",
@@ -40,6 +43,8 @@ __all__ = [
     "Aux",
     "AuxOutput",
     "Explanation",
+    "Leak",
+    "Leaks",
     "rotate",
     "rotary_table",
     "RegardError",

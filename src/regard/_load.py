@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from regard._errors import ConfigError
 from regard.tasks import make_task
 from regard.training import checkpoints, runs
 
@@ -14,8 +16,10 @@ class Predictor:
 
     Call it with one input, or with a list of them: it gives one result, or a list in the same order. Keywords are the
     task's own; for roles `attention`, for answers `attention` and `no_answer`, for translation `beam` (5), `penalty` (1.0),
-    `attention` (False) and `precision` ("fp32", or "bf16" and "int8", which are faster and lose a little). The model is
-    packed for the kernel at the first call with a precision.
+    `attention` (False) and `precision` ("fp32", or "bf16" and "int8", which are faster and lose a little), for summaries `beam`,
+    `penalty` (by default what was best on the dev data), `attention` and `repeats` (False). The model is packed for the
+    kernel at the first call with a precision. For texts to be continued they are `length`, `temperature`, `top_k`, `top_p`, `seed`,
+    `stop`, `count` and `attention`; `stream` gives such a text piece by piece.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -49,6 +53,21 @@ class Predictor:
             options["engine"] = self._engine(options.get("precision", "fp32"))
         return self.task.predict(self.model, inputs, **options)
 
+    def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
+        """What follows a prompt, piece by piece as it is written; keywords are those of a call.
+
+        Raises:
+            ConfigError: the task writes nothing piece by piece.
+            DataError: the prompt is empty or longer than what the model reads.
+        """
+        if not hasattr(self.task, "stream"):
+            raise ConfigError(
+                f"the task {self.task.name!r} writes nothing piece by piece. Expected: a run of 'generate'. Call it instead."
+            )
+        record = self.task.record(prompt, ("the given texts", 1), self.recipe.max_characters)
+        pieces: Iterator[str] = self.task.stream(self.model, self.task.input_of(record), **options)
+        return pieces
+
     def _engine(self, precision: str) -> Any:
         if precision not in self._engines:
             self._engines[precision] = self.task.engine(self.model, precision)
@@ -66,6 +85,11 @@ def load(folder: str | Path) -> Predictor:
         translator(["A dog runs.", "A cat sleeps."], beam=1, precision="int8")
         regard.load("runs/answer")(("Who?", "Ada wrote it."))    # a question and its passage
         translator("A dog runs.", attention=True).attention.weights    # (layers, heads, target, source)
+
+        writer = regard.load("runs/generate")
+        writer("ROMEO:", length=200, count=3).texts
+        writer({"prompt": "To be or not to", "candidates": [" be", " sleep"]}).log_probabilities
+        for piece in writer.stream("ROMEO:"): print(piece, end="")
 
         labeller = regard.load("runs/roles")
         labeller("The dog chases the cat.").propositions[0].spans

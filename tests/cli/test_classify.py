@@ -106,3 +106,15 @@ def test_pictures(regard_command, refused, tmp_path):
     text = tmp_path / "mixed.jsonl"
     text.write_text('{"text": "a", "shade": "dark"}\n', encoding="utf8")
     assert "texts and pictures are mixed" in refused("evaluate", run, "--data", text)
+
+
+def test_fields_of_other_names_are_evaluated(regard_command, refused, languages, tmp_path):
+    rows = [{"said": "A dog runs.", "tongue": "English"}, {"said": "Un chien court.", "tongue": "French"}]
+    data = tmp_path / "other.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
+    names = ("--text", "said", "--label", "tongue")
+    result = regard_command("evaluate", languages, "--data", data, *names, "--json")
+    assert json.loads(result.out)["count"] == 2, result.err
+    assert "--text FIELD" in refused("evaluate", languages, "--data", data)
+    shown = regard_command("compare", languages, languages, "--data", data, *names)
+    assert shown.code == 0, shown.err

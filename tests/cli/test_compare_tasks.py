@@ -105,8 +105,8 @@ def test_predictions_of_other_records_are_refused(refused, case):
 
 
 def test_a_task_is_cut_by_what_it_has(refused, case):
-    message = refused("compare", case.first, case.second, "--data", case.data, "--by", "frequency")
-    assert f"{case.task} cannot be cut by 'frequency'" in message
+    message = refused("compare", case.first, case.second, "--data", case.data, "--by", "words")
+    assert f"{case.task} cannot be cut by 'words'" in message
     assert "--by length" in message
 
 
@@ -151,3 +151,21 @@ def test_notes_on_one_system_do_not_keep_two_from_being_compared():
     report = Report(records, Cutting(task, "length", records), *results, examples=1)
     assert report.signatures == ["style:squad2"]
     assert report.found[0].difference == 0
+
+
+def test_fields_go_by_the_names_given(regard_command, refused, tmp_path):
+    rows = [{"said": row["text"], "language": row["label"]} for row in TEXTS]
+    data, first, second = (
+        write(tmp_path / f"{name}.jsonl", part)
+        for name, part in zip(("data", "first", "second"), (rows, *CASES["classify"][1:]), strict=True)
+    )
+    names = ("--text", "said", "--label", "language")
+    result = regard_command("compare", first, second, "--data", data, *names, "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["scores"][0]["second"] == 100.0
+    assert "--text FIELD" in refused("compare", first, second, "--data", data)
+    for name, part in (("data", ANSWERS), ("first", CASES["answer"][1]), ("second", CASES["answer"][2])):
+        write(tmp_path / f"{name}.jsonl", part)
+    message = refused("compare", first, second, "--data", data, *names)
+    assert "the task 'answer' knows no such option. Received: --text, --label" in message
+    assert regard_command("compare", first, second, "--data", data, "--no-answer", "0.5").code == 0

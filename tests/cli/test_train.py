@@ -204,3 +204,8 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(monkeypatch, regard_co
     resumed = regard_command("train", "--resume", "--out", folder)
     assert resumed.code == 0
     assert "4 updates" in resumed.err
+
+
+def test_switches_that_do_not_go_together_are_refused(refused):
+    assert "Expected: pretrain too" in refused("train", "translate", "--unlabelled", "more.txt")
+    assert "Received: init and dim" in refused("train", "translate", "--init", "folder", "--dim", "64")

@@ -156,3 +156,39 @@ def test_a_state_of_other_batches_is_refused() -> None:
     for place in ({"batch": 99}, {"pool": 7}, {"epoch": -1}):
         with pytest.raises(CheckpointError, match="does not exist"):
             batches.load_state_dict({**state, **place})
+
+
+@given(lengths=LENGTHS, options=OPTIONS, variants=st.integers(1, 4))
+def test_every_epoch_has_one_form_of_each_example_and_they_take_turns(lengths, options, variants):
+    """The forms of example i are at i, i + n, i + 2 n, ...; budgets are kept by the form that is taken."""
+    rows = np.concatenate([lengths + number for number in range(variants)])
+    batches = PackedBatches(rows, variants=variants, **options)
+    seen = []
+    for _ in range(variants):
+        found = epoch(batches)
+        taken = np.concatenate(found)
+        assert sorted((taken % len(lengths)).tolist()) == list(range(len(lengths)))
+        for batch in found:
+            assert len(batch) == 1 or rows[batch].sum() <= options["tokens_per_batch"]
+        seen += taken.tolist()
+    assert sorted(seen) == list(range(len(rows)))
+
+
+def test_forms_are_resumed_and_mixed() -> None:
+    lengths = np.full((400, 1), 3)
+    batches = PackedBatches(lengths, 30, seed=1, variants=4)
+    for _ in range(17):
+        next(batches)
+    again = PackedBatches(lengths, 30, seed=1, variants=4)
+    again.load_state_dict(json.loads(json.dumps(batches.state_dict())))
+    for _ in range(30):
+        assert next(again).tolist() == next(batches).tolist()
+    first = np.concatenate(epoch(PackedBatches(lengths, 30, seed=1, variants=4)))
+    assert np.bincount(first // 100).min() > 10  # an epoch has forms of all kinds
+    with pytest.raises(CheckpointError, match="variants"):
+        PackedBatches(lengths, 30, seed=1, variants=2).load_state_dict(batches.state_dict())
+
+
+def test_forms_that_are_no_whole_sets_are_refused() -> None:
+    with pytest.raises(ConfigError, match="a multiple of variants=3"):
+        PackedBatches(np.ones((4, 1), int), 8, seed=1, variants=3)

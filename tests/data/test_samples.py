@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 
 from regard._errors import ConfigError
+from regard.data.captions import CaptionReader
+from regard.data.pictures import load_picture
 from regard.data.questions import read_questions
 from regard.data.records import read_records
 from regard.samples import sample_path
@@ -63,3 +65,23 @@ def test_the_languages_are_whole_small_and_held_out() -> None:
     folder = paths["train"].parent
     assert sum(file.stat().st_size for file in folder.iterdir()) < 200_000
     assert "CC BY 2.0" in (folder / "NOTICE.md").read_text(encoding="utf-8")
+
+
+def test_the_emoji_are_whole_small_and_held_out() -> None:
+    reader = CaptionReader(("en", "de", "zh"))
+    paths = sample_path("caption")
+    names = {}
+    for split, count in (("train", 1149), ("dev", 81), ("test", 139)):
+        records = list(reader.read(paths[split], 1000))
+        assert len(records) == count
+        assert all(len(list(reader.every(record))) == 3 for record in records)
+        names[split] = {record.fields["name"] for record in records}
+        assert len(names[split]) == count
+        assert load_picture(records[-1].fields["image"], "", 64).pixels.shape == (32, 32, 3)
+    assert not names["train"] & (names["dev"] | names["test"])
+    assert not names["dev"] & names["test"]
+    folder = paths["train"].parent
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 600_000
+    notice = (folder / "NOTICE.md").read_text(encoding="utf8")
+    assert "Apache License 2.0" in notice
+    assert "UNICODE LICENSE V3" in notice

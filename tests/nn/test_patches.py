@@ -12,7 +12,7 @@ from regard._errors import ConfigError, ShapeError
 from regard.data.packing import pack_rows
 from regard.data.patches import cut_patches
 from regard.nn import PatchEncoder
-from regard.nn.patches import Convolution, moved, warped
+from regard.nn.patches import Convolution, moved, tinted, warped
 from regard.training.muon import split_parameters
 
 SIZES = st.lists(st.tuples(st.integers(1, 17), st.integers(1, 17)), min_size=1, max_size=5)
@@ -147,9 +147,22 @@ def test_mirrored_or_not():
     assert moved(images, 0.0, False) is images
 
 
+def test_colours_change_a_little_and_together():
+    torch.manual_seed(1)
+    grey = torch.full((500, 3, 2, 2), 100, dtype=torch.uint8)
+    found = tinted(grey, 1.0)
+    assert (found == found[:, :, :1, :1]).all()  # every pixel of a channel alike
+    assert 0 < (found - 100).abs().max() <= 16 + 27.5 * (1.1 * 1.05 - 1) + 1e-3
+    assert (found[:, 0] != found[:, 1]).any()
+    edge = tinted(torch.tensor([0.0, 255.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1), 5.0)
+    assert edge.min() >= 0
+    assert edge.max() <= 255
+    torch.testing.assert_close(tinted(grey, 0.0), grey.float())
+
+
 def test_pictures_are_moved_in_training_alone():
     torch.manual_seed(0)
-    encoder = PatchEncoder(2, 16, 2, 16, 1, warp=2.0, flip=True)
+    encoder = PatchEncoder(2, 16, 2, 16, 1, warp=2.0, flip=True, tint=1.0)
     patches, counts = pictures([(12, 12)], 2)
     assert not torch.allclose(encoder(patches, counts).values, encoder(patches, counts).values)
     encoder.eval()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,11 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pretrained_folders as folders
+import regard
 from regard._errors import CheckpointError, ConfigError, DataError
 from regard.data.packing import pack_streams
 from regard.data.records import Record
+from regard.nn.consistency import consistent, twice
+from regard.nn.reader import SpanScores
 from regard.tasks import make_task
-from regard.tasks._examples import best_span, rows_of
+from regard.tasks._examples import best_span, outcomes, read, rows_of
 from regard.tasks._reading import Question
 from regard.tasks.answer import AnswerQuestions
 from regard.training import checkpoints, runs
@@ -106,6 +111,73 @@ def test_the_threshold_decides_between_an_answer_and_none(run):
     assert all(one.probability == one.no_answer for one in none)
     with pytest.raises(ConfigError, match="no_answer is a probability"):
         task.predict(model, asked, no_answer=2.0)
+
+
+def test_when_not_to_answer_is_chosen_on_dev_data(run):
+    task, model, records, folder = run
+    threshold = float(model.threshold)
+    assert 0 <= threshold < 1
+    assert float(regard.load(folder).model.threshold) == threshold
+    asked = [task.input_of(record) for record in records]
+    assert task.predict(model, asked) == task.predict(model, asked, no_answer=threshold)
+    values = [task.score(task.predict(model, asked, no_answer=t), records)[0].value for t in (0.0, 1.0)]
+    assert task.score(task.predict(model, asked), records)[0].value > max(values)
+    model.eval()
+    answered = [one for one in task.encode(records) if all(one[0][2::3])]
+    try:
+        task.calibrate(model, answered[:2])
+        assert float(model.threshold) == -1.0  # nothing to choose by
+        task.calibrate(model, [])
+        assert float(model.threshold) == -1.0
+        task.calibrate(model, list(task.encode(records)))
+    finally:
+        model.threshold.fill_(threshold)
+
+
+@given(st.integers(0, 10_000))
+def test_outcomes_are_those_of_every_span_in_turn(seed):
+    rng = np.random.default_rng(seed)
+    readings, longest = int(rng.integers(1, 6)), 3
+    asked = np.sort(rng.integers(0, 3, readings))
+    asked = np.unique(asked, return_inverse=True)[1]
+    lengths = rng.integers(1, 5, readings)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    spans = torch.from_numpy(rng.normal(size=(offsets[-1], longest)))
+    for reading, length in enumerate(lengths):
+        for place in range(length):
+            spans[offsets[reading] + place, length - place :] = -torch.inf
+    scores = SpanScores(spans, offsets, torch.from_numpy(rng.normal(size=readings)))
+    golds = []
+    for question in range(asked.max() + 1):
+        mine = np.flatnonzero(asked == question)
+        if rng.random() < 0.5:
+            golds.append((mine[0], 0, 0))
+        else:
+            golds += [
+                (r, p, int(rng.integers(1, lengths[r] - p + 1)))
+                for r in mine
+                for p in [rng.integers(lengths[r])]
+            ]
+    found = list(outcomes(scores, asked, np.array(golds)))
+    assert len(found) == asked.max() + 1
+    for question, (share, answerable, silence) in enumerate(found):
+        mine = np.flatnonzero(asked == question)
+        none = float(scores.nothing[mine].mean())
+        every = {
+            (r, p, size + 1): float(spans[offsets[r] + p, size])
+            for r in mine for p in range(lengths[r]) for size in range(min(longest, lengths[r] - p))
+        }  # fmt: skip
+        whole = sum(map(np.exp, every.values())) + np.exp(none)
+        assert silence == pytest.approx(np.exp(none) / whole)
+        ours = [gold for gold in golds if gold[0] in mine]
+        assert answerable == (ours[0][2] > 0)
+        r, p, size = max(every, key=every.get)
+        taken = set(range(p, p + size))
+        expected = [0.0]
+        for other, place, length in ours:
+            common = len(taken & set(range(place, place + length))) if other == r else 0
+            expected.append(2 * common / (size + length))
+        assert share == pytest.approx(max(expected))
 
 
 def test_what_a_question_looked_at(run, tmp_path):
@@ -266,3 +338,70 @@ def test_a_folder_without_its_files(run, tmp_path):
     other.load(folder)
     assert other.facts() == task.facts()
     assert other.matcher.levels == task.matcher.levels
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_answers_begin_with_a_pretrained_encoder(run, tmp_path, kind):
+    """Passages are longer than it has positions for; the run is loaded without the folder that it came from."""
+    data = run[-1].parent
+    pretrained = folders.write_folder(tmp_path / "encoder", folders.CONFIGS[kind])
+    recipe = Recipe(steps=2, evaluations=1, tokens=300, precision="fp32", init=str(pretrained))
+    trainer = runs.begin(
+        make_task("answer"), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence())
+    )  # fmt: skip
+    trainer.run()
+    shutil.rmtree(pretrained)
+    reader = regard.load(tmp_path / "run")
+    given = ("Who ran?", "a dog ran . a cafe")
+    one = reader(given, attention=True)
+    assert one.start is None or given[1][one.start : one.end] == one.text
+    assert reader([given, ("Who?", "Dogs ran.")])[0].text == one.text
+
+
+@pytest.mark.parametrize(
+    "switch", [{"bpe_dropout": 0.2, "variants": 2}, {"r_drop": 1.0, "dropout": 0.1}, {"pretrain": 0.5}], ids=str
+)  # fmt: skip
+def test_the_switches_for_little_data_serve_answers(run, tmp_path, switch):
+    data = run[-1].parent
+    recipe = RECIPE.replace(steps=4, evaluations=1, **switch)
+    trainer = runs.begin(
+        make_task("answer"), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence())
+    )  # fmt: skip
+    assert trainer.run().evaluated == 1
+    if "pretrain" in switch:
+        questions, passages = len(stories(150, 0)), 150
+        assert questions + 2 * passages <= len(trainer.texts) <= questions + 4 * passages
+
+
+def test_two_passes_are_asked_to_agree_on_spans(run):
+    """Against the formula in plain words: half of both losses, and the symmetric divergence of all spans and of none."""
+    task, model, records, _ = run
+    batch = {
+        name: twice(stream)
+        for name, stream in pack_streams(list(task.encode(records[:6])), task.streams).items()
+    }
+    model.train()
+    model.dropout.p = 0.3
+    try:
+        torch.manual_seed(1)
+        with consistent(2.0):
+            found = task.loss(model, batch, 0.1)
+        torch.manual_seed(1)
+        plain = task.loss(model, batch, 0.1)
+        torch.manual_seed(1)
+        scores, asked = read(model, batch)
+    finally:
+        model.dropout.p = 0.0
+        model.eval()
+    chances = []
+    for question in range(asked.max() + 1):
+        readings = np.flatnonzero(asked == question)
+        rows = [scores.spans[scores.offsets[r] : scores.offsets[r + 1]].flatten() for r in readings]
+        every = torch.cat([*rows, scores.nothing[readings].mean()[None]])
+        chances.append(torch.log_softmax(every[torch.isfinite(every)], 0))
+    half = len(chances) // 2
+    apart = sum(
+        ((p.exp() - q.exp()) * (p - q)).sum() for p, q in zip(chances[:half], chances[half:], strict=True)
+    )
+    assert apart > 0
+    torch.testing.assert_close(found, plain / 2 + 2.0 / 4 * apart)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import pretrained_folders as folders
 import regard
 from regard._errors import CheckpointError, ConfigError, DataError
 from regard.data.packing import pack_streams
 from regard.data.records import Record
-from regard.nn import watch
+from regard.nn import consistent, twice, watch
 from regard.tasks import make_task
 from regard.tasks.classify import Classify
 from regard.training import checkpoints, runs
@@ -340,3 +342,100 @@ def test_a_missing_or_damaged_file_of_labels_is_told(tmp_path):
     (tmp_path / "classes.json").write_text('{"labels": 5}', encoding="utf8")
     with pytest.raises(CheckpointError, match="train again"):
         Classify().load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_classes_begin_with_a_pretrained_encoder(one, tmp_path, kind):
+    """The run is loaded without the folder that it came from, and reads texts of any length."""
+    data = one.parent
+    pretrained = folders.write_folder(tmp_path / "encoder", folders.CONFIGS[kind])
+    recipe = Recipe(
+        steps=2, evaluations=1, tokens=300, precision="fp32", text="sentence", label="kind", init=str(pretrained)
+    )  # fmt: skip
+    begin(Classify(), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run")
+    shutil.rmtree(pretrained)
+    classifier = regard.load(tmp_path / "run")
+    texts = ["a dog ran .", "who ran ? " * 20]
+    found = classifier(texts)
+    assert found[1].probabilities == pytest.approx(classifier(texts[1]).probabilities, abs=1e-5)
+    seen = classifier("a dogs", attention=True).attention
+    assert seen.words == ("a", "dogs")
+
+
+def test_what_begins_with_a_pretrained_encoder_learns(one, tmp_path):
+    """Of the encoder too: its weights here are random, and what is above sees words through them."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *ANIMALS, *PLANTS]
+    sizes = {"hidden_size": 24, "vocab_size": len(words), "num_hidden_layers": 1, "intermediate_size": 32}
+    pretrained = folders.write_folder(tmp_path / "encoder", folders.CONFIGS["bert"] | sizes)
+    (pretrained / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf8")
+    recipe = Recipe(
+        steps=80, evaluations=1, tokens=300, precision="fp32", text="sentence", label="kind", init=str(pretrained),
+        init_learning_rate=3e-3, learning_rate=0.02, matrix_learning_rate=0.05, average=0.1, dropout=0.0, threads=1,
+    )  # fmt: skip
+    data = one.parent
+    run = begin(Classify(), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run")
+    predictor, test = regard.load(run), sentences(100, 5)
+    found = predictor([text for text, _ in test])
+    right = [
+        result.label == ("+".join(kinds) or "none") for result, (_, kinds) in zip(found, test, strict=True)
+    ]
+    assert np.mean(right) > 0.9
+
+
+@pytest.mark.parametrize("switch", [{"bpe_dropout": 0.2, "variants": 2}, {"pretrain": 0.5}], ids=str)
+def test_the_switches_for_little_data_serve_classes(one, tmp_path, switch):
+    data = one.parent
+    recipe = RECIPE.replace(steps=4, evaluations=1, **switch)
+    begin(Classify(), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run")
+    regard.load(tmp_path / "run")("the old dog")
+
+
+@pytest.mark.parametrize("kind", ["one", "many"])
+def test_two_passes_are_asked_to_agree_on_labels(request, kind):
+    predictor = regard.load(request.getfixturevalue(kind))
+    task, model = predictor.task, predictor.model
+    records = list(task.read(predictor.folder.parent / "dev.jsonl", 1000))[:9]
+    batch = pack_streams(list(task.encode(records)), task.streams)
+    batch = {name: twice(stream) for name, stream in batch.items()}
+    model.train()
+    model.dropout.p = 0.3
+    losses = []
+    for coefficient in (None, 2.0):
+        torch.manual_seed(1)
+        if coefficient is None:
+            losses.append(task.loss(model, batch, 0.1))
+        else:
+            with consistent(coefficient):
+                losses.append(task.loss(model, batch, 0.1))
+    torch.manual_seed(1)
+    p, q = model(batch["text"]).chunk(2)
+    if kind == "one":
+        p, q = p.softmax(1), q.softmax(1)
+    else:
+        p, q = (torch.stack([one.sigmoid(), 1 - one.sigmoid()]) for one in (p, q))
+    apart = ((p - q) * (p / q).log()).sum()
+    assert apart > 0
+    torch.testing.assert_close(losses[1], losses[0] / 2 + 2.0 / 4 * apart, rtol=1e-4, atol=1e-5)
+
+
+def test_a_damaged_picture_of_the_training_data_takes_no_run_away(tmp_path):
+    """Its header is sound, so that it is met only when pixels are read; the folder of a run stays what it was."""
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    rows = []
+    for number in range(6):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append({"image": f"{number}.png", "label": "ab"[number % 2]})
+    data = write(tmp_path / "data.jsonl", rows)
+    cut = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "3.png").write_bytes(cut[: len(cut) // 2])
+    good = write(tmp_path / "good.jsonl", rows[:2])
+    recipe = Recipe(**SIZES, steps=1, evaluations=1, tokens=200, patch=8)
+    with pytest.raises(DataError, match=r"data\.jsonl, line 4"):
+        begin(Classify(), recipe, data, good, tmp_path / "new" / "run")
+    assert not (tmp_path / "new" / "run").exists()
+    run = begin(Classify(), recipe, good, good, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match=r"data\.jsonl, line 4"):
+        runs.begin(Classify(), recipe, data, good, run, Reporter(None, Silence()), overwrite=True)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert not list(run.rglob(".regard-begin-*"))

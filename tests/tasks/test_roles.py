@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import pretrained_folders as folders
 import regard
 from regard._errors import CheckpointError, ConfigError, DataError
 from regard.data.packing import pack_streams
 from regard.data.records import Record
 from regard.data.sentences import Sentence, read_sentences
+from regard.nn.attention import CrossAttention, SelfAttention
 from regard.samples import sample_path
 from regard.tasks.roles import Roles
 from regard.training import checkpoints, runs
@@ -300,3 +303,79 @@ def test_the_sample_is_whole_small_and_held_out():
     folder = paths["train"].parent
     assert sum(file.stat().st_size for file in folder.iterdir()) < 300_000
     assert "CC BY-SA 4.0" in (folder / "NOTICE.md").read_text(encoding="utf8")
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [{"bpe_dropout": 0.2, "variants": 2}, {"r_drop": 1.0, "dropout": 0.1}, {"pretrain": 0.5}],
+    ids=str,
+)
+def test_the_switches_for_little_data_serve_roles(run, tmp_path, switch):
+    folder = run[-1].parent
+    more = tmp_path / "more.txt"
+    more.write_text("The bird sees a tree.\nHe says so.\n", encoding="utf8")
+    switch = switch | ({"unlabelled": str(more)} if "pretrain" in switch else {})
+    recipe = RECIPE.replace(steps=6, evaluations=1, **switch)
+    trainer = runs.begin(
+        Roles(),
+        recipe,
+        folder / "train.jsonl",
+        folder / "dev.jsonl",
+        tmp_path / "run",
+        Reporter(None, Silence()),
+    )
+    position = trainer.run()
+    assert position.evaluated == 1
+    if "pretrain" in switch:
+        assert len(trainer.texts) == len(trainer.store) + 2
+
+
+def test_predicates_are_counted_in_training(run):
+    task, _, records, folder = run
+    seen = [row["words"][place] for row in ROWS if row["id"] % 4 for place in row["predicates"]]
+    loaded = Roles()
+    loaded.load(folder)
+    for record in records[:4]:
+        expected = [seen.count(record.fields["words"][place]) for place in record.fields["predicates"]]
+        assert min(expected) > 0
+        for one in (task, loaded):
+            assert one.groups["frequency"].value(record) == expected
+    unknown = Record({"words": ["Dogs", "BARK"], "predicates": [1], "roles": [["O", "O"]]}, "x", 1)
+    assert loaded.groups["frequency"].value(unknown) == [0]
+    with pytest.raises(ConfigError, match="Expected: a run"):
+        Roles().groups["frequency"].value(unknown)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_roles_begin_with_a_pretrained_encoder(run, tmp_path, kind):
+    """The run is loaded without the folder that it came from."""
+    data = run[-1].parent
+    pretrained = folders.write_folder(tmp_path / "encoder", folders.CONFIGS[kind])
+    recipe = Recipe(steps=2, evaluations=1, tokens=300, precision="fp32", init=str(pretrained))
+    trainer = runs.begin(
+        Roles(), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence())
+    )
+    assert trainer.model.blocks[0].attention.heads == 3
+    trainer.run()
+    shutil.rmtree(pretrained)
+    labeller = regard.load(tmp_path / "run")
+    one = labeller("a dog ran .")
+    assert one.sentence.words == ("a", "dog", "ran", ".")
+    assert str(labeller(["a dog ran .", "who ran ?"])[0]) == str(one)
+
+
+def test_the_control_has_no_attention(run):
+    """Words below, rows of predicates above: each predicate's rows depend on its own sentence alone."""
+    task = run[0]
+    torch.manual_seed(0)
+    model = task.model(RECIPE.replace(encoder="recurrent"))
+    assert not [one for one in model.modules() if isinstance(one, SelfAttention | CrossAttention)]
+    examples = list(task.encode(run[2][:3]))
+    together = task._words(model, pack_streams(examples, task.streams))
+    rows = model.rows(together, pack_streams(examples, task.streams)["predicates"])
+    alone = pack_streams(examples[1:2], task.streams)
+    first = sum(len(one[3]) * len(one[1]) for one in examples[:1])
+    found = model.rows(task._words(model, alone), alone["predicates"]).values
+    torch.testing.assert_close(rows.values[first : first + len(found)], found)
+    with pytest.raises(ConfigError, match="no decoder"):
+        task.configure(RECIPE.replace(decoder="recurrent"))

@@ -11,7 +11,8 @@ from regard._lowering import kernel
 from regard.data.packing import pack_streams
 from regard.data.records import Record, read_records
 from regard.tasks import make_task
-from regard.tasks.translate import Translate, shifted
+from regard.tasks._writing import shifted
+from regard.tasks.translate import Translate
 from regard.training import checkpoints, runs
 from regard.training.progress import Reporter, Silence
 from regard.training.recipe import Recipe
@@ -84,7 +85,7 @@ def test_a_translation_does_not_depend_on_its_batch(run, beam, monkeypatch):
     ]
     together = task.predict(model, inputs, beam=beam)
     backwards = task.predict(model, inputs[::-1], beam=beam)[::-1]
-    monkeypatch.setattr("regard.tasks.translate.HYPOTHESES", 7)
+    monkeypatch.setattr("regard.tasks._writing.HYPOTHESES", 7)
     small = task.predict(model, inputs, beam=beam)
     alone = [task.predict(model, [text], beam=beam)[0] for text in inputs]
     for text, first, *others in zip(inputs, together, backwards, small, alone, strict=True):

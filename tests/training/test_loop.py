@@ -24,7 +24,8 @@ def gradients_of_one_update(trainer):
 
     def step(share):
         for name, parameter in trainer.model.named_parameters():
-            found[name] = parameter.grad.clone()
+            if parameter.grad is not None:
+                found[name] = parameter.grad.clone()
 
     losses = []
     trainer._step = step
@@ -33,10 +34,13 @@ def gradients_of_one_update(trainer):
     return found, losses[0]
 
 
+@pytest.mark.parametrize("switch", [{}, {"r_drop": 2.0}, {"pretrain": 0.9}], ids=str)
 @pytest.mark.parametrize("accumulate", [2, 3, 100])
-def test_accumulated_gradients_are_those_of_one_batch(trainer_of, accumulate):
-    whole, one = gradients_of_one_update(trainer_of(dropout=0.0, clip=1e9))
-    parts, several = gradients_of_one_update(trainer_of(dropout=0.0, clip=1e9, accumulate=accumulate))
+def test_accumulated_gradients_are_those_of_one_batch(trainer_of, accumulate, switch):
+    options = {"dropout": 0.0, "clip": 1e9, **switch}
+    whole, one = gradients_of_one_update(trainer_of(**options))
+    parts, several = gradients_of_one_update(trainer_of(**options, accumulate=accumulate))
+    assert whole.keys() == parts.keys()
     assert abs(one["loss"] - several["loss"]) < 1e-5
     assert one["tokens"] == several["tokens"]
     for name, gradient in whole.items():
@@ -47,7 +51,7 @@ def test_the_loss_is_the_mean_over_target_tokens(trainer_of):
     trainer = trainer_of(dropout=0.0, label_smoothing=0.0, average=0.0)
     batches = trainer.batches.state_dict()
     indices = next(trainer.batches)
-    batch = trainer._batch(indices)
+    batch = trainer.learning.batch(indices, 0)
     tokens = sum(len(packed.values) for packed in batch.values())
     with torch.no_grad():
         expected = float(trainer.task.loss(trainer.model, batch, 0.0)) / len(batch["target"].values)

@@ -88,6 +88,33 @@ def test_linear_layers_go_to_muon_and_the_rest_to_adam():
     assert (muon.param_groups[0]["lr"], adam.param_groups[0]["lr"]) == (0.02, 3e-3)
 
 
+def test_pretrained_parameters_go_to_adam_with_rates_of_their_own():
+    model = nn.ModuleDict(
+        {"encoder": nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), "head": nn.Linear(4, 3)}
+    )
+    lower, upper = model["encoder"]
+    lower.requires_grad_(False)
+    groups = [{"params": list(upper.parameters()), "lr": 1e-5}]
+    muon, adam = make_optimizers(model, 0.02, 3e-3, 0.1, pretrained=groups)
+    assert [id(p) for p in muon.param_groups[0]["params"]] == [id(model["head"].weight)]
+    rest, pretrained = adam.param_groups
+    assert [id(p) for p in rest["params"]] == [id(model["head"].bias)]
+    assert [id(p) for p in pretrained["params"]] == [id(upper.weight), id(upper.bias)]
+    assert [group["initial_lr"] for group in (*muon.param_groups, rest, pretrained)] == [0.02, 3e-3, 1e-5]
+
+
+def test_a_model_without_matrices_of_its_own_still_learns():
+    encoder = nn.Linear(4, 4)
+    muon, adam = make_optimizers(
+        encoder, 0.02, 0.1, 0.0, pretrained=[{"params": list(encoder.parameters()), "lr": 0.1}]
+    )
+    before = encoder.weight.detach().clone()
+    encoder(torch.ones(1, 4)).sum().backward()
+    for optimizer in (muon, adam):
+        optimizer.step()
+    assert not torch.equal(encoder.weight, before)
+
+
 def test_the_matrices_of_lstms_go_to_muon_and_their_biases_to_adam():
     model = EncoderDecoder(Shape(vocabulary=20, dim=8, heads=2, hidden=8, encoder="recurrent"))
     matrices, rest = split_parameters(model)

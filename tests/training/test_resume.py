@@ -82,6 +82,28 @@ def test_a_run_killed_while_it_saves_goes_on_bit_for_bit(data, tmp_path, sync, s
     assert_equal(folder, whole)
 
 
+@pytest.mark.parametrize("last", [7, 13])
+def test_a_run_with_every_switch_goes_on_bit_for_bit(data, tmp_path, last):
+    """Killed while it pretrains, and after."""
+    file = tmp_path / "more.txt"
+    file.write_text("the old dog sings\na quiet tree\n", encoding="utf8")
+    switches = {
+        "bpe_dropout": 0.1,
+        "variants": 3,
+        "r_drop": 1.0,
+        "pretrain": 0.5,
+        "unlabelled": str(file),
+    }
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    killed(data, folder, SHORT | switches, die_after_step=last)
+    assert checkpoints.saved_step(folder) == last // 4 * 4
+    file.unlink()  # what was read once is in the folder
+    resumed(folder)
+    file.write_text("the old dog sings\na quiet tree\n", encoding="utf8")
+    begun(data, whole, SHORT | switches).run()
+    assert_equal(folder, whole)
+
+
 def test_a_run_that_never_saved_goes_on_from_its_beginning(data, tmp_path):
     folder, whole = tmp_path / "run", tmp_path / "whole"
     begun(data, folder, SHORT).update(0.0)

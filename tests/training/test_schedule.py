@@ -8,7 +8,7 @@ from regard.training.averaging import WeightAverage
 from regard.training.precision import autocast, resolved
 from regard.training.presets import Facts, encoder_decoder_sizes, fill
 from regard.training.recipe import Recipe
-from regard.training.schedule import learning_rate_share
+from regard.training.schedule import learning_rate_share, stage
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.05, 0.5])
@@ -90,3 +90,18 @@ def test_precision_is_resolved_and_applied():
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with autocast(precision):
             assert (x @ x).dtype == dtype
+
+
+def test_a_run_without_pretraining_is_one_stage():
+    assert [stage(progress, 0.0) for progress in (0.0, 0.3, 1.0)] == [
+        (False, 0.0),
+        (False, 0.3),
+        (False, 1.0),
+    ]
+
+
+def test_both_stages_go_from_beginning_to_end():
+    assert stage(0.0, 0.2) == (True, 0.0)
+    assert stage(0.1, 0.2) == (True, 0.5)
+    assert stage(0.2, 0.2) == (False, 0.0)
+    assert stage(1.0, 0.2) == (False, 1.0)

@@ -23,6 +23,7 @@ from training.conftest import SMALL
 
 CHILD = Path(child.__file__)
 RECIPE = SMALL | {"steps": 6, "evaluations": 1, "dropout": 0.0, "average": 0.0, "dev_examples": 2}
+SWITCHES = {"bpe_dropout": 0.1, "variants": 2, "r_drop": 1.0, "weight_decay": 0.1}
 
 
 def free_port():
@@ -56,20 +57,20 @@ def test_two_workers_are_one_and_end_by_one_clock(data, tmp_path, monkeypatch):
     monkeypatch.setattr(muon, "orthogonal", child.polar)
     whole = tmp_path / "whole"
     trainer = runs.begin(
-        Translate(), Recipe(**RECIPE), *data, whole, Reporter(whole / "metrics.jsonl", Silence())
+        Translate(), Recipe(**RECIPE, **SWITCHES), *data, whole, Reporter(whole / "metrics.jsonl", Silence())
     )
     losses = []
     trainer.reporter.step = lambda **facts: losses.append((facts["loss"], facts["tokens"]))
     trainer.run()
     steps = {
         "data": [str(path) for path in data],
-        "recipe": RECIPE,
+        "recipe": RECIPE | SWITCHES,
         "polar": True,
         "folder": str(tmp_path / "steps"),
     }
     steps |= {"weights": str(tmp_path / "weights{}.pt"), "losses": str(tmp_path / "losses{}.json")}
     minutes = {"data": steps["data"], "folder": str(tmp_path / "minutes")}
-    minutes["recipe"] = RECIPE | {"steps": None, "minutes": 0.02, "evaluations": 3}
+    minutes["recipe"] = RECIPE | {"pretrain": 0.3, "steps": None, "minutes": 0.02, "evaluations": 3}
     assert together(steps, minutes) == [0, 0]
     for rank in range(2):
         weights = torch.load(tmp_path / f"weights{rank}.pt", weights_only=True)

@@ -14,8 +14,10 @@ COMMANDS = {
         regard train translate --train pairs.tsv --out runs/mine --minutes 5
         regard train translate --train train.jsonl.gz --dev dev.jsonl.gz
         regard train translate --train a.en,a.de --dev b.en,b.de --dry-run
+        regard train summarize --train train.jsonl.gz --dev dev.jsonl.gz --out runs/summaries
         regard train roles --train train.jsonl.gz --dev dev.jsonl.gz --out runs/roles
         regard train answer --train a.jsonl.gz,b.json --dev dev.jsonl.gz --out runs/answer
+        regard train generate --train book.txt --out runs/book
         regard train --resume --out runs/mine
         """,
     ),
@@ -44,8 +46,10 @@ COMMANDS = {
         regard predict runs/mine --input sentences.txt > translations.txt
         cat sentences.txt | regard predict runs/mine --precision int8 --json
         regard predict runs/mine "A dog runs." --attention dog.html
+        regard predict runs/summaries --input documents.jsonl --json
         regard predict runs/roles "The dog chases the cat." --columns
         regard predict runs/answer "Who wrote it?" --passage text.txt
+        regard predict runs/book --prompt "It was" --length 500 --stream
         """,
     ),
     "inspect": (

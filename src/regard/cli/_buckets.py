@@ -21,7 +21,7 @@ class Cutting:
     def __init__(self, task: Any, name: str, records: Sequence[Record]) -> None:
         import numpy as np
 
-        from regard.metrics.buckets import cut
+        from regard.metrics.buckets import cut, named
 
         groups = needed(task, "groups", "--by")
         if name not in groups:
@@ -31,7 +31,12 @@ class Cutting:
             )
         self.name = name
         self.group = groups[name]
-        given = [np.atleast_1d(np.asarray(self.group.value(record), float)) for record in records]
+        found = [self.group.value(record) for record in records]
+        names = [one for one in found if isinstance(one, str)]
+        if names:
+            self.rows, self.buckets = len(names), named(names)
+            return
+        given = [np.atleast_1d(np.asarray(one, float)) for one in found]
         values = np.concatenate(given) if given else np.zeros(0)
         self.rows = len(values)
         self.buckets = cut(values, self.group.edges)
@@ -44,8 +49,7 @@ class Cutting:
         """A table in plain values."""
         buckets = [
             {
-                "from": bucket.low,
-                "to": bucket.high,
+                **({"from": bucket.low, "to": bucket.high} if bucket.name is None else {"name": bucket.name}),
                 "count": len(bucket.rows),
                 "few": bucket.few,
                 "scores": {name: plain(entries[number]) for name, entries in table.items()},

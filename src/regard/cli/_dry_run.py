@@ -30,11 +30,11 @@ def dry_run(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> st
 
 def _facts(trainer: Trainer, plan: runs.Prepared) -> list[str]:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    lengths = trainer.store.lengths
+    examples, tokens = trainer.learning.size()
     held_out = "" if plan.dev is not None else ", held out of the training data"
     return [
         f"task        {trainer.task.name}",
-        f"train       {plan.train}: {len(lengths):,} examples, {int(lengths.sum()):,} tokens",
+        f"train       {plan.train}: {examples:,} examples, {tokens:,} tokens",
         f"dev         {plan.dev or plan.train}: {len(plan.dev_records):,} examples{held_out}",
         f"parameters  {parameters:,}",
     ]
@@ -53,7 +53,7 @@ def _seconds_of_update(trainer: Trainer) -> float:
 def _budget(trainer: Trainer, seconds: float) -> list[str]:
     recipe = trainer.recipe
     steps = recipe.steps or max(1, int(60 * (recipe.minutes or 0) / seconds))
-    epochs = steps * (recipe.tokens or 0) / max(1, int(trainer.store.lengths.sum()))
+    epochs = steps * (recipe.tokens or 0) / max(1, trainer.learning.size()[1])
     return [
         f"update      {seconds:.3f} s, the median of a few on this machine",
         f"expected    {steps:,} updates in {steps * seconds / 60:.1f} minutes, {epochs:.1f} epochs",

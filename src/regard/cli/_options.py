@@ -73,15 +73,32 @@ def refuse(given: dict[str, Any], reason: str) -> None:
         raise ConfigError(f"{reason}. Received: {names}. Leave it out.")
 
 
-def task_options(task: str, known: Sequence[str], given: dict[str, Any]) -> dict[str, Any]:
-    """Options for a task from the flags of a command, None where a flag was not given; ConfigError names those of other tasks."""
+def task_options(
+    task: str, known: Sequence[str], given: dict[str, Any], defaults: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Options for a task from the flags of a command, None where a flag was not given; ConfigError names those of other tasks.
+
+    `defaults` are the task's own, where they are not those of all others; None leaves it to the task.
+    """
+    usual = DEFAULTS | (defaults or {})
     names = {name: FLAGS.get(name, name) for name in given}
     other = {names[name]: value for name, value in given.items() if value is not None and name not in known}
     refuse(other, f"the task {task!r} knows no such option")
     chosen = {
-        name: DEFAULTS.get(name) if value is None else value for name, value in given.items() if name in known
+        name: usual.get(name) if value is None else value for name, value in given.items() if name in known
     }
     return {name: value for name, value in chosen.items() if value is not None}
+
+
+def name_fields(tasks: Sequence[Any], text: str | None, label: str | None) -> None:
+    """Let tasks that have such fields read records by the names given, or else by those of the first; ConfigError for other tasks."""
+    first = tasks[0]
+    if not hasattr(first, "name_fields"):
+        given = {name: value for name, value in (("text", text), ("label", label)) if value is not None}
+        refuse(given, f"the task {first.name!r} knows no such option")
+        return
+    for task in tasks:
+        task.name_fields(text or first.reader.text, label or first.reader.label)
 
 
 def needed(task: Any, name: str, used_by: str) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from regard._errors import ConfigError
 from regard.cli._buckets import Cutting
 from regard.cli._comparison import Report, Results
-from regard.cli._options import needed, task_options
+from regard.cli._options import name_fields, needed, task_options
 from regard.cli._output import give, give_json
 from regard.cli._predictions import read_predictions, task_of
 from regard.cli.evaluate import sample_test
@@ -30,8 +30,11 @@ def compare(
     examples: int = 3,
     beam: int | None = None,
     length_penalty: float | None = None,
+    no_answer: float | None = None,
     lowercase: bool = False,
     language: str | None = None,
+    text: str | None = None,
+    label: str | None = None,
     precision: Literal["fp32", "bf16", "int8"] | None = None,
     json: bool = False,
 ) -> None:
@@ -43,12 +46,17 @@ def compare(
         data: The examples: .jsonl, .tsv (or with .gz), or two text files "a.en,a.de". Default: the test part of the
             sample, for a model that was trained on it.
         by: What the differences are cut by: length; for translation frequency, which is how often training of the first run
-            saw the rarest word; for roles distance, from a predicate to its farthest argument. Default: length.
+            saw the rarest word; for roles frequency of the predicate, and distance to its farthest argument. Default: length.
         examples: How many of the examples that gained most, and of those that lost most, are shown. Default: 3.
         beam: Hypotheses that a run keeps for each sentence; 1 is greedy search. Default: 5.
         length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
+        no_answer: How probable it must be that there is no answer before a run gives none. Default: what the dev data of its
+            training chose, or else more so than any answer.
         lowercase: Compare without case, as sacrebleu -lc; always so for runs of lower case, but not for their files.
-        language: Language of the references, such as de or zh. Default: looked up in the text.
+        language: Language of the references, such as de or zh; of captions also the one to write in. Default: looked up in
+            the text, of captions the first of the run.
+        text: Name of the field that is classified. Default: as in the training of the first run.
+        label: Name of the field of labels. Default: as in the training of the first run.
         precision: Of a run's weights while writing. Default: fp32.
         json: One JSON object.
     """
@@ -61,11 +69,15 @@ def compare(
     for name in ("groups", "example_scores", "restored"):
         needed(task, name, "regard compare")
     runs = [system.predictor for system in systems if system.predictor is not None]
+    name_fields([task, *(run.task for run in runs)], text, label)
     longest = max((run.recipe.max_characters for run in runs), default=sys.maxsize)
     records = list(task.read(data or _sample_test(runs), longest))
     cutting = Cutting(task, by, records)
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
-    options = task_options(task.name, task.options, given)
+    given |= {"no_answer": no_answer}
+    if "language" in task.options:
+        given["language"] = language
+    options = task_options(task.name, task.options, given, getattr(task, "defaults", None))
     wanted = {"lowercase": lowercase or None, "language": language}
     scoring = task_options(task.name, task.score_options, wanted)
     results = [_predicted(system, task, records, options, scoring) for system in systems]

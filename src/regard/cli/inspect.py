@@ -35,7 +35,9 @@ def inspect(run: Path, /, *, json: bool = False) -> None:
         "recipe": predictor.recipe.given(),
         "finished": any(event["event"] == "end" for event in events),
         "scores": [{name: value for name, value in event.items() if name != "event"} for event in scored],
-        "best": max(scored, key=_score, default=None),
+        "best": (min if getattr(predictor.task, "descends", False) else max)(
+            scored, key=_score, default=None
+        ),
     }
     if json:
         give_json(facts)

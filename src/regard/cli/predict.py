@@ -6,12 +6,15 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from regard._errors import ConfigError, DataError
 from regard.cli._options import task_options
 from regard.cli._output import give, give_json, tell
 from regard.cli._shortlist import shortlist_option
+from regard.cli._writing import WritingFlags, asked, stream
 from regard.data.lines import find_file, read_lines
 
 TOGETHER = 256  # texts of a file that are predicted at once
@@ -23,32 +26,42 @@ def predict(
     *texts: str,
     input: Path | None = None,  # noqa: A002 -- the flag's name
     passage: Path | None = None,
+    image: Path | None = None,
+    language: str | None = None,
     beam: int | None = None,
     length_penalty: float | None = None,
     no_answer: float | None = None,
+    repeats: bool = False,
     attention: Path | None = None,
     columns: bool = False,
     precision: Literal["fp32", "bf16", "int8"] | None = None,
     shortlist: Path | None = None,
     json: bool = False,
+    writing: Annotated[WritingFlags | None, Parameter(name="*", group="Continuing a text")] = None,
 ) -> None:
     """Use a model: on texts, on a file, or on what comes in.
 
     Args:
         run: A run folder.
-        texts: What to translate, label, ask or classify: texts, or paths of pictures. Default: the lines of --input, or of
-            standard input.
+        texts: What to translate, summarize, label, ask, classify, caption or continue: texts, or paths of pictures. Default:
+            the lines of --input, or of standard input.
         input: A file with a text on each line, or one with the columns of the task, such as .jsonl with "source" or "words".
         passage: A text file in which questions are answered.
+        image: A picture to caption or classify, as its path alone would be.
+        language: In which to write, for a model of captions in several languages. Default: the first of them.
         beam: Hypotheses kept for each sentence that is written; 1 is greedy search. Default: 5.
-        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1.
-        no_answer: How probable it must be that there is no answer before none is given. Default: more so than any answer.
+        length_penalty: Exponent of the length that divides a score; 0 favors short outputs. Default: 1; of summaries what was
+            best on the dev data.
+        repeats: Let a summary say the same three words twice.
+        no_answer: How probable it must be that there is no answer before none is given. Default: what the dev data of the
+            training chose, or else more so than any answer.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
         precision: Of the weights while writing; bf16 and int8 are faster and lose a little. Default: fp32.
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
             README. Default: the whole vocabulary.
         columns: Roles in the columns of CoNLL.
         json: One JSON object on each line: the input, what was found, and how sure that is.
+        writing: How a text goes on.
     """
     from regard._load import load
 
@@ -56,13 +69,24 @@ def predict(
         raise ConfigError("there are two inputs. Expected texts or --input. Received both; leave one out.")
     predictor = load(run)
     task = predictor.task
+    if image is not None:
+        texts = (*texts, _picture(task, image, input))
     given: dict[str, Any] = {
         "beam": beam,
         "penalty": length_penalty,
         "attention": True if attention else None,
     }
-    given |= {"no_answer": no_answer, "precision": precision, **shortlist_option(predictor, shortlist)}
-    options = task_options(task.name, task.options, given)
+    given |= {"repeats": repeats or None, "no_answer": no_answer, "language": language}
+    given["precision"] = precision
+    given |= shortlist_option(predictor, shortlist)
+    writing = writing or WritingFlags()
+    options = task_options(
+        task.name, task.options, given | writing.options(), getattr(task, "defaults", None)
+    )
+    texts = asked(task, writing.prompt, texts, input is not None or passage is not None)
+    if writing.stream:
+        stream(predictor, texts, options, json)
+        return
     show = _printer(task, columns, json)
     records = _inputs(predictor, texts, input, passage)
     together = 1 if _waits(texts, input) else TOGETHER
@@ -84,7 +108,7 @@ def predict(
             ) from problem
 
 
-def _inputs(predictor: Any, texts: tuple[str, ...], file: Path | None, passage: Path | None) -> Iterator[Any]:
+def _inputs(predictor: Any, texts: tuple[Any, ...], file: Path | None, passage: Path | None) -> Iterator[Any]:
     """What is to be predicted, checked one by one."""
     task, longest = predictor.task, predictor.recipe.max_characters
     if passage is not None and (file is not None or not hasattr(task, "with_passage")):
@@ -103,6 +127,16 @@ def _inputs(predictor: Any, texts: tuple[str, ...], file: Path | None, passage: 
     return map(task.input_of, records)
 
 
+def _picture(task: Any, image: Path, file: Path | None) -> str:
+    """The path of a picture, for a task that takes such."""
+    if file is not None or not getattr(task, "reads_pictures", False):
+        why = "--input too" if file is not None else f"the task {task.name!r}, here of texts"
+        raise ConfigError(
+            f"--image is a picture to caption or classify. Expected: a run that was trained on pictures. Received: {why}."
+        )
+    return str(image)
+
+
 def _standard_input() -> Iterator[str]:
     if sys.stdin.isatty():
         tell("Type a text and press Enter; Ctrl-D ends.")
@@ -116,7 +150,7 @@ def _standard_input() -> Iterator[str]:
             ) from error
 
 
-def _waits(texts: tuple[str, ...], file: Path | None) -> bool:
+def _waits(texts: tuple[Any, ...], file: Path | None) -> bool:
     """Whether a person types, and wants each answer at once."""
     return not texts and file is None and sys.stdin.isatty()
 

@@ -7,7 +7,7 @@ where a run stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from regard._errors import CheckpointError, ConfigError, DataError
 from regard.data.permutation import derived, hashed, permuted, uniform
 
 Indices = NDArray[np.int64]
-ORDER, TIES, NOISE, SHUFFLE = range(4)  # purposes of random numbers; each has a key of its own
+ORDER, TIES, NOISE, SHUFFLE, FIRST_VARIANT = range(5)  # purposes of random numbers; each has a key of its own
 
 
 class PackedBatches:
@@ -44,17 +44,21 @@ class PackedBatches:
         sort: bool = True,
         pool: int = 65536,
         noise: float = 0.0,
+        variants: int = 1,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         """
         Args:
-            lengths: (n, fields) or (n,) integers, tokens of each example in each field, the target last.
+            lengths: (n, fields) or (n,) integers, tokens of each example in each field, the target last; or a function that
+                gives them for an epoch, if they change from one to the next while n and their sum stay.
             tokens_per_batch: the budget, summed over fields and examples.
             seed: any integer; the same seed gives the same batches.
             sort: put examples of like length together, by target and then source; False: purely random batches.
             pool: how many examples are sorted at a time.
             noise: up to so many tokens are added to a target's length before sorting; batches are less uniform.
+            variants: the n lengths are those of n / variants examples, in this many forms one set after the other; an epoch
+                has one form of each example, so many epochs in a row have all of them.
             rank: the number of this worker, below `world`.
             world: the number of workers.
 
@@ -62,11 +66,14 @@ class PackedBatches:
             DataError: there are no examples, or `lengths` is no array of counts.
             ConfigError: a number is out of its range.
         """
-        self._lengths = checked_lengths(lengths)
+        self._lengths_of: Callable[[int], Any] | None = lengths if callable(lengths) else None
+        self._lengths = checked_lengths(lengths(0) if callable(lengths) else lengths)
         self._tokens = int(self._lengths.sum(dtype=np.int64))
+        self.variants, self._examples = variants, len(self._lengths) // max(1, variants)
         for name, value, least in (
             ("tokens_per_batch", tokens_per_batch, 1),
             ("pool", pool, 1),
+            ("variants", variants, 1),
             ("world", world, 1),
         ):
             if value < least:
@@ -75,6 +82,11 @@ class PackedBatches:
             raise ConfigError(
                 f"an option is out of range. Expected: 0 <= rank < world and noise >= 0. "
                 f"Received: rank={rank}, world={world}, noise={noise}."
+            )
+        if self._examples * variants != len(self._lengths):
+            raise ConfigError(
+                f"lengths that are not those of whole sets. Expected: a multiple of variants={variants} of them. "
+                f"Received: {len(self._lengths)}."
             )
         self.tokens_per_batch, self.seed, self.sort, self.pool, self.noise = (
             tokens_per_batch,
@@ -85,6 +97,8 @@ class PackedBatches:
         )
         self.rank, self.world = rank, world
         self.epoch = self._pool = self._batch = 0
+        self.drawn = 0
+        """The epoch of the batch that came last."""
         self._cut: list[Indices] | None = None
 
     def __iter__(self) -> Iterator[Indices]:
@@ -93,14 +107,14 @@ class PackedBatches:
     def __next__(self) -> Indices:
         if self._cut is None:
             self._cut = self._batches_of_pool()
-        batch = self._cut[self._batch]
+        batch, self.drawn = self._cut[self._batch], self.epoch
         self._batch += 1
         if self._batch == len(self._cut):
             self._batch, self._cut = 0, None
             self._pool += 1
-        if self._pool * self.pool >= len(self._lengths):
+        if self._pool * self.pool >= self._examples:
             self._pool = 0
-            self.epoch += 1
+            self._enter(self.epoch + 1)
         return self._share(batch)
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,14 +143,20 @@ class PackedBatches:
                 "the place in the data belongs to other batches. Expected: the same data and options. "
                 f"Received: {different}. To mend it: resume with the data and options of that run."
             )
-        self.epoch, self._pool, self._batch = epoch, pool, batch
-        inside = min(epoch, pool, batch) >= 0 and pool * self.pool < len(self._lengths)
+        self._enter(epoch)
+        self._pool, self._batch = pool, batch
+        inside = min(epoch, pool, batch) >= 0 and pool * self.pool < self._examples
         self._cut = self._batches_of_pool() if inside else []
         if batch >= len(self._cut):
             raise CheckpointError(
                 f"the place in the data does not exist. Expected: a batch of an epoch. Received: epoch {epoch}, "
                 f"pool {pool}, batch {batch}. To mend it: resume from another checkpoint."
             )
+
+    def _enter(self, epoch: int) -> None:
+        self.epoch = epoch
+        if self._lengths_of is not None and epoch >= 0:
+            self._lengths = checked_lengths(self._lengths_of(epoch))
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -147,6 +167,7 @@ class PackedBatches:
             "sort": self.sort,
             "pool": self.pool,
             "noise": self.noise,
+            **({"variants": self.variants} if self.variants > 1 else {}),
         }
 
     def _key(self, purpose: int) -> int:
@@ -154,14 +175,21 @@ class PackedBatches:
 
     def _batches_of_pool(self) -> list[Indices]:
         first = self._pool * self.pool
-        positions = np.arange(first, min(first + self.pool, len(self._lengths)))
-        indices = permuted(positions, len(self._lengths), self._key(ORDER))
+        positions = np.arange(first, min(first + self.pool, self._examples))
+        indices = self._in_form(permuted(positions, self._examples, self._key(ORDER)))
         if self.sort:
             indices = indices[self._order_by_length(indices)]
         costs = self._lengths[indices].sum(axis=1, dtype=np.int64)
         batches = np.split(indices, _even_cuts(costs, self.tokens_per_batch))
         shuffled = np.argsort(hashed(self._key(SHUFFLE), np.arange(len(batches))), kind="stable")
         return [batches[number] for number in shuffled]
+
+    def _in_form(self, examples: Indices) -> Indices:
+        """Where the form of each example stands whose turn it is: they take turns, each example beginning elsewhere."""
+        if self.variants == 1:
+            return examples
+        first = hashed(derived(self.seed, FIRST_VARIANT), examples) >> np.uint64(1)
+        return examples + self._examples * ((first.astype(np.int64) + self.epoch) % self.variants)
 
     def _order_by_length(self, indices: Indices) -> Indices:
         *others, target = self._lengths[indices].T

@@ -42,12 +42,12 @@ def checked(record: Record, fields: Sequence[str], max_characters: int) -> Recor
                 received=f"{listed(list(values)) or 'no field'}{nearest(field, values)}",
                 mend=f"give every record a field {field!r}",
             )
-        _check_text(record, field, values[field])
+        check_text(record, field, values[field])
         check_length(record, field, max_characters)
         if field == "target":
             values.setdefault("targets", [values["target"]])
             for reference in values["targets"]:
-                _check_text(record, "targets", reference)
+                check_text(record, "targets", reference)
             check_length(record, "targets", max_characters)
     return record
 
@@ -65,7 +65,8 @@ def _first_reference(record: Record) -> object:
     return references[0]
 
 
-def _check_text(record: Record, field: str, value: object) -> None:
+def check_text(record: Record, field: str, value: object) -> None:
+    """Raises `DataError` when `value`, given in `field`, is no whole text with a visible character."""
     if not isinstance(value, str):
         raise data_error(
             record.place,

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from regard._errors import CheckpointError
+from regard._errors import CheckpointError, ConfigError
+
+WORDS = "words.json"  # in a run folder
 
 
 class WordCounts:
@@ -34,6 +36,18 @@ class WordCounts:
     def save(self, path: Path) -> None:
         """Write all words, the frequent ones first."""
         path.write_text(json.dumps(dict(self._counts.most_common()), ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def of_run(cls, folder: Path | None) -> WordCounts:
+        """Those that a run folder holds.
+
+        Raises:
+            ConfigError: there is no run, only files of predictions.
+            CheckpointError: as `load`.
+        """
+        if folder is None:
+            raise ConfigError("words were counted in training. Expected: a run. Received: only files.")
+        return cls.load(folder / WORDS)
 
     @classmethod
     def load(cls, path: Path) -> WordCounts:

@@ -11,7 +11,7 @@ from typing import Any
 from regard._errors import DataError
 from regard.data.checks import Record, checked, is_blank
 from regard.data.lines import data_error, find_file, kind, listed, read_lines, shorten
-from regard.data.pictures import picture_name, picture_size
+from regard.data.pictures import picture_in, picture_size
 from regard.data.records import Source, read_records
 
 TEXT, IMAGE = "text", "image"
@@ -74,11 +74,7 @@ class LabelReader:
         if self.input == TEXT:
             checked(record, (self.name,), max_characters)
         else:
-            folder, file = Path(record.file).parent, Path(record.file)
-            stem = file.name.removesuffix(".gz").rpartition(".")[0]
-            record.fields[IMAGE] = picture_name(
-                record.fields[IMAGE], record.place, folder, (folder / f"{stem}.npz").resolve()
-            )
+            record.fields[IMAGE] = picture_in(record.fields[IMAGE], record.place, record.file)
             side = min(picture_size(record.fields[IMAGE], record.place))
             if len(self.sides) < MEASURED:
                 self.sides.append(side)

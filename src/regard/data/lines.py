@@ -96,10 +96,11 @@ def empty_file(path: Path) -> DataError:
     )
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, *, ends: bool = False) -> Iterator[tuple[int, str]]:
     """Yields `(line number from 1, line without its line end)` in constant memory; `.gz` is unpacked on the fly.
 
-    A byte order mark at the beginning is an encoding mark, not text, and is left out.
+    A byte order mark at the beginning is an encoding mark, not text, and is left out. With `ends` every line keeps its
+    end, as a line feed, so that the lines together are the text.
 
     Raises:
         DataError: the file is empty, is no gzip file though it says `.gz`, ends in the middle of a gzip stream,
@@ -117,6 +118,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 break
             number += 1
             line = _decode(raw, path, number)
+            if not ends:
+                line = line.rstrip("\r\n")
+            elif line.endswith("\r\n"):
+                line = line[:-2] + "\n"
             yield number, line.removeprefix("\ufeff") if number == 1 else line
     if number == 0:
         raise empty_file(path)
@@ -133,7 +138,7 @@ def _open(path: Path) -> BinaryIO:
 
 def _decode(raw: bytes, path: Path, number: int) -> str:
     try:
-        return raw.decode("utf-8").rstrip("\r\n")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         if number == 1 and raw.startswith(GZIP_MAGIC):
             mend = "the file is gzipped: let its name end in .gz"

@@ -59,6 +59,17 @@ def picture_name(value: Any, place: str, folder: Path, rows: Path) -> str:
     )
 
 
+def picture_in(value: Any, place: str, file: str) -> str:
+    """The whole name of what a record of `file` gives: paths start there, rows are of the `.npz` beside it of the same name.
+
+    Raises:
+        DataError: it is neither a path nor a number.
+    """
+    path = Path(file)
+    stem = path.name.removesuffix(".gz").rpartition(".")[0]
+    return picture_name(value, place, path.parent, (path.parent / f"{stem}.npz").resolve())
+
+
 def picture_size(given: Any, place: str) -> tuple[int, int]:
     """Height and width of a picture, by the head of its file alone.
 

@@ -87,6 +87,11 @@ class PretrainedTokenizer(Tokenizer):
         encoding = self._core.encode(_checked(text), add_special_tokens=False)
         return encoding.ids, [_whole_characters(text, *span) for span in encoding.offsets]
 
+    @property
+    def marks(self) -> tuple[list[int], list[int]]:
+        """What `join` puts before and behind one text."""
+        return self._single.marks[0], self._single.marks[-1]
+
     def join(self, first: Sequence[int], second: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
         """One sequence as the encoder knows it, of one or two texts' ids: its ids and their token types."""
         if second is None:

@@ -34,7 +34,9 @@ class Spelling:
         features: list[int] = []
         for word in words:
             if word not in self.known:
-                self.known[word] = self.tokenizer.encode(word) or [self.tokenizer.unk], word_features(word)
+                # Byte-level vocabularies tell the begin of a word by the space before it.
+                ids = self.tokenizer.encode(f" {word}") or [self.tokenizer.unk]
+                self.known[word] = ids, word_features(word)
             ids, told = self.known[word]
             starts.append(len(pieces))
             pieces += ids

@@ -139,12 +139,21 @@ class TokenStore:
                 f"an index is outside the store. Expected: 0 to {len(self) - 1}. "
                 f"Received: {chosen.min()} to {chosen.max()}. To mend it: choose indices below len(store)."
             )
-        return {field: self._gather(field, chosen) for field in self.fields}
+        return {
+            field: self._gather(field, self._offsets[field][chosen], self._offsets[field][chosen + 1])
+            for field in self.fields
+        }
 
-    def _gather(self, field: str, chosen: NDArray[np.int64]) -> Gathered:
-        begins = self._offsets[field][chosen]
-        lengths = self._offsets[field][chosen + 1] - begins
-        offsets = np.zeros(len(chosen) + 1, dtype=np.int64)
+    def cut(
+        self, field: str, index: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64]
+    ) -> Gathered:
+        """The tokens `begin` to `end` of the examples `index` (n,), which may be named several times; nothing is checked."""
+        first = self._offsets[field][index]
+        return self._gather(field, first + begin, first + end)
+
+    def _gather(self, field: str, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> Gathered:
+        lengths = ends - begins
+        offsets = np.zeros(len(begins) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         where = np.repeat(begins - offsets[:-1], lengths) + np.arange(offsets[-1])
         return np.asarray(self._values[field][where]), offsets.astype(np.int32)

@@ -211,7 +211,9 @@ class _Search:
             if self.beam == 1:
                 self.bar[row] = np.inf
             elif len(finished) >= self.beam:
-                self.bar[row] = sorted(one.score(self.penalty) for one in finished)[-self.beam]
+                finished.sort(key=lambda one: one.score(self.penalty), reverse=True)
+                del finished[self.beam :]
+                self.bar[row] = finished[-1].score(self.penalty)
 
     def _write(self, parent: Array) -> None:
         if self.longest > self.written.shape[2]:

@@ -40,7 +40,8 @@ class PlainWriter:
         chosen = [self.sources[number] for number in sources]
         offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in chosen])])
         ids = np.concatenate([np.asarray(ids, np.int64) for ids in chosen])
-        self.encoded = self.model.encode(Packed(torch.from_numpy(ids).to(self.device), offsets))
+        self.read = Packed(torch.from_numpy(ids).to(self.device), offsets)
+        self.encoded = self.model.encode(self.read)
         self.numbers, self.caches = sources, self.model.decoder.caches()
 
     @torch.no_grad()
@@ -51,7 +52,11 @@ class PlainWriter:
         packed = Packed(torch.from_numpy(tokens).to(self.device), np.arange(len(tokens) + 1))
         read = torch.from_numpy(np.searchsorted(self.numbers, sources))
         states = self.model.step(packed, self.encoded, self.caches, read)
-        return best_of(self.model.scores(states).float(), count, end)
+        return best_of(self.scores(states, packed.values, read).float(), count, end)
+
+    def scores(self, states: Tensor, tokens: Tensor, read: Tensor) -> Tensor:
+        """Scores (M, vocabulary) from hidden states (M, dim) of hypotheses, their last tokens (M,) and the sources they read (M,)."""
+        return self.model.scores(states)
 
 
 def best_of(scores: Tensor, count: int, end: int) -> Candidates:

@@ -23,16 +23,19 @@ class Group:
 
     Args:
         unit: what the numbers count, for people.
-        value: from an example to its number, or to one number for each row that the example adds to the scores.
+        value: from an example to its number, or to one number for each row that the example adds to the scores; or to a
+            name: examples of one name are then a bucket.
         edges: ascending; each begins a bucket. Without them buckets have equal counts.
+        measure: from all predictions to the scores that are cut; by default those of the task.
 
     >>> Group("words", lambda text: len(text.split())).value("A dog runs.")
     3
     """
 
     unit: str
-    value: Callable[[Any], float | Sequence[float]]
+    value: Callable[[Any], float | Sequence[float] | str]
     edges: tuple[float, ...] = ()
+    measure: Callable[[Sequence[Any]], Sequence[Any]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,8 @@ class Bucket:
     low: float
     high: float
     rows: NDArray[np.int64]
+    name: str | None = None
+    """What the examples have in common where it is no number."""
 
     @property
     def few(self) -> bool:
@@ -53,6 +58,8 @@ class Bucket:
         return len(self.rows) < FEW
 
     def __str__(self) -> str:
+        if self.name is not None:
+            return self.name
         ends = [f"{end:,.0f}" if end == round(end) else f"{end:.3g}" for end in (self.low, self.high)]
         return " to ".join(ends if self.low < self.high else ends[:1])
 
@@ -85,6 +92,19 @@ def cut(values: ArrayLike, edges: Sequence[float] = (), count: int = BUCKETS) ->
     parts = [np.flatnonzero(places == place) for place in range(len(begins) + 1)]
     return [
         Bucket(float(numbers[rows].min()), float(numbers[rows].max()), rows) for rows in parts if len(rows)
+    ]
+
+
+def named(names: Sequence[str]) -> list[Bucket]:
+    """A bucket for each name that rows have, in the order of the names.
+
+    >>> [(str(bucket), bucket.rows.tolist()) for bucket in named(["dog", "cat", "dog"])]
+    [('cat', [1]), ('dog', [0, 2])]
+    """
+    distinct, places = np.unique(np.asarray(names, dtype=str), return_inverse=True)
+    return [
+        Bucket(number, number, np.flatnonzero(places == number), str(name))
+        for number, name in enumerate(distinct)
     ]
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from regard.metrics.measurement import Measurement, averaged, divided, measured, paired
 
 
-def bits_per_character(nats: Sequence[float], texts: Sequence[str]) -> Measurement:
+def bits_per_character(nats: Sequence[float], texts: Sequence[str | int]) -> Measurement:
     """Σ nats / (ln 2 · Σ characters), characters as Unicode code points.
 
     Args:
         nats: the summed negative log-likelihood of each text.
-        texts: what was predicted.
+        texts: what was predicted, or how many characters of each text were.
 
     Returns:
         The bits; less is better.
@@ -27,7 +27,41 @@ def bits_per_character(nats: Sequence[float], texts: Sequence[str]) -> Measureme
     bits-per-character 2.0 (unit:code-point)
     """
     paired(nats, texts, "texts")
-    return _bits("bits-per-character", "unit:code-point", nats, [len(text) for text in texts])
+    sizes = [text if isinstance(text, int) else len(text) for text in texts]
+    return _bits("bits-per-character", "unit:code-point", nats, sizes)
+
+
+def nats_per_character(nats: Sequence[float], texts: Sequence[str | int]) -> Measurement:
+    """Σ nats / Σ characters: the loss of a model of characters, comparable between all units.
+
+    Args:
+        nats: the summed negative log-likelihood of each text.
+        texts: what was predicted, or how many characters of each text were.
+
+    Returns:
+        The nats; less is better.
+
+    Raises:
+        DataError: counts differ, or there are no texts.
+
+    >>> nats_per_character([3.0, 5.0], ["ab", 2]).value
+    2.0
+    """
+    paired(nats, texts, "texts")
+    sizes = [text if isinstance(text, int) else len(text) for text in texts]
+    return measured("nats-per-character", "unit:code-point", _columns(nats, sizes), _mean)
+
+
+def nats_per_token(nats: Sequence[float], tokens: Sequence[int]) -> Measurement:
+    """Σ nats / Σ tokens, the logarithm of the perplexity; it compares only models with the same tokenizer.
+
+    Args, what is returned and raised are those of `perplexity`.
+
+    >>> nats_per_token([3.0, 5.0], [2, 2]).value
+    2.0
+    """
+    paired(nats, tokens, "counts of tokens")
+    return measured("nats-per-token", "unit:token", _columns(nats, tokens), _mean)
 
 
 def bits_per_byte(nats: Sequence[float], texts: Sequence[str | bytes]) -> Measurement:
@@ -100,3 +134,7 @@ def _per_unit(sums: np.ndarray) -> np.ndarray:
 
 def _perplexity(sums: np.ndarray) -> np.ndarray:
     return np.exp(divided(sums[..., 0], sums[..., 1]))
+
+
+def _mean(sums: np.ndarray) -> np.ndarray:
+    return divided(sums[..., 0], sums[..., 1])

@@ -18,10 +18,23 @@ from regard.nn.blocks import (
 )
 from regard.nn.cache import KeyValueCache as KeyValueCache
 from regard.nn.cache import LayerCache as LayerCache
+from regard.nn.cache import PrefixCache as PrefixCache
 from regard.nn.cache import StateCache as StateCache
+from regard.nn.captioner import Captioner as Captioner
+from regard.nn.consistency import (
+    consistent as consistent,
+)
+from regard.nn.consistency import (
+    consistent_loss as consistent_loss,
+)
+from regard.nn.consistency import (
+    twice as twice,
+)
+from regard.nn.copying import CopyingEncoderDecoder as CopyingEncoderDecoder
 from regard.nn.encoder import TextEncoder as TextEncoder
 from regard.nn.feedforward import Dropout as Dropout
 from regard.nn.feedforward import FeedForward as FeedForward
+from regard.nn.language import LanguageModel as LanguageModel
 from regard.nn.linear import Linear as Linear
 from regard.nn.norm import RMSNorm as RMSNorm
 from regard.nn.patches import PatchEncoder as PatchEncoder
@@ -35,6 +48,7 @@ from regard.nn.pretrained import (
 from regard.nn.pretrained import (
     parameter_groups as parameter_groups,
 )
+from regard.nn.pretrained_reader import PretrainedReader as PretrainedReader
 from regard.nn.pretrained_shape import PretrainedShape as PretrainedShape
 from regard.nn.recurrent import (
     Recurrence as Recurrence,

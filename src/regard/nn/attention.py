@@ -12,10 +12,11 @@ from regard._attention import attention
 from regard._aux import Aux, AuxOutput
 from regard._errors import ConfigError, ShapeError
 from regard._masks import Dense, Lengths, Mask
+from regard._merge import merge
 from regard._packed import Packed
 from regard.nn._heads import project_heads
 from regard.nn._sequences import Sequences, like, positions_of, values_of
-from regard.nn.cache import ContextCache, KeyValueCache
+from regard.nn.cache import ContextCache, KeyValueCache, PrefixCache
 from regard.nn.linear import Linear
 from regard.nn.norm import RMSNorm
 from regard.nn.rotary import Rotary
@@ -133,7 +134,7 @@ class SelfAttention(_Attention):
         *,
         mask: Mask | Tensor | None = None,
         turns: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | PrefixCache | None = None,
         return_aux: Aux | None = None,
     ) -> Any:
         """Attend within each sequence.
@@ -142,7 +143,8 @@ class SelfAttention(_Attention):
             x: `Packed` values (total, dim), or a tensor (..., T, dim); with a cache, sequences of one length.
             mask: which keys a query may see.
             turns: the rotation of the tokens' positions, when the caller has it already.
-            cache: keys and values of earlier tokens, to which those of `x` are added.
+            cache: keys and values of earlier tokens, to which those of `x` are added; with a `PrefixCache`, `turns` say
+                where the tokens stand, and what came before is all seen.
             return_aux: what to return beside the output, as for `regard.attention`.
 
         Returns:
@@ -153,14 +155,24 @@ class SelfAttention(_Attention):
         """
         values = values_of(x)
         if self.rotary is not None and turns is None:
-            turns = self.rotary(positions_of(x, cache.length if cache is not None else 0), values.dtype)
+            start = cache.length if isinstance(cache, KeyValueCache) else 0
+            turns = self.rotary(positions_of(x, start), values.dtype)
         sizes = [self.heads, self.kv_heads, self.kv_heads]
         turns = None if self.rotary is None else turns
         query, key, value = project_heads(
             self.query_key_value, values, self.head_dim, sizes, 2, self._eps, turns
         )
         options: dict[str, Any] = {"mask": mask, "return_aux": return_aux}
-        if cache is not None:
+        if isinstance(cache, PrefixCache) and isinstance(x, Packed):
+            if cache.entry is not None:
+                return like(x, self._out(query, _after_prefix(x.offsets, query, key, value, mask, cache)))
+            cache.entry, cache.offsets = (key, value), x.offsets
+            options["cu_seqlens_q"] = x.offsets
+        elif isinstance(cache, PrefixCache):
+            raise ShapeError(
+                "a PrefixCache holds packed sequences. Expected: x as Packed. Received: a tensor."
+            )
+        elif cache is not None:
             query, key, value = (_one_length(x, array) for array in (query, key, value))
             key, value = cache.append(key, value)
             held = Lengths(k=cache.length)
@@ -323,3 +335,25 @@ def _one_length(x: Sequences, values: Tensor) -> Tensor:
             f"with a cache all sequences must have one length. Received lengths {x.lengths.tolist()}."
         )
     return values.unflatten(0, (len(x), -1))
+
+
+def _after_prefix(
+    offsets: Any, query: Tensor, key: Tensor, value: Tensor, mask: Mask | Tensor | None, cache: PrefixCache
+) -> Tensor:
+    """Attention (total, H, D) of sequences to their prefixes and, by `mask`, to themselves: two parts of the keys, joined."""
+    lse = Aux(lse=True)
+    before, of_before = attention(
+        query, *cache.entry, cu_seqlens_q=offsets, cu_seqlens_k=cache.offsets, key_sequence=cache.key_sequence, return_aux=lse
+    )  # type: ignore[misc]  # fmt: skip
+    if cache.own is None:
+        found, of_own = attention(query, key, value, mask=mask, cu_seqlens_q=offsets, return_aux=lse)
+        own = found, of_own.lse
+    else:
+        steps = Packed(query, offsets)
+        query, key, value = (_one_length(steps, array) for array in (query, key, value))
+        held = cache.own.append(key, value)
+        ends = Lengths(k=cache.own.length)
+        inside = ends if mask is None else as_mask(mask) & ends
+        found, of_own = attention(query, *held, mask=inside, return_aux=lse)
+        own = found.flatten(0, 1), of_own.lse.flatten(0, 1)
+    return merge((before, of_before.lse), own)[0]

@@ -20,8 +20,9 @@ class KeyValueCache:
     True
     """
 
-    def __init__(self) -> None:
-        self.length = 0
+    def __init__(self, room: int = 16) -> None:
+        """`room`: tokens of a sequence for which there is room at once; more are taken in, at the cost of a copy."""
+        self.length, self.room = 0, room
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
 
@@ -47,10 +48,48 @@ class KeyValueCache:
         if store is not None and needed <= store.shape[1]:
             return store
         # Zeros: the spare room is never attended to, but arrays that hold NaN take a slower path.
-        grown = new.new_zeros(new.shape[0], max(16, 2 * needed), *new.shape[2:])
+        room = max(self.room, needed) if store is None else 2 * needed
+        grown = new.new_zeros(new.shape[0], room, *new.shape[2:])
         if store is not None:
             grown[:, : self.length] = store[:, : self.length]
         return grown
+
+
+class PrefixCache:
+    """Keys and values of sequences that others go on with: many may go on with one, which is read in place by all of them.
+
+    The first call of the layer reads the prefixes, packed and of any lengths. After `branch` come sequences that each go on
+    with one of them: all at once, packed and of any lengths, or, where there is `room`, token by token.
+
+    Arguments:
+        room: tokens of a sequence for which there is room; 0: the next call is the last one.
+
+    >>> layer, cache = regard.nn.SelfAttention(8, heads=2), regard.nn.PrefixCache(room=0)
+    >>> x = torch.randn(7, 8)
+    >>> _ = layer(regard.Packed(x[:3], [0, 3]), mask=regard.Causal(), cache=cache)
+    >>> cache.branch(torch.tensor([0, 0]))
+    >>> two = layer(regard.Packed(x[[3, 4, 3]], [0, 2, 3]), mask=regard.Causal(), cache=cache).values
+    >>> one = layer(regard.Packed(x[:5], [0, 5]), mask=regard.Causal()).values
+    >>> torch.allclose(two, one[[3, 4, 3]], atol=1e-4)
+    True
+    """
+
+    def __init__(self, room: int) -> None:
+        self.own = KeyValueCache(room) if room else None
+        self.entry: tuple[Tensor, Tensor] | None = None
+        self.offsets: Any = None
+        self.key_sequence: Tensor | None = None
+
+    def branch(self, prefixes: Tensor) -> None:
+        """Go on with (M,) sequences, of which sequence m goes on with prefix `prefixes[m]`."""
+        self.key_sequence = prefixes
+
+    def keep(self, sequences: Tensor) -> None:
+        """Go on with these sequences, (M,) integers; one may be named several times."""
+        if self.key_sequence is not None:
+            self.key_sequence = self.key_sequence[sequences]
+        if self.own is not None:
+            self.own.keep(sequences)
 
 
 class StateCache:
@@ -98,7 +137,7 @@ class LayerCache:
     1
     """
 
-    def __init__(self, own: KeyValueCache | StateCache | None = None) -> None:
+    def __init__(self, own: KeyValueCache | PrefixCache | StateCache | None = None) -> None:
         self.own: Any = own or KeyValueCache()
         self.context = ContextCache()
 

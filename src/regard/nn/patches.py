@@ -25,6 +25,11 @@ from regard.nn.rotary import Rotary
 CHANNELS = 3
 NARROWEST = 16  # channels of a convolution
 SHIFT, TURN, ZOOM = 0.06, 0.2, 0.1  # the most that a picture is moved in training: a share, radians, a share
+LIGHT, CONTRAST, CAST = (
+    16.0,
+    0.1,
+    0.05,
+)  # the most that its colours change: of 255, a share, a share of each channel
 BASE = 100.0  # of the rotation: a picture has tens of rows where a text has thousands of words
 Sizes = NDArray[np.int64]
 
@@ -46,6 +51,8 @@ class PatchEncoder(nn.Module):
         warp: in training every picture is shifted by up to `warp` times 6 % of its sides, turned by 11 degrees and scaled by
             10 %, by chance; its rim is repeated.
         flip: in training every other picture is mirrored.
+        tint: in training every picture becomes lighter or darker by up to `tint` times 6 % of white, its contrast changes by
+            10 % and each of red, green and blue by 5 %, by chance.
 
     Raises:
         ConfigError: `patch` is no power of two.
@@ -68,6 +75,7 @@ class PatchEncoder(nn.Module):
         dropout: float = 0.0,
         warp: float = 0.0,
         flip: bool = False,
+        tint: float = 0.0,
     ) -> None:
         super().__init__()
         halvings = patch.bit_length() - 1
@@ -80,7 +88,7 @@ class PatchEncoder(nn.Module):
                 "positions in two dimensions turn two pairs at a time. Expected: dim / heads, a multiple of 4. "
                 f"Received: dim={dim}, heads={heads}."
             )
-        self.dim, self.patch, self.warp, self.flip = dim, patch, warp, flip
+        self.dim, self.patch, self.warp, self.flip, self.tint = dim, patch, warp, flip, tint
         self.stem = _stem(halvings, dim)
         self.rotary = Rotary(dim // heads // 2, BASE)
         self.dropout = Dropout(dropout)
@@ -127,8 +135,9 @@ class PatchEncoder(nn.Module):
                 (begins[:, None] + np.arange(rows * columns)).reshape(-1).astype(np.int64)
             )
             images = join_patches(patches.values[indices], rows, columns)
-            if self.training and (self.warp or self.flip):
+            if self.training:
                 images = moved(images, self.warp, self.flip)
+                images = tinted(images, self.tint) if self.tint else images
             found.append(self._stemmed(images).flatten(2).mT.flatten(0, 1))
             order.append(indices)
         if not found:
@@ -194,6 +203,13 @@ def moved(images: Tensor, warp: float, flip: bool) -> Tensor:
         return images
     chance = warp * (2 * torch.rand(count, 4) - 1)
     return warped(images, SHIFT * chance[:, :2], TURN * chance[:, 2], 1 + ZOOM * chance[:, 3])
+
+
+def tinted(images: Tensor, tint: float) -> Tensor:
+    """The colours of each picture (N, 3, H, W) changed by chance, `tint` times the most of each; none leaves 0 to 255."""
+    chance = tint * (2 * torch.rand(len(images), 5, 1, 1) - 1)
+    gain = (1 + CONTRAST * chance[:, :1]) * (1 + CAST * chance[:, 2:])
+    return ((images - 127.5) * gain + 127.5 + LIGHT * chance[:, 1:2]).clamp(0, 255)
 
 
 def warped(images: Tensor, shifts: Tensor, turns: Tensor, zooms: Tensor) -> Tensor:

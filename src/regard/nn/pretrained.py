@@ -93,13 +93,19 @@ class PretrainedEncoder(nn.Module):
         return encoder.eval()
 
     def forward(
-        self, ids: Packed, token_types: Packed | Tensor | None = None, *, all_layers: bool = False
+        self,
+        ids: Packed,
+        token_types: Packed | Tensor | None = None,
+        *,
+        extra: Tensor | None = None,
+        all_layers: bool = False,
     ) -> Any:
         """Hidden states.
 
         Arguments:
             ids: token ids, `Packed` values (total,).
             token_types: (total,) types, by default 0; left aside where the architecture has none.
+            extra: (total, dim) added to what the first layer reads.
             all_layers: give the embeddings and every layer's states.
 
         Returns:
@@ -110,7 +116,8 @@ class PretrainedEncoder(nn.Module):
         """
         types = token_types.values if isinstance(token_types, Packed) else token_types
         self._check(ids, types)
-        x = ids.with_values(self._embedded(ids, types))
+        embedded = self._embedded(ids, types)
+        x = ids.with_values(embedded if extra is None else embedded + extra)
         states = [x]
         for block in self.blocks:
             x = block(x)

@@ -18,6 +18,7 @@ from regard._errors import ShapeError
 from regard._packed import Packed
 from regard.nn._sequences import positions_of
 from regard.nn.blocks import EncoderBlock
+from regard.nn.consistency import asked as consistency_asked
 from regard.nn.encoder import initialize
 from regard.nn.feedforward import Dropout
 from regard.nn.norm import RMSNorm
@@ -99,6 +100,8 @@ class PassageReader(nn.Module):
         self.pair = nn.Linear(self.dim, 2 * RANK, bias=False)
         self.lengths = nn.Embedding(longest, 1)
         self.none = nn.Embedding(1, self.dim) if abstains else None
+        # How probable it must be that there is no answer, fitted on dev data; below 0: more so than any span.
+        self.threshold = nn.Parameter(torch.full((), -1.0), requires_grad=False) if abstains else None
         self.apply(initialize)
         nn.init.zeros_(self.lengths.weight)
         self.encoder = encoder
@@ -188,15 +191,23 @@ def span_loss(scores: SpanScores, asked: Any, golds: Any, smoothing: float = 0.0
         gold.append(every[1][silent])
         gold_places.append(silent)
     kept, numbers = torch.unique(torch.cat(gold_places), return_inverse=True)
-    whole = segment_logsumexp(torch.cat(every), torch.cat(places), count)[kept]
-    loss = (whole - segment_logsumexp(torch.cat(gold), numbers, len(kept))).sum()
-    if not smoothing:
+    whole = segment_logsumexp(torch.cat(every), torch.cat(places), count)
+    loss = (whole[kept] - segment_logsumexp(torch.cat(gold), numbers, len(kept))).sum()
+    if smoothing:
+        loss = (1 - smoothing) * loss + smoothing * (whole - _mean_scores(scores, of_row, count))[kept].sum()
+    if (consistency := consistency_asked()) is None:
         return loss
+    chances = [scores.spans - whole[of_row][:, None], *(found - whole for found in every[1:])]
+    return consistency.of_chances(loss, *chances)
+
+
+def _mean_scores(scores: SpanScores, of_row: Tensor, count: int) -> Tensor:
+    """(count,): the mean score of the spans of each question."""
     valid = torch.isfinite(scores.spans)
     room = torch.zeros(count, dtype=scores.spans.dtype)
     sums = room.index_add(0, of_row, torch.where(valid, scores.spans, 0.0).sum(1))
     sizes = room.index_add(0, of_row, valid.sum(1).to(room.dtype))
-    return (1 - smoothing) * loss + smoothing * (whole - (sums / sizes)[kept]).sum()
+    return sums / sizes
 
 
 def absent(nothing: Tensor, questions: Tensor, count: int) -> Tensor:

@@ -157,15 +157,16 @@ class RecurrentDecoder(Decoder):
 
 def encoder_of(kind: str) -> type[Encoder]:
     """The class of encoders of a kind; ConfigError where there is none."""
-    return _known(kind, {"attention": Encoder, "recurrent": RecurrentEncoder})
+    return known_kind(kind, {"attention": Encoder, "recurrent": RecurrentEncoder})
 
 
 def decoder_of(kind: str) -> type[Decoder]:
     """The class of decoders of a kind; ConfigError where there is none."""
-    return _known(kind, {"attention": Decoder, "recurrent": RecurrentDecoder})
+    return known_kind(kind, {"attention": Decoder, "recurrent": RecurrentDecoder})
 
 
-def _known(kind: str, classes: dict[str, Any]) -> Any:
+def known_kind(kind: str, classes: dict[str, Any]) -> Any:
+    """The class of a kind; ConfigError where there is none."""
     if kind not in classes:
         raise ConfigError(f"there are no layers of kind {kind!r}. Expected one of: {', '.join(classes)}.")
     return classes[kind]

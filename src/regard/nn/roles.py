@@ -20,6 +20,7 @@ from regard.nn.attention import CrossAttention
 from regard.nn.encoder import initialize
 from regard.nn.feedforward import Dropout, FeedForward
 from regard.nn.norm import RMSNorm
+from regard.nn.recurrent import RecurrentEncoderBlock, known_kind
 from regard.nn.residual import Stream
 from regard.nn.rotary import Rotary
 
@@ -66,6 +67,14 @@ class RowBlock(nn.Module):
         return stream.add(self.feed_forward(inside.values), self.dropout).like(x)
 
 
+class RecurrentRowBlock(RecurrentEncoderBlock):
+    """The control: an LSTM reads the rows of each predicate from both ends, where `RowBlock` attends to the sentence."""
+
+    def forward(self, x: Any, *_: Any, **__: Any) -> Any:
+        """Rows (T, dim), in and out; what `RowBlock` needs beside them is left aside."""
+        return super().forward(x)
+
+
 @dataclass(frozen=True)
 class Rows:
     """The words of each predicate's sentence, one sequence for each of Q predicates."""
@@ -109,6 +118,10 @@ class RoleLabeller(nn.Module):
         hidden: width of each feed-forward.
         layers: blocks that run once for each predicate.
         dropout: share of the entries dropped in training.
+        kind: "attention", or "recurrent" for blocks without any.
+
+    Raises:
+        ConfigError: `kind` is neither of the two.
 
     >>> encoder = regard.nn.TextEncoder(100, dim=32, heads=4, hidden=64, layers=1)
     >>> model = RoleLabeller(encoder, features=50, tags=5, heads=4, hidden=64, layers=1, dropout=0.0)
@@ -128,6 +141,7 @@ class RoleLabeller(nn.Module):
         hidden: int,
         layers: int,
         dropout: float,
+        kind: str = "attention",
     ) -> None:
         super().__init__()
         dim = self.dim = int(encoder.dim)
@@ -136,7 +150,8 @@ class RoleLabeller(nn.Module):
         self.finder = nn.Embedding(2, dim)
         self.distance = nn.Embedding(2 * REACH + 1, dim)
         self.predicate = nn.Linear(dim, dim, bias=False)
-        self.blocks = nn.ModuleList(RowBlock(dim, heads, hidden, dropout) for _ in range(layers))
+        block: Any = known_kind(kind, {"attention": RowBlock, "recurrent": RecurrentRowBlock})
+        self.blocks = nn.ModuleList(block(dim, heads, hidden, dropout=dropout) for _ in range(layers))
         self.norm = RMSNorm()
         self.tags = nn.Embedding(tags, dim)
         self.dropout = Dropout(dropout)

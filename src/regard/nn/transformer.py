@@ -8,6 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regard._errors import ConfigError
+from regard._masks import Global, Mask, Window
 from regard._packed import Packed
 from regard.nn.cache import LayerCache
 from regard.nn.encoder import initialize
@@ -30,6 +32,8 @@ class Shape:
         qk_norm: normalize queries and keys per head before they meet.
         encoder: "attention", or "recurrent" for LSTMs of as many parameters in place of self-attention.
         decoder: the same; a recurrent decoder attends to the source all the same.
+        window: how many source tokens on each side a source token sees, besides the first one, which sees all and is seen by
+            all; by default the whole source.
     """
 
     vocabulary: int
@@ -42,6 +46,7 @@ class Shape:
     qk_norm: bool = True
     encoder: str = "attention"
     decoder: str = "attention"
+    window: int | None = None
 
 
 class EncoderDecoder(nn.Module):
@@ -52,7 +57,7 @@ class EncoderDecoder(nn.Module):
 
     Raises:
         ShapeError: `shape.dim` is no multiple of `shape.heads`, or heads are of odd size.
-        ConfigError: there are no layers of the kind that `shape` names.
+        ConfigError: there are no layers of the kind that `shape` names, or it has a window over a recurrent encoder.
 
     Source: Vaswani et al. 2017, tied as in Press and Wolf 2017, with the pre-norm blocks of `EncoderBlock`.
 
@@ -64,7 +69,13 @@ class EncoderDecoder(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        if shape.window is not None and shape.encoder != "attention":
+            raise ConfigError(
+                f"a window is one of attention. Expected: encoder='attention', or no window. "
+                f"Received: encoder={shape.encoder!r} with window={shape.window}. To mend it: leave one of them out."
+            )
         self.shape = shape
+        self.mask: Mask | None = None if shape.window is None else Window(shape.window) | Global([0])
         sizes = (shape.dim, shape.heads, shape.hidden)
         options: dict[str, Any] = {"dropout": shape.dropout, "qk_norm": shape.qk_norm}
         self.embedding = nn.Embedding(shape.vocabulary, shape.dim)
@@ -83,12 +94,16 @@ class EncoderDecoder(nn.Module):
         Raises:
             ShapeError: there are not as many sources as targets.
         """
-        states = self.decoder(self._embedded(target), self.encode(source))
-        return states.values
+        return self.decode(target, self.encode(source))
 
     def encode(self, source: Packed) -> Packed:
         """Token ids (total source,) of N sequences to their encodings, values (total source, dim)."""
-        return self.encoder(self._embedded(source))
+        return self.encoder(self._embedded(source), mask=self.mask)
+
+    def decode(self, target: Packed, encoded: Packed) -> Tensor:
+        """Hidden states (total target, dim) of targets that are there as a whole."""
+        states: Tensor = self.decoder(self._embedded(target), encoded).values
+        return states
 
     def step(self, tokens: Packed, encoded: Packed, caches: list[LayerCache], key_sequence: Tensor) -> Tensor:
         """Hidden states (N, dim) of the next token of N hypotheses, of which hypothesis n reads source `key_sequence[n]`."""

@@ -89,9 +89,9 @@ class PatchPicture:
     def html(self) -> str:
         """A page with the picture, the average of all heads and every head."""
         views: list[int | None] = [None, *(range(len(self.weights)) if len(self.weights) > 1 else ())]
-        figures = [f"<figure>{self._drawing(None, False)}<figcaption>the picture</figcaption></figure>"]
+        figures = [f"<figure>{self.drawing(shaded=False)}<figcaption>the picture</figcaption></figure>"]
         figures += [
-            f"<figure>{self._drawing(head, True)}<figcaption>{html.escape(self._view(head))}</figcaption></figure>"
+            f"<figure>{self.drawing(head)}<figcaption>{html.escape(self._view(head))}</figcaption></figure>"
             for head in views
         ]
         return PAGE.format(title=html.escape(self.title), ink=INK, soft=SOFT, figures="\n".join(figures))
@@ -99,15 +99,15 @@ class PatchPicture:
     def svg(self, head: int | None = None) -> str:
         """A vector figure: the picture, and beside it the same with one head's weights, or the average's."""
         caption = html.escape(f"{self.title} · {self._view(head)}")
-        height, width = self._shown()
+        height, width = shown_size(self.pixels, SHOWN)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * width + 3 * MARGIN:.0f}" '
             f'height="{height + HEAD + MARGIN:.0f}" font-family="{FONTS}" font-size="13">'
             f'<title>{caption}</title><rect width="100%" height="100%" fill="#fff"/>'
             f'<text x="{MARGIN}" y="20" fill="{SOFT}">{caption}</text>'
-            f'<svg x="{MARGIN}" y="{HEAD}" width="{width:.0f}" height="{height:.0f}">{self._drawing(None, False)}</svg>'
+            f'<svg x="{MARGIN}" y="{HEAD}" width="{width:.0f}" height="{height:.0f}">{self.drawing(shaded=False)}</svg>'
             f'<svg x="{width + 2 * MARGIN:.0f}" y="{HEAD}" width="{width:.0f}" height="{height:.0f}">'
-            f"{self._drawing(head, True)}</svg></svg>\n"
+            f"{self.drawing(head)}</svg></svg>\n"
         )
 
     def png(self, head: int | None = None) -> bytes:
@@ -118,17 +118,23 @@ class PatchPicture:
         ]
         mixed = np.rint(self.pixels * (1 - whole) + np.array(HEAT) * whole).astype(np.uint8)
         zoom = max(1, SHOWN // max(mixed.shape[:2]))
-        return _encoded(np.repeat(np.repeat(mixed, zoom, 0), zoom, 1))
+        return encoded_png(np.repeat(np.repeat(mixed, zoom, 0), zoom, 1))
 
     def _repr_html_(self) -> str:
         """In a notebook: the average."""
         return self.svg()
 
-    def _drawing(self, head: int | None, shaded: bool) -> str:
-        """The picture as SVG of its own coordinates, a point a pixel, with or without the weights."""
+    def drawing(self, head: int | None = None, *, shaded: bool = True, shown: int = SHOWN) -> str:
+        """The picture as SVG of its own coordinates, a point a pixel, with or without the weights.
+
+        Arguments:
+            head: number of the head, from 0; default the average.
+            shaded: with the weights of its patches.
+            shown: points of the longer side.
+        """
         height, width = self.pixels.shape[:2]
-        shown_height, shown_width = self._shown()
-        data = base64.b64encode(_encoded(self.pixels)).decode("ascii")
+        shown_height, shown_width = shown_size(self.pixels, shown)
+        data = base64.b64encode(encoded_png(self.pixels)).decode("ascii")
         head_of_file = (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{shown_width:.0f}" '
             f'height="{shown_height:.0f}"><image width="{width}" height="{height}" style="image-rendering: pixelated" '
@@ -162,13 +168,14 @@ class PatchPicture:
         name = f"mean of {len(self.weights)} heads" if head is None else f"head {head + 1}"
         return f"{name}, largest share {largest:.0%}"
 
-    def _shown(self) -> tuple[float, float]:
-        height, width = self.pixels.shape[:2]
-        scale = SHOWN / max(height, width)
-        return height * scale, width * scale
+
+def shown_size(pixels: NDArray[np.uint8], shown: int) -> tuple[float, float]:
+    """Height and width of a picture whose longer side has `shown` points."""
+    height, width = pixels.shape[:2]
+    return height * shown / max(height, width), width * shown / max(height, width)
 
 
-def _encoded(pixels: NDArray[np.uint8]) -> bytes:
+def encoded_png(pixels: NDArray[np.uint8]) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()

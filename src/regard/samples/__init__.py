@@ -12,6 +12,9 @@ FOLDERS = {
     "roles": "propbank_ewt",
     "answer": "squad_en",
     "classify": "tatoeba_languages",
+    "caption": "noto_emoji",
+    "generate": "shakespeare",
+    "summarize": "debian_synopsis",
 }
 SPLITS = ("train", "dev", "test")
 
@@ -28,4 +31,4 @@ def sample_path(task: str) -> dict[str, Path]:
             f"Received: {task!r}. To mend it: name your own file with --train."
         )
     folder = Path(str(files(__name__) / FOLDERS[task]))
-    return {split: folder / f"{split}.jsonl.gz" for split in SPLITS}
+    return {split: next(folder.glob(f"{split}.*.gz")) for split in SPLITS}

@@ -7,7 +7,15 @@ from typing import Any
 
 from regard._errors import ConfigError, nearest
 
-TASKS = {"translate": "Translate", "roles": "Roles", "answer": "AnswerQuestions", "classify": "Classify"}
+TASKS = {
+    "translate": "Translate",
+    "summarize": "Summarize",
+    "roles": "Roles",
+    "answer": "AnswerQuestions",
+    "classify": "Classify",
+    "caption": "CaptionPictures",
+    "generate": "Generate",
+}
 
 
 def make_task(name: str) -> Any:

@@ -60,6 +60,13 @@ def read_attention(
     )
 
 
+def written_words(tokenizer: Tokenizer, target: Sequence[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """For each piece of a target, and for its end, the number of its word; and the words, without the end."""
+    written, spans = _written(tokenizer, target)
+    numbers = word_numbers(written, spans)
+    return numbers, _joined(_names(written, spans), numbers)[:-1]
+
+
 def word_numbers(text: str, spans: Sequence[Span]) -> tuple[int, ...]:
     """For each piece `text[begin:end]`, and for the end of the text, the number of its word.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,38 @@ def read(model: PassageReader, batch: dict[str, Packed]) -> tuple[SpanScores, ND
     asked = np.unique(pairs[:, 0], return_inverse=True)[1]
     scores = model(Packed(texts.values, offsets), batch["spellings"].values, pairs, batch["codes"].values)
     return scores, asked
+
+
+def outcomes(
+    scores: SpanScores, asked: NDArray[np.int64], golds: NDArray[np.int64]
+) -> Iterator[tuple[float, bool, float]]:
+    """Of each question with a gold: how well its best span meets one, whether it has an answer, and the chance that it has none.
+
+    The first is the F1 of tokens. `golds` (G, 3) are a reading, a place and a length, 0 of which say that there is no answer.
+    """
+    spans = scores.spans.double().numpy()
+    absent = np.full(len(spans), -np.inf) if scores.nothing is None else scores.nothing.double().numpy()
+    spans_of: dict[int, list[tuple[int, int]]] = {}
+    for reading, place, length in golds.tolist():
+        spans_of.setdefault(reading, []).append((place, length))
+    for question in np.unique(asked[golds[:, 0]]):
+        begin, end = np.searchsorted(asked, (question, question + 1))
+        first, none = scores.offsets[begin], float(absent[begin:end].mean())
+        rows = spans[first : scores.offsets[end]]
+        peak = max(none, float(rows.max(initial=-np.inf)))
+        silence = float(np.exp(none - peak) / (np.exp(rows - peak).sum() + np.exp(none - peak)))
+        answerable = any(length for reading in range(begin, end) for _, length in spans_of.get(reading, ()))
+        share = 0.0
+        if answerable:
+            row, size = np.unravel_index(int(rows.argmax()), rows.shape)
+            reading = int(np.searchsorted(scores.offsets, first + row, side="right")) - 1
+            place, taken = int(first + row - scores.offsets[reading]), int(size) + 1
+            overlaps = (
+                2 * max(0, min(place + taken, gold + length) - max(place, gold)) / (taken + length)
+                for gold, length in spans_of.get(reading, ())
+            )
+            share = max(overlaps, default=0.0)
+        yield share, answerable, silence
 
 
 def rows_of(stream: Packed, width: int) -> NDArray[np.int64]:

@@ -34,9 +34,10 @@ from regard.metrics.words import characters
 from regard.nn.attention import SelfAttention
 from regard.nn.reader import PassageReader, SpanScores, span_loss
 from regard.nn.watch import watch
-from regard.tasks._encoder import make_encoder
-from regard.tasks._examples import Example, Window, best_span, firsts, read, rows_of
+from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, refuse_decoder, upper_sizes
+from regard.tasks._examples import Example, Window, best_span, firsts, outcomes, read, rows_of
 from regard.tasks._reading import Answer, Question, looked, restored_answer
+from regard.training.loop import parts_of
 from regard.training.presets import encoder_sizes
 from regard.training.recipe import Recipe
 
@@ -44,6 +45,7 @@ READING = "reading.json"
 WINDOW = 320  # pieces
 TOGETHER = 8  # questions of one example
 PREDICTED = 16_384  # pieces of readings predicted at once
+CALIBRATED = 500  # dev examples by which abstaining is calibrated
 SHORTEST, LONGEST = 8, 64  # between them is the longest span that is looked for
 COVERED = 0.99  # of the training answers are no longer than that
 SAMPLE = 1000  # texts whose script is looked at
@@ -63,7 +65,8 @@ class AnswerQuestions:
     abstains: bool
 
     def configure(self, recipe: Recipe) -> None:
-        """Nothing: the fields have fixed names."""
+        """Refuse a decoder: the fields have fixed names."""
+        refuse_decoder(recipe, self.name)
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Questions with their passages and, as answers, spans; several files with commas between them are read in turn."""
@@ -123,9 +126,7 @@ class AnswerQuestions:
         texts = [*passages, *asked]
         self.unspaced = recipe.unspaced or _way_to_cut(list(passages)[:SAMPLE])
         # Case comes back by the spellings: names are seen in more forms than one.
-        self.tokenizer = Tokenizer.train(
-            texts, recipe.vocabulary or 4000, lowercase=True, unspaced=self.unspaced
-        )
+        self.tokenizer = learn_tokenizer(texts, recipe, lowercase=True, unspaced=self.unspaced)
         self.matcher = Matcher(Matcher.frequencies(map(units_of, texts)))
         sizes = [SHORTEST]
         for passage, answered in passages.items():
@@ -153,25 +154,32 @@ class AnswerQuestions:
                     example.add_trained(question, record.fields["answers"], number)
                 yield example.streams()
 
+    def readings(self, records: Iterable[Record]) -> Iterator[Sequence[int]]:
+        """Every question, and every passage in parts as long as a window; questions about a passage stand one after another."""
+        size, end = self.window.size, self.tokenizer.eos
+        for passage, several in itertools.groupby(records, key=lambda record: record.fields["context"]):
+            ids = self.tokenizer.encode(passage)
+            yield from (ids[start : start + size] for start in range(0, len(ids), size))
+            yield from ([*self.tokenizer.encode(record.fields["question"]), end] for record in several)
+
     def model(self, recipe: Recipe) -> nn.Module:
         """A new encoder with the blocks in which questions and passages meet."""
+        encoder = make_encoder(recipe, self.tokenizer)
         return PassageReader(
-            make_encoder(recipe, len(self.tokenizer)),
+            encoder,
             spellings=SPELLINGS,
             parts=PARTS,
-            heads=recipe.heads or 4,
-            hidden=recipe.hidden or 256,
             layers=recipe.decoder_layers or 3,
             longest=self.window.longest,
             dropout=recipe.dropout or 0.0,
             abstains=self.abstains,
+            **upper_sizes(recipe, encoder),
         )
 
     def loss(self, model: PassageReader, batch: dict[str, Packed], smoothing: float) -> Tensor:
         """Cross-entropy of the spans of a question's readings, summed over questions; all its golds count as one."""
         scores, asked = read(model, batch)
-        golds = rows_of(batch["golds"], 3)
-        golds[:, 0] += np.repeat(firsts(batch["readings"], 2), batch["golds"].lengths // 3)
+        golds = self._golds(batch)
         rows = scores.offsets[golds[:, 0]] + golds[:, 1]
         return span_loss(scores, asked, golds[:, [0, 2]], smoothing, row=rows)
 
@@ -182,8 +190,19 @@ class AnswerQuestions:
         of_gold = np.repeat(np.arange(len(batch["golds"])), batch["golds"].lengths // 3)
         return len(set(zip(of_gold, readings[golds + firsts(batch["readings"], 2)[of_gold]], strict=True)))
 
-    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
-        """Nothing: probabilities are as training leaves them."""
+    @torch.no_grad()
+    def calibrate(self, model: PassageReader, examples: Sequence[tuple[Any, ...]]) -> None:
+        """Choose how probable it must be that there is no answer, where dev examples have questions of both kinds."""
+        if model.threshold is None:
+            return
+        batches = (
+            pack_streams(part, self.streams) for part in parts_of(examples[:CALIBRATED], 2 * PREDICTED)
+        )
+        found = [one for batch in batches for one in outcomes(*read(model, batch), self._golds(batch))]
+        shares, answerable, silences = zip(*found, strict=True) if found else ((), (), ())
+        model.threshold.fill_(-1.0)
+        if 0 < sum(answerable) < len(found):
+            model.threshold.fill_(best_threshold(shares, ["found"] * len(found), answerable, silences)[1])
 
     @torch.no_grad()
     def predict(
@@ -200,12 +219,15 @@ class AnswerQuestions:
             model: in evaluation mode.
             inputs: questions with their passages; a passage that several consecutive ones share is encoded once.
             attention: look at every question, one after the other, and give the weights with it.
-            no_answer: how probable it must be that there is no answer before none is given; by default more so than any span.
+            no_answer: how probable it must be that there is no answer before none is given; by default what dev data chose, or
+                else more so than any span.
         """
         if no_answer is not None and not 0 <= no_answer <= 1:
             raise ConfigError(
                 f"no_answer is a probability. Expected: a number from 0 to 1. Received: {no_answer}."
             )
+        if no_answer is None and model.threshold is not None and model.threshold >= 0:
+            no_answer = float(model.threshold)
         results: list[Answer] = []
         for batch in self._examples(inputs):
             found = read(model, pack_streams([one.streams() for one in batch], self.streams))
@@ -258,7 +280,7 @@ class AnswerQuestions:
 
     def load(self, folder: Path) -> None:
         """Read `tokenizer.json` and `reading.json`."""
-        self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        self.tokenizer = load_tokenizer(folder)
         try:
             facts = json.loads((folder / READING).read_text(encoding="utf8"))
             self.matcher = Matcher({str(unit): int(level) for unit, level in facts["levels"].items()})
@@ -277,6 +299,12 @@ class AnswerQuestions:
     def _facts(self) -> dict[str, Any]:
         window = {"window": self.window.size, "stride": self.window.stride, "longest": self.window.longest}
         return {"unspaced": self.unspaced, **window, "abstains": self.abstains}
+
+    def _golds(self, batch: dict[str, Packed]) -> np.ndarray:
+        """(G, 3): the golds of a batch, with their readings' numbers in it."""
+        golds = rows_of(batch["golds"], 3)
+        golds[:, 0] += np.repeat(firsts(batch["readings"], 2), batch["golds"].lengths // 3)
+        return golds
 
     def _example(self, passage: Text) -> Example:
         return Example(passage, self.matcher, self.window, self.tokenizer.eos, self.abstains)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,12 @@ from regard.metrics.buckets import Group
 from regard.metrics.labels import calibration_error, multilabel_scores
 from regard.metrics.translation import Score
 from regard.metrics.words import characters
+from regard.nn.consistency import asked
 from regard.nn.patches import PatchEncoder
 from regard.nn.watch import watch
 from regard.tasks._classification import Classification, restored_classification, seen_patches, seen_words
 from regard.tasks._classifier import Classifier
-from regard.tasks._encoder import make_encoder
+from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, refuse_decoder, upper_sizes
 from regard.training.presets import encoder_sizes
 from regard.training.recipe import Recipe
 
@@ -65,9 +67,19 @@ class Classify:
         """What is long stands last: batches are sorted by it."""
         return ("labels", "size", "patches") if self.reader.input == IMAGE else ("labels", "text")
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether pictures are classified."""
+        return self.reader.input == IMAGE
+
     def configure(self, recipe: Recipe) -> None:
-        """Take the names of the fields."""
+        """Take the names of the fields; refuse a decoder."""
+        refuse_decoder(recipe, self.name)
         self.reader = LabelReader(recipe.text, recipe.label)
+
+    def name_fields(self, text: str | None, label: str | None) -> None:
+        """Read records whose fields have these names; None stands for the usual ones."""
+        self.reader = replace(self.reader, text=text, label=label)
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Records with a text or a picture and, as answers, labels."""
@@ -112,7 +124,7 @@ class Classify:
                 yield record.fields[self.reader.name]
 
         if self.reader.input == TEXT:
-            self.tokenizer = Tokenizer.train(texts(), recipe.vocabulary or 4000, lowercase=recipe.lowercase)
+            self.tokenizer = learn_tokenizer(texts(), recipe)
         else:
             for _ in texts():
                 pass
@@ -125,11 +137,15 @@ class Classify:
             labels = label_numbers(self.reader.labels(record), numbers, record.place)
             yield labels, *self._tokens(self.input_of(record))
 
+    def readings(self, records: Iterable[Record]) -> Iterator[Sequence[int]]:
+        """The pieces of every text."""
+        return (self.tokenizer.encode(record.fields[self.reader.name]) for record in records)
+
     def model(self, recipe: Recipe) -> nn.Module:
         """A new classifier of the recipe's size."""
         dropout = recipe.dropout or 0.0
         if self.reader.input == TEXT:
-            encoder: nn.Module = make_encoder(recipe, len(self.tokenizer))
+            encoder: nn.Module = make_encoder(recipe, self.tokenizer)
         else:
             if recipe.encoder != "attention":
                 raise ConfigError(
@@ -137,17 +153,22 @@ class Classify:
                     f"Received: {recipe.encoder}. To mend it: leave --encoder out."
                 )
             sizes = (recipe.dim or 128, recipe.heads or 4, recipe.hidden or 256, recipe.encoder_layers or 4)
-            moves: dict[str, Any] = {"warp": recipe.warp or 0.0, "flip": recipe.flip}
+            moves: dict[str, Any] = {"warp": recipe.warp or 0.0, "flip": recipe.flip, "tint": recipe.tint}
             encoder = PatchEncoder(self.patch, *sizes, dropout=dropout, **moves)
-        return Classifier(encoder, recipe.heads or 4, len(self.labels), dropout)
+        return Classifier(encoder, upper_sizes(recipe, encoder)["heads"], len(self.labels), dropout)
 
     def loss(self, model: Classifier, batch: dict[str, Packed], smoothing: float) -> Tensor:
         """Cross-entropy of the labels, summed over examples; of several labels the sum of their binary ones."""
         scores, labels = self._scores(model, batch), batch["labels"]
         if not self.reader.several:
-            return F.cross_entropy(scores, labels.values, label_smoothing=smoothing, reduction="sum")
-        targets = _targets(labels, len(self.labels)) * (1 - smoothing) + smoothing / 2
-        return F.binary_cross_entropy_with_logits(scores, targets, reduction="sum")
+            loss = F.cross_entropy(scores, labels.values, label_smoothing=smoothing, reduction="sum")
+            chances = [F.log_softmax(scores, -1)]
+        else:
+            targets = _targets(labels, len(self.labels)) * (1 - smoothing) + smoothing / 2
+            loss = F.binary_cross_entropy_with_logits(scores, targets, reduction="sum")
+            chances = [F.logsigmoid(scores), F.logsigmoid(-scores)]
+        consistency = asked()
+        return loss if consistency is None else consistency.of_chances(loss, *chances)
 
     def counted(self, batch: dict[str, Packed]) -> int:
         """The examples."""
@@ -260,7 +281,7 @@ class Classify:
                 "read. To mend it: copy the run folder again, or train again."
             ) from error
         if self.reader.input == TEXT:
-            self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+            self.tokenizer = load_tokenizer(folder)
 
     def facts(self) -> dict[str, Any]:
         """What is classified, the labels, and of texts the size of the vocabulary."""

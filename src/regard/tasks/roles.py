@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from regard._errors import CheckpointError
 from regard._packed import Packed
+from regard.data.frequency import WORDS, WordCounts
 from regard.data.packing import pack_ids
 from regard.data.records import Record, Source
 from regard.data.sentences import Sentence, read_sentences, sentence_of, sentence_record
@@ -34,7 +35,7 @@ from regard.metrics.translation import Score
 from regard.nn.loss import vocabulary_loss
 from regard.nn.roles import RoleLabeller
 from regard.nn.watch import watch
-from regard.tasks._encoder import make_encoder
+from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, refuse_decoder, upper_sizes
 from regard.tasks._labelling import Labelling, Proposition, read_propositions, restored_labelling
 from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
@@ -54,11 +55,14 @@ class Roles:
     options = ("attention",)
     score_options = ("each",)
     tokenizer: Tokenizer
+    counts: WordCounts | None = None
+    folder: Path | None = None
     roles: tuple[str, ...]
     """V first, then the others, the frequent ones first; role r has the tags 1 + 2r (B) and 2 + 2r (I)."""
 
     def configure(self, recipe: Recipe) -> None:
-        """Nothing: the fields have fixed names."""
+        """Refuse a decoder: the fields have fixed names."""
+        refuse_decoder(recipe, self.name)
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Sentences with their predicates and, as answers, roles."""
@@ -87,14 +91,15 @@ class Roles:
         return sizes if examples >= MUCH else {**sizes, "dropout": max(0.2, sizes["dropout"])}
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
-        """Train the vocabulary and note which roles there are."""
-        texts, counts = [], Counter[str]()
+        """Train the vocabulary, note which roles there are, and count the predicates."""
+        texts, counts, self.counts = [], Counter[str](), WordCounts()
         for record in records:
+            self.counts.add(_predicates(record))
             texts.append(" ".join(record.fields["words"]))
             counts.update(tag[2:] for row in record.fields["roles"] for tag in row if tag != "O")
         del counts[EXCLUDED]
         self.roles = (EXCLUDED, *sorted(counts, key=lambda role: (-counts[role], role)))
-        self.tokenizer = Tokenizer.train(texts, recipe.vocabulary or 4000, lowercase=recipe.lowercase)
+        self.tokenizer = learn_tokenizer(texts, recipe)
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
         """The streams of every sentence."""
@@ -106,16 +111,22 @@ class Roles:
             tags = [numbers.get(tag, UNSEEN) for row in record.fields["roles"] for tag in row]
             yield *spell(record.fields["words"]), record.fields["predicates"], tags
 
+    def readings(self, records: Iterable[Record]) -> Iterator[Sequence[int]]:
+        """The pieces of every sentence."""
+        spell = Spelling(self.tokenizer)
+        return (spell(record.fields["words"])[0] for record in records)
+
     def model(self, recipe: Recipe) -> nn.Module:
         """A new encoder with the blocks that run for each predicate."""
+        encoder = make_encoder(recipe, self.tokenizer)
         return RoleLabeller(
-            make_encoder(recipe, len(self.tokenizer)),
+            encoder,
             features=FEATURES,
             tags=1 + 2 * len(self.roles),
-            heads=recipe.heads or 4,
-            hidden=recipe.hidden or 256,
             layers=recipe.decoder_layers or 1,
             dropout=recipe.dropout or 0.0,
+            kind=recipe.encoder,
+            **upper_sizes(recipe, encoder),
         )
 
     def loss(self, model: RoleLabeller, batch: dict[str, Packed], smoothing: float) -> Tensor:
@@ -190,13 +201,16 @@ class Roles:
 
     @property
     def groups(self) -> dict[str, Group]:
-        """The number of words of a sentence, and how far the farthest argument is, one number for each predicate."""
+        """The words of a sentence, how far the farthest argument is, and how well the predicate is known: one number for each predicate."""
         return {
             "length": Group(
                 "words of the sentence, once for each predicate",
                 lambda record: [len(record.fields["words"])] * len(record.fields["predicates"]),
             ),
             "distance": Group("words from the predicate to its farthest argument", _distances),
+            "frequency": Group(
+                "how often training saw the word as a predicate", self._frequencies, (1, 10, 100, 1000)
+            ),
         }
 
     def restored(self, entry: Record, record: Record) -> Labelling:
@@ -208,13 +222,16 @@ class Roles:
         return labelling.as_columns()
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and `labels.json`."""
+        """Write `tokenizer.json`, `labels.json` and, after `learn`, `words.json`."""
         self.tokenizer.save(folder / "tokenizer.json")
         (folder / LABELS).write_text(json.dumps({"roles": self.roles}, ensure_ascii=False), encoding="utf8")
+        if self.counts is not None:
+            self.counts.save(folder / WORDS)
 
     def load(self, folder: Path) -> None:
-        """Read `tokenizer.json` and `labels.json`."""
-        self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        """Read `tokenizer.json` and `labels.json`; `words.json` is read when it is asked for."""
+        self.tokenizer = load_tokenizer(folder)
+        self.folder, self.counts = folder, None
         try:
             self.roles = tuple(map(str, json.loads((folder / LABELS).read_text(encoding="utf8"))["roles"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -226,6 +243,11 @@ class Roles:
     def facts(self) -> dict[str, Any]:
         """The size of the vocabulary and the roles."""
         return {"vocabulary": len(self.tokenizer), "roles": list(self.roles)}
+
+    def _frequencies(self, record: Record) -> list[float]:
+        if self.counts is None:
+            self.counts = WordCounts.of_run(self.folder)
+        return [self.counts.rarest([word]) for word in _predicates(record)]
 
     def _words(self, model: RoleLabeller, batch: dict[str, Packed]) -> Packed:
         return model(batch["pieces"], batch["starts"], batch["features"].values.view(-1, COUNT))
@@ -299,6 +321,10 @@ def _scores(predictions: Sequence[Labelling], records: Sequence[Record]) -> Role
         nothing = ("O",) * len(one.sentence.words)
         ours += [rows.get(predicate, nothing) for predicate in record.fields["predicates"]]
     return role_scores(ours, [row for record in records for row in record.fields["roles"]])
+
+
+def _predicates(record: Record) -> list[str]:
+    return [record.fields["words"][place].lower() for place in record.fields["predicates"]]
 
 
 def _distances(record: Record) -> list[float]:

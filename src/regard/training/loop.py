@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from regard._errors import CheckpointError, RegardError
-from regard._packed import Packed
-from regard.data.batches import PackedBatches
 from regard.data.packing import pack_streams
 from regard.data.permutation import derived
 from regard.data.records import Record
@@ -24,17 +22,19 @@ from regard.data.store import TokenStore
 from regard.metrics.translation import Score
 from regard.training import checkpoints, workers
 from regard.training.averaging import WeightAverage
+from regard.training.fine_tuning import pretrained_groups
 from regard.training.memory import release_freed_memory
 from regard.training.muon import make_optimizers
+from regard.training.phases import Learning, Phase
 from regard.training.precision import autocast
+from regard.training.pretraining import Pretraining
 from regard.training.progress import Reporter
 from regard.training.recipe import Recipe
-from regard.training.schedule import learning_rate_share
+from regard.training.schedule import learning_rate_share, stage
 from regard.training.stopping import Stop
 from regard.training.task import Task
 
 TOGETHER = 8192  # tokens of the dev set whose loss is computed at once
-NOISE = 2.0  # tokens by which lengths are blurred before sorting, so that batches differ from epoch to epoch
 
 
 @dataclass
@@ -74,22 +74,25 @@ class Trainer:
     store: TokenStore
     dev: Sequence[Record]
     reporter: Reporter
+    texts: TokenStore | None = None
+    """What the encoder is pretrained on, where it is."""
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.recipe.seed)
         self.model = self.task.model(self.recipe)
         self.optimizers = make_optimizers(
-            self.model, self.recipe.matrix_learning_rate, self.recipe.learning_rate, self.recipe.weight_decay
+            self.model,
+            self.recipe.matrix_learning_rate,
+            self.recipe.learning_rate,
+            self.recipe.weight_decay,
+            pretrained=pretrained_groups(self.model, self.recipe),
         )
         self.average = WeightAverage(self.model, self.recipe.average) if self.recipe.average else None
-        self.batches = PackedBatches(
-            self.store.lengths,
-            self.recipe.tokens or 2048,
-            self.recipe.seed,
-            noise=NOISE,
-            rank=workers.rank(),
-            world=workers.world(),
+        self.learning = Learning(self.task, self.model, self.recipe, self.store)
+        self.batches = self.learning.batches
+        self.pretraining = (
+            None if self.texts is None else Pretraining(self.task, self.model, self.recipe, self.texts)
         )
         self.dev_store: list[tuple[Any, ...]] = list(self.task.encode(self.dev))
 
@@ -103,7 +106,8 @@ class Trainer:
                 self.update(progress)
                 self.position.seconds = workers.first(time.monotonic() - started)
                 # Evaluations that fell due while another one ran are not made up for.
-                due = int(self.progress() * self.recipe.evaluations + 1e-9)
+                pretraining, share = stage(self.progress(), self.recipe.pretrain)
+                due = 0 if pretraining else int(share * self.recipe.evaluations + 1e-9)
                 if due > self.position.evaluated:
                     self.position.evaluated = due
                     self.evaluate()
@@ -117,9 +121,14 @@ class Trainer:
                 if stop.asked:
                     raise KeyboardInterrupt
         self.reporter.finish(
-            self.position.step, self.position.seconds, self.position.best, self.position.best_step
+            self.position.step, self.position.seconds, self.sign * self.position.best, self.position.best_step
         )
         return self.position
+
+    @property
+    def sign(self) -> int:
+        """-1 where less is better, as of bits per character."""
+        return -1 if getattr(self.task, "descends", False) else 1
 
     def progress(self) -> float:
         """The share of the budget that is spent; the last evaluation's time is kept free."""
@@ -133,17 +142,20 @@ class Trainer:
         self.model.train()
         # Dropout depends on the step alone, so that no generator's state needs to be kept for any worker.
         torch.manual_seed(derived(self.recipe.seed, self.position.step, workers.rank()))
-        share = learning_rate_share(progress, self.recipe.warmup)
-        indices = next(self.batches)
-        parts = [self._batch(part) for part in np.array_split(indices, self.recipe.accumulate) if len(part)]
-        counted = workers.total(sum(self.task.counted(part) for part in parts))
+        pretraining, done = stage(progress, self.recipe.pretrain)
+        phase: Phase = self.pretraining if pretraining and self.pretraining else self.learning
+        share = learning_rate_share(done, self.recipe.warmup)
+        indices = next(phase.batches)
+        pieces = np.array_split(indices, self.recipe.accumulate)
+        parts = [phase.batch(piece, self.position.step) for piece in pieces if len(piece)]
+        counted = max(1, workers.total(sum(phase.counted(part) for part in parts)))
         loss = 0.0
         for part in parts:
             with autocast(self.recipe.precision):
-                summed = self.task.loss(self.model, part, self.recipe.label_smoothing)
+                summed = phase.loss(part, progress)
             summed.backward()
             loss += float(summed.detach())
-        workers.sum_gradients(self.model.parameters())
+        workers.sum_gradients(parameter for parameter in phase.parameters() if parameter.requires_grad)
         norm = scale_and_clip(self.model.parameters(), counted, self.recipe.clip)
         loss = workers.total(loss) / counted
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -152,21 +164,20 @@ class Trainer:
                 f"({self.recipe.learning_rate}) or --matrix-learning-rate ({self.recipe.matrix_learning_rate})."
             )
         self._step(share)
-        tokens = sum(len(packed.values) for part in parts for packed in part.values())
+        tokens = sum(phase.tokens(part) for part in parts)
         self.reporter.step(
             step=self.position.step,
             loss=loss,
             tokens=workers.total(tokens),
             share=share,
             progress=self.progress(),
-            epoch=self.batches.epoch,
+            epoch=phase.batches.epoch,
         )
 
     def _step(self, share: float) -> None:
-        peaks = (self.recipe.matrix_learning_rate, self.recipe.learning_rate)
-        for optimizer, peak in zip(self.optimizers, peaks, strict=True):
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = peak * share
+                group["lr"] = group["initial_lr"] * share
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.position.step += 1
@@ -185,10 +196,11 @@ class Trainer:
             quick = {"beam": 1} if "beam" in self.task.options else {}
             mine = self.task.predict(self.model, inputs[workers.rank() :: workers.world()], **quick)
             scores = self.task.score(workers.gathered(mine), records)
-            better = self.position.compare(workers.first(scores[0].value), loss)
+            better = self.position.compare(self.sign * workers.first(scores[0].value), loss)
             if better and workers.rank() == 0:
                 checkpoints.save_weights(self.folder, self.model)
-        self.reporter.dev(self.position.step, loss, {score.name: score.value for score in scores}, better)
+        values = {score.name: score.value for score in scores}
+        self.reporter.dev(self.position.step, loss, values, better, getattr(self.task, "digits", 1))
         return scores
 
     def dev_loss(self) -> float:
@@ -217,6 +229,8 @@ class Trainer:
         self.position.saved_at = self.position.seconds
         place = {name: _finite(value) for name, value in vars(self.position).items()}
         facts = {**place, "batches": self.batches.state_dict()}
+        if self.pretraining is not None:
+            facts["pretraining"] = self.pretraining.batches.state_dict()
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         checkpoints.save_state(self.folder, contiguous, facts | {"reporter": self.reporter.state()})
 
@@ -233,6 +247,8 @@ class Trainer:
     @torch.no_grad()
     def _restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self.batches.load_state_dict(facts["batches"])
+        if self.pretraining is not None:
+            self.pretraining.batches.load_state_dict(facts["pretraining"])
         self.reporter.restore(facts["reporter"])
         self.position = Position(
             **{name: facts[name] for name in vars(Position()) if facts[name] is not None}
@@ -246,15 +262,6 @@ class Trainer:
             if key.startswith("optimizer"):
                 title, name, entry = key.split("/")
                 self.optimizers[int(title.removeprefix("optimizer"))].state[parameters[name]][entry] = tensor
-
-    def _batch(self, indices: np.ndarray) -> dict[str, Packed]:
-        gathered = self.store.gather(indices).items()
-        return {
-            name: Packed(
-                torch.from_numpy(tokens if tokens.dtype == np.uint8 else tokens.astype(np.int64)), offsets
-            )
-            for name, (tokens, offsets) in gathered
-        }
 
     def _due(self) -> bool:
         if self.recipe.save_steps is not None:

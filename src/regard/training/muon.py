@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ COEFFICIENTS = (
     (3.5056, -2.6267, 0.5257),
     (2.4901, -1.8343, 0.4368),
 )
+
+TINY = 1e-36  # of no gradient at all, nothing comes
+MARGIN = 1.01  # above what rounding to bfloat16 takes from a bound
 
 
 class Muon(Optimizer):
@@ -33,7 +36,9 @@ class Muon(Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(
+            [{"params": list(matrices)}], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -48,7 +53,7 @@ class Muon(Optimizer):
                 for part, turn in zip(_squares(matrix), _squares(direction), strict=True):
                     pieces.setdefault(tuple(part.shape), []).append((part, turn))
             for shape, pairs in pieces.items():
-                steps = orthogonal(torch.stack([turn for _, turn in pairs]))
+                steps = orthogonal(_stacked([turn for _, turn in pairs]))
                 scale = max(1, shape[0] / shape[1]) ** 0.5
                 parts = [part for part, _ in pairs]
                 torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
@@ -74,24 +79,39 @@ def orthogonal(matrices: Tensor) -> Tensor:
     divided by the fourth root of the sum of their singular values' fourth powers, the root of the norm of `X X^T`, which the iteration
     needs anyway: that bounds the largest singular value closer than the Frobenius norm does, and saves an iteration.
     """
-    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12)).to(torch.bfloat16)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).to(torch.bfloat16)
     for number, (a, b, c) in enumerate(COEFFICIENTS):
         square = x @ x.mT
         if number == 0:
-            bound = square.float().norm(dim=(1, 2), keepdim=True) + 1e-12
-            x, square = (x * bound**-0.5).to(torch.bfloat16), (square / bound).to(torch.bfloat16)
+            largest = square.diagonal(dim1=1, dim2=2).amax(1)[:, None, None] + TINY
+            square /= largest  # or squares of its numbers would not be seen in float32
+            bound = (square.norm(dim=(1, 2), keepdim=True, dtype=torch.float32) * MARGIN + TINY).to(
+                torch.bfloat16
+            )
+            square /= bound
         step = torch.baddbmm(square, square, square, beta=b, alpha=c)
         step.diagonal(dim1=1, dim2=2).add_(a)  # a x + step x in one product, without a copy of x
+        if number == 0:
+            step *= (
+                bound * largest * MARGIN + TINY
+            ).rsqrt()  # of the small square matrices: dividing x itself takes longer
         x = step @ x
-    return x.mT if matrices.shape[1] > matrices.shape[2] else x
+    return x.mT if tall else x
 
 
-def split_parameters(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The matrices of linear and recurrent layers, for Muon, and the rest: embeddings, norms, biases."""
+def split_parameters(model: nn.Module, apart: Iterable[Tensor] = ()) -> tuple[list[Tensor], list[Tensor]]:
+    """The matrices of linear and recurrent layers, for Muon, and the rest: embeddings, norms, biases.
+
+    Those that stand `apart` and those that do not learn are in neither.
+    """
+    left_out = {id(parameter) for parameter in apart}
+    learning = {id(parameter): parameter for parameter in model.parameters() if parameter.requires_grad}
     inner = [matrix for module in model.modules() for matrix in _matrices(module)]
-    matrices: dict[int, Tensor] = {id(matrix): matrix for matrix in inner}
-    rest: list[Tensor] = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
+    matrices: dict[int, Tensor] = {
+        id(matrix): matrix for matrix in inner if id(matrix) in learning.keys() - left_out
+    }
+    rest: list[Tensor] = [learning[number] for number in learning if number not in matrices.keys() | left_out]
     return list(matrices.values()), rest
 
 
@@ -104,14 +124,33 @@ def _matrices(module: nn.Module) -> list[Tensor]:
 
 
 def make_optimizers(
-    model: nn.Module, matrix_learning_rate: float, learning_rate: float, weight_decay: float
+    model: nn.Module,
+    matrix_learning_rate: float,
+    learning_rate: float,
+    weight_decay: float,
+    pretrained: Sequence[dict[str, Any]] = (),
 ) -> tuple[Muon, AdamW]:
-    """Muon for the matrices of layers and AdamW for the rest; decay for matrices only."""
-    matrices, rest = split_parameters(model)
+    """Muon for the matrices of layers and AdamW for the rest; decay for matrices only.
+
+    `pretrained` are groups of parameters with learning rates of their own: they go to AdamW whatever they are, for what an
+    encoder knows would not outlive steps of Muon's size. Every group has its peak under "initial_lr".
+    """
+    matrices, rest = split_parameters(model, (one for group in pretrained for one in group["params"]))
     muon = Muon(matrices, matrix_learning_rate, weight_decay=weight_decay)
-    return muon, AdamW(rest, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True)
+    groups = [{"params": rest}, *pretrained]
+    adam = AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True)
+    for group in (*muon.param_groups, *adam.param_groups):
+        group["initial_lr"] = group["lr"]
+    return muon, adam
 
 
 def _squares(matrix: Tensor) -> tuple[Tensor, ...]:
     rows, columns = matrix.shape
     return matrix.split(columns) if rows > columns and rows % columns == 0 else (matrix,)
+
+
+def _stacked(matrices: list[Tensor]) -> Tensor:
+    """(B, m, n) in bfloat16, rounded while they are stacked."""
+    together = torch.empty(len(matrices), *matrices[0].shape, dtype=torch.bfloat16)
+    torch._foreach_copy_(list(together.unbind()), matrices)
+    return together

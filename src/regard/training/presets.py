@@ -10,6 +10,7 @@ from regard.training.recipe import Recipe
 SHORT = 10.0  # minutes; a shorter run needs many updates more than large ones
 SOME = 16  # examples that an update should hold
 CHARACTERS_OF_A_TOKEN = 4  # roughly
+SMOOTHING = 0.1
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,12 @@ def fill(recipe: Recipe, facts: Facts, sizes: dict[str, Any]) -> tuple[Recipe, l
     for option, value in sizes.items():
         choose(option, value, f"for {facts.examples:,} examples")
     short = minutes is not None and minutes < SHORT
-    choose("tokens", *_tokens(facts, short))
-    return recipe.replace(**{choice.option: choice.value for choice in choices}), choices
+    if "tokens" not in sizes:
+        choose("tokens", *_tokens(facts, short))
+    chosen = {choice.option: choice.value for choice in choices}
+    if recipe.label_smoothing is None:
+        chosen.setdefault("label_smoothing", SMOOTHING)
+    return recipe.replace(**chosen), choices
 
 
 def _tokens(facts: Facts, short: bool) -> tuple[int, str]:
@@ -70,6 +75,11 @@ def encoder_decoder_sizes(examples: int) -> dict[str, float]:
     return _preset(vocabulary=8000, dim=256, heads=8, hidden=768, layers=(6, 3), dropout=0.1)
 
 
+def summarizer_sizes(examples: int) -> dict[str, float]:
+    """An encoder-decoder that copies, and its vocabulary, that fit so many documents."""
+    return encoder_decoder_sizes(examples)
+
+
 def encoder_sizes(examples: int) -> dict[str, Any]:
     """An encoder and its vocabulary that fit so many examples."""
     sizes = encoder_decoder_sizes(examples)
@@ -83,3 +93,11 @@ def _preset(
     encoder, decoder = layers
     sizes = {"vocabulary": vocabulary, "dim": dim, "heads": heads, "hidden": hidden}
     return {**sizes, "encoder_layers": encoder, "decoder_layers": decoder, "dropout": dropout}
+
+
+def language_sizes(examples: int) -> dict[str, Any]:
+    """A language model that fits so many texts, or parts of some two thousand characters of a longer one."""
+    sizes = {"dim": 192, "heads": 6, "hidden": 512, "decoder_layers": 6, "dropout": 0.1}
+    if examples < 200:
+        sizes = {"dim": 128, "heads": 4, "hidden": 384, "decoder_layers": 4, "dropout": 0.2}
+    return {**sizes, "context": 256, "tokens": 4096, "label_smoothing": 0.0}

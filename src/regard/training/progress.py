@@ -36,7 +36,7 @@ class Reporter:
         self._losses: list[float] = []  # since the last line of metrics.jsonl
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)  # loss, tokens, time of a step
         self._started = self._since = time.monotonic()
-        self._dev = ""
+        self._dev, self._digits = "", 1
 
     def start(self, recipe: Recipe, seconds: float) -> None:
         """The next step is about to begin; `seconds` of training were done before."""
@@ -63,12 +63,13 @@ class Reporter:
         text = f"step {step}  loss {mean:.3f}  {speed:,.0f} tokens/s  {self._dev}{_clock(whole * (1 - progress))} left"
         self.display.update(progress, text)
 
-    def dev(self, step: int, loss: float, scores: dict[str, float], better: bool) -> None:
-        """The dev set was scored."""
+    def dev(self, step: int, loss: float, scores: dict[str, float], better: bool, digits: int = 1) -> None:
+        """The dev set was scored; scores are shown with so many digits."""
         self._write("dev", {"step": step, "dev_loss": loss, **scores})
-        shown = "  ".join(f"{name} {value:.1f}" for name, value in scores.items())
+        shown = "  ".join(f"{name} {value:.{digits}f}" for name, value in scores.items())
         name, value = next(iter(scores.items()))
-        self._dev = f"dev {name} {value:.1f}  "
+        self._digits = digits
+        self._dev = f"dev {name} {value:.{digits}f}  "
         self.display.line(
             f"step {step:>6}   dev loss {loss:.3f}   {shown}{'   best so far' if better else ''}"
         )
@@ -85,7 +86,7 @@ class Reporter:
         self.display.update(1.0, f"step {step}  done")
         self.display.close()
         self.display.line(
-            f"{step} updates in {_clock(seconds)}; best dev score {best:.1f} at step {best_step}"
+            f"{step} updates in {_clock(seconds)}; best dev score {best:.{self._digits}f} at step {best_step}"
         )
 
     def state(self) -> dict[str, Any]:

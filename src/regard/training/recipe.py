@@ -34,15 +34,23 @@ ABOVE_ZERO = (
     "save_steps",
     "max_characters",
     "threads",
+    "variants",
+    "init_learning_rate",
+    "layer_decay",
     "window",
     "stride",
     "side",
+    "context",
 )
-SHARES = ("dropout", "label_smoothing", "warmup", "average")
+SHARES = ("dropout", "label_smoothing", "warmup", "average", "bpe_dropout", "pretrain", "cider_finish")
 PATCHES = (2, 4, 8)
+# What `init` leaves no room for.
+FROM_NOTHING = ("vocabulary", "dim", "encoder_layers", "bpe_dropout", "pretrain", "unspaced", "lowercase")
 PRECISIONS = ("auto", "fp32", "bf16")
 KINDS = ("attention", "recurrent")
 CUTS = ("runs", "scripts", "characters")
+UNITS = ("characters", "bytes", "subwords")
+DOCUMENTS = ("files", "lines")
 
 
 @dataclass(frozen=True)
@@ -68,13 +76,31 @@ class Recipe:
     decoder_layers: int | None = None
     """Blocks of the decoder; for roles, blocks that run once for each predicate."""
     encoder: str = "attention"
-    """"attention", or "recurrent": LSTMs of as many parameters in place of self-attention, for comparison."""
+    """"attention", or "recurrent": LSTMs of as many parameters in place of self-attention, for comparison; for roles also in the blocks that run once for each predicate."""
     decoder: str = "attention"
-    """The same for the decoder, which attends to its source all the same."""
+    """The same for the decoder, which attends to its source all the same; tasks that only read have none."""
     dropout: float | None = None
     """Share of activations dropped after embedding and in both halves of every block."""
-    label_smoothing: float = 0.1
-    """Share of the target's probability that is spread over the vocabulary."""
+    label_smoothing: float | None = None
+    """Share of the target's probability that is spread over the vocabulary. Default: 0.1; for generate 0, because its score is the likelihood itself."""
+    bpe_dropout: float = 0.0
+    """Probability with which a merge of the vocabulary is left out, so that training sees words cut in several ways; 0.1 is usual."""
+    variants: int = 8
+    """In how many ways every example is cut, with `bpe_dropout`."""
+    r_drop: float = 0.0
+    """Coefficient of the divergence between two passes under different dropout, at twice the cost of an update; 1 to 5 are usual."""
+    pretrain: float = 0.0
+    """Share of the budget in which the encoder first learns to restore hidden pieces of the training inputs."""
+    unlabelled: str | None = None
+    """More texts for `pretrain`: a file of inputs without answers, or of plain text, one a line."""
+    init: str | None = None
+    """Folder of a pretrained encoder (BERT family), or its name on the hub, with which the task begins."""
+    init_learning_rate: float = 5e-5
+    """Peak learning rate of the highest layer of a pretrained encoder."""
+    layer_decay: float = 0.9
+    """Factor of the learning rate from a layer of a pretrained encoder to the one below."""
+    frozen_layers: int | None = None
+    """How many of the lowest layers of a pretrained encoder stay as they are, its embeddings too."""
     tokens: int | None = None
     """Tokens of one update, source and target together, over all workers."""
     accumulate: int = 1
@@ -104,7 +130,7 @@ class Recipe:
     max_characters: int = MAX_CHARACTERS
     """Longest text accepted in a field; longer ones are refused with their file and line."""
     text: str | None = None
-    """Name of the field that is classified. Default: text, or image."""
+    """Name of the field that is classified, or of the text to learn to write. Default: text, or image."""
     label: str | None = None
     """Name of the field of labels, one or a list of several. Default: label, or labels."""
     side: int | None = None
@@ -115,12 +141,27 @@ class Recipe:
     """How much pictures are shifted, turned and scaled in training; 1 is a little, 0 not at all."""
     flip: bool = False
     """Pictures are mirrored in training, where left and right do not matter."""
+    tint: float = 0.0
+    """How much light, contrast and colours of pictures are varied in training; 1 is a little, 0 not at all."""
+    languages: str | None = None
+    """Languages of captions, such as en,de: those of de stand in captions_de, those of en in captions. Default: one, in captions."""
+    cider_finish: float = 0.0
+    """Share of the run, its last part, in which a captioner is trained on CIDEr-D itself; 0.1 is usual."""
     precision: str = "auto"
     """"fp32", "bf16" (matrix products in bfloat16, weights in float32), or "auto": bf16 where the machine computes it fast."""
     threads: int | None = None
     """CPU threads; by default as many as PyTorch takes."""
+    units: str | None = None
+    """What a language model reads and writes: "characters", "bytes" or "subwords". Default: characters."""
+    context: int | None = None
+    """Tokens that a language model reads at once."""
+    documents: str = "files"
+    """What is one document of plain text for generate: "files" or "lines"."""
     window: int | None = None
-    """Pieces of a passage that are read at once; longer passages are read in several windows."""
+    """Pieces of a passage that are read at once; longer passages are read in several windows. For summaries: pieces on each side
+    that a piece of the document sees, besides the first one; by default all of them."""
+    coverage: float | None = None
+    """For summaries: weight of the penalty for copying from a place again; it costs memory source x target, for one head."""
     stride: int | None = None
     """Pieces from the beginning of one window to that of the next; less where a window would not overlap by the longest answer."""
     unspaced: str | None = None
@@ -137,13 +178,37 @@ class Recipe:
             _check(self, name, lambda value: 0 < value < math.inf, "a number above 0")
         for name in SHARES:
             _check(self, name, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-        _check(self, "weight_decay", lambda value: value >= 0, "0 or more")
+        for name in ("weight_decay", "r_drop", "frozen_layers", "coverage"):
+            _check(self, name, lambda value: 0 <= value < math.inf, "0 or more")
+        _check(self, "layer_decay", lambda value: value <= 1, "at most 1")
         _check(self, "unspaced", lambda value: value in CUTS, ", ".join(CUTS))
+        _check(self, "units", lambda value: value in UNITS, ", ".join(UNITS))
+        _check(self, "documents", lambda value: value in DOCUMENTS, " or ".join(DOCUMENTS))
         _check(self, "warp", lambda value: 0 <= value <= 5, "a number from 0 to 5")
+        _check(self, "tint", lambda value: 0 <= value <= 5, "a number from 0 to 5")
         _check(self, "patch", lambda value: value in PATCHES, "2, 4 or 8")
         _check(self, "precision", lambda value: value in PRECISIONS, "auto, fp32 or bf16")
         for name in ("encoder", "decoder"):
             _check(self, name, lambda value: value in KINDS, " or ".join(KINDS))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.unlabelled is not None and not self.pretrain:
+            raise ConfigError(
+                "unlabelled texts are for pretraining. Expected: pretrain too, 0.2 for a fifth of the budget. Received: "
+                "unlabelled only."
+            )
+        if self.init is None and self.frozen_layers is not None:
+            raise ConfigError(
+                "layers of a pretrained encoder are to be frozen, and there is none. Expected: init too."
+            )
+        given = [name for name in FROM_NOTHING if getattr(self, name)]
+        given += ["encoder"] if self.encoder != "attention" else []
+        if self.init is not None and given:
+            raise ConfigError(
+                f"a pretrained encoder brings its own vocabulary, size and layers. Received: init and {', '.join(given)}. Leave out "
+                "one or the other."
+            )
 
     def replace(self, **changes: Any) -> Recipe:
         """The recipe with some options changed."""

@@ -5,30 +5,45 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import nn
 
 from regard._errors import CheckpointError, ConfigError, DataError
 from regard.data.records import Record, Source
 from regard.data.store import TokenStore
-from regard.training import checkpoints, workers
+from regard.training import checkpoints, fine_tuning, workers
 from regard.training.loop import Trainer
 from regard.training.memory import keep_freed_memory
 from regard.training.presets import Choice, Facts, fill
+from regard.training.pretraining import FIELD, reader, texts_of, unlabelled
 from regard.training.progress import Reporter
 from regard.training.recipe import Recipe, read_toml, recipe_from, write_toml
 from regard.training.task import Task
+from regard.training.variants import encodings
 
 LEARN_FROM = 1_000_000  # records that the vocabulary is learned from
+ASIDE = ".regard-begin-"  # in the run folder
 HELD_OUT = 500  # records, or a twentieth of the data where that is less
-TOKENS, DEV, BEGUN = "tokens", "dev.jsonl", "begun"  # in the folder of the state
+TOKENS, TEXTS, DEV, BEGUN = "tokens", "texts", "dev.jsonl", "begun"  # in the folder of the state
 OURS = (
-    *(checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, checkpoints.STATE),
-    *("tokenizer.json", "labels.json", "reading.json", "classes.json", "words.json"),
+    *(checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, checkpoints.STATE, fine_tuning.ENCODER),
+    *(
+        "tokenizer.json",
+        "labels.json",
+        "reading.json",
+        "classes.json",
+        "captions.json",
+        "words.json",
+        "units.json",
+    ),
 )
 TABLES = ("run", "data", "recipe", "end")
 
@@ -65,19 +80,28 @@ def begin(
             f"{folder} holds a run already; nothing was changed. Go on with it by --resume, replace it by --overwrite, "
             "or name another folder with --out."
         )
-    _refuse_foreign(folder, train, dev)
+    _refuse_foreign(folder, train, dev, recipe.unlabelled, recipe.init)
     return create(task, prepare(task, recipe, train, dev), folder, reporter)
 
 
 def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Prepared:
     """Read all data once, checking every record, and fill the recipe from its size."""
+    recipe = fine_tuning.located(recipe)
+    if recipe.cider_finish and not hasattr(task, "finish_loss"):
+        raise ConfigError(
+            f"the task {task.name!r} is not scored by CIDEr-D. Expected: 'caption'. Received: cider_finish = "
+            f"{recipe.cider_finish}. To mend it: leave --cider-finish out."
+        )
     task.configure(recipe)
     examples = characters = 0
     for record in _records(task, recipe, train):
         examples += 1
         characters += task.characters(record)
     every = 0 if dev is not None else _every(examples, train)
-    recipe, choices = fill(recipe, Facts(examples, characters), task.sizes(examples))
+    recipe, choices = fill(
+        recipe, Facts(examples, characters), fine_tuning.sizes_beside(recipe, task.sizes(examples))
+    )
+    deque(unlabelled(task, recipe), maxlen=0)
     kept = _records(task, recipe, train) if dev is None else _records(task, recipe, dev)
     dev_records = list(kept if dev is not None else itertools.islice(kept, None, None, every))
     return Prepared(train, dev, recipe, choices, dev_records, every)
@@ -89,18 +113,26 @@ def create(task: Task, prepared: Prepared, folder: Path, reporter: Reporter) -> 
     config.toml is written last: a folder without it holds no run.
     """
     set_up(prepared.recipe)
-    tokens = folder / checkpoints.STATE / TOKENS
+    recipe, state = prepared.recipe, folder / checkpoints.STATE
     if workers.rank() == 0:
-        task.learn(itertools.islice(_training_records(task, prepared), LEARN_FROM), prepared.recipe)
-        task.model(prepared.recipe)  # refuses sizes that do not go together
-        for _ in task.encode(prepared.dev_records):
-            pass  # refuses what the training data does not know
-        _clear(folder)
-        TokenStore.write(tokens, task.encode(_training_records(task, prepared)), task.streams)
+        task.learn(itertools.islice(_training_records(task, prepared), LEARN_FROM), recipe)
+        model = task.model(recipe)  # refuses sizes that do not go together
+        fine_tuning.check_place(model, recipe)
+        examples = encodings(task, lambda: _training_records(task, prepared), recipe)
+        texts = _texts(task, model, prepared)
+        deque(task.encode(prepared.dev_records), maxlen=0)  # refuses what the training data does not know
+        stores = [(TOKENS, examples, task.streams), *([] if texts is None else [(TEXTS, texts, (FIELD,))])]
+        with _aside(folder) as place:  # encoding may meet what reading did not, such as a damaged picture
+            for name, sequences, streams in stores:
+                TokenStore.write(place / name, sequences, streams)
+            _clear(folder)
+            for name, *_ in stores:
+                (place / name).rename(state / name)
         task.save(folder)
+        fine_tuning.keep_shape(recipe, folder)
     workers.wait()
-    task.load(folder)
-    trainer = Trainer(task, prepared.recipe, folder, TokenStore.open(tokens), prepared.dev_records, reporter)
+    trainer = _trainer(task, recipe, folder, prepared.dev_records, reporter)
+    fine_tuning.fill_encoder(trainer.model, recipe)
     if workers.rank() == 0:
         checkpoints.save_weights(folder, trainer.model)
         trainer.save()
@@ -115,13 +147,10 @@ def resume(task: Task, folder: Path, reporter: Reporter) -> Trainer:
     config = read_config(folder)
     recipe = recipe_of(config, folder)
     set_up(recipe)
-    task.load(folder)
     named = config["data"].get("dev", str(folder / checkpoints.STATE / DEV))
     source = named if isinstance(named, str) else tuple(named)
     dev = list(task.read(source, recipe.max_characters))
-    trainer = Trainer(
-        task, recipe, folder, TokenStore.open(folder / checkpoints.STATE / TOKENS), dev, reporter
-    )
+    trainer = _trainer(task, recipe, folder, dev, reporter)
     trainer.resume()
     reporter.note(f"resuming {folder} at step {trainer.position.step}")
     return trainer
@@ -153,7 +182,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def recipe_of(config: dict[str, Any], folder: Path) -> Recipe:
     """The recipe in the tables of a run's config.toml."""
-    return recipe_from(config["recipe"], str(folder / checkpoints.CONFIG))
+    return fine_tuning.kept(recipe_from(config["recipe"], str(folder / checkpoints.CONFIG)), folder)
 
 
 def set_up(recipe: Recipe) -> None:
@@ -167,14 +196,34 @@ def set_up(recipe: Recipe) -> None:
 def describe(trainer: Trainer, prepared: Prepared) -> str:
     """What is about to be trained, for people."""
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    lengths = trainer.store.lengths
-    lines = [f"{len(lengths):,} examples, {int(lengths.sum()):,} tokens, {parameters:,} parameters"]
+    examples, tokens = trainer.learning.size()
+    lines = [f"{examples:,} examples, {tokens:,} tokens, {parameters:,} parameters"]
+    if trainer.pretraining is not None:
+        texts, pieces = trainer.pretraining.size()
+        share = prepared.recipe.pretrain
+        lines.append(f"the first {share:.0%} restores hidden pieces of {texts:,} texts, {pieces:,} tokens")
     if prepared.dev is None:
         lines.append(
             f"{len(prepared.dev_records):,} more are held out for the dev score, in {trainer.folder / checkpoints.STATE / DEV}"
         )
     reasons = [f"  {choice.option} = {choice.value:g}  ({choice.reason})" for choice in prepared.choices]
     return "\n".join(lines + reasons)
+
+
+def _trainer(task: Task, recipe: Recipe, folder: Path, dev: list[Record], reporter: Reporter) -> Trainer:
+    """The trainer of what stands in a folder."""
+    task.load(folder)
+    state = folder / checkpoints.STATE
+    texts = TokenStore.open(state / TEXTS) if recipe.pretrain else None
+    return Trainer(task, recipe, folder, TokenStore.open(state / TOKENS), dev, reporter, texts)
+
+
+def _texts(task: Task, model: nn.Module, prepared: Prepared) -> Iterator[tuple[Sequence[int]]] | None:
+    """What the encoder is pretrained on, where it is; ConfigError where there is no such encoder."""
+    if not prepared.recipe.pretrain:
+        return None
+    reader(model)
+    return texts_of(task, _training_records(task, prepared), prepared.recipe)
 
 
 def _records(task: Task, recipe: Recipe, source: Source) -> Iterator[Record]:
@@ -195,12 +244,27 @@ def _every(examples: int, train: Source) -> int:
     return max(2, examples // min(HELD_OUT, max(1, examples // 20)))
 
 
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A place in a run folder for what is written before the folder is cleared; afterwards it is gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(ASIDE + "*"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        with TemporaryDirectory(prefix=ASIDE, dir=folder) as place:
+            yield Path(place)
+    finally:
+        with suppress(OSError):  # it holds something else
+            folder.rmdir()
+
+
 def _clear(folder: Path) -> None:
     """Take away what a run wrote, and nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / checkpoints.STATE, ignore_errors=True)
+    for name in (checkpoints.STATE, fine_tuning.ENCODER):
+        shutil.rmtree(folder / name, ignore_errors=True)
     (folder / checkpoints.STATE).mkdir()
     checkpoints.write_text(folder / checkpoints.STATE / BEGUN, "A run of regard began here.\n")
 

@@ -35,9 +35,14 @@ class Task(Protocol):
     """The keywords of `predict`: of the flags of `regard predict`, those that this task knows."""
     score_options: tuple[str, ...]
     """The keywords of `score`: of the flags of `regard evaluate`, those that this task knows."""
+    tokenizer: Any
+    """What texts are cut with, once it is learned or loaded; `encode` asks for it anew. A task without texts has none."""
 
     def configure(self, recipe: Recipe) -> None:
-        """Take from a recipe what reading depends on, such as names of fields; called before anything is read."""
+        """Take from a recipe what reading depends on, such as names of fields, and refuse options that the task has no use for.
+
+        Called before anything is read.
+        """
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """The records of a file, checked at the door; without `answers` only what a prediction needs."""
@@ -59,6 +64,9 @@ class Task(Protocol):
 
     def encode(self, records: Iterable[Record]) -> Iterable[tuple[Any, ...]]:
         """The tokens of every record, one sequence for each stream: ids, or rows of bytes (tokens, width), uint8."""
+
+    def readings(self, records: Iterable[Record]) -> Iterable[Sequence[int]]:
+        """What the encoder reads of every record, also of records without answers; a task without texts has no such method."""
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new model."""

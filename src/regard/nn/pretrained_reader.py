@@ -1,0 +1,85 @@
+"""A pretrained encoder in the place of one that is trained from nothing: pieces of any number, without its marks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from regard._packed import Packed
+from regard.nn.pretrained import PretrainedEncoder
+from regard.nn.pretrained_shape import PretrainedShape
+
+
+class Marked(NamedTuple):
+    """Sequences with marks around them, and at which of their places the pieces stand."""
+
+    tokens: Packed
+    places: Tensor
+
+
+class PretrainedReader(nn.Module):
+    """A `PretrainedEncoder` that is called as a `TextEncoder` is, for models that read with either.
+
+    It puts the encoder's marks of begin and end around every sequence and gives the states of what stands between them. A sequence
+    that is longer than the encoder has positions for is read in several parts of about equal length. What is added to the
+    embeddings goes through a gate that begins at 0: first the encoder reads as it was pretrained to.
+
+    Arguments:
+        shape: sizes and settings.
+        marks: the token ids before and behind a sequence.
+
+    >>> shape = regard.nn.PretrainedShape(100, dim=32, heads=4, layers=2, hidden=64)
+    >>> reader = regard.nn.PretrainedReader(shape, marks=([98], [99]))
+    >>> reader(regard.Packed(torch.arange(7), np.array([0, 3, 7])), torch.zeros(7, 32)).values.shape, reader.dim
+    (torch.Size([7, 32]), 32)
+    """
+
+    before: Tensor
+    behind: Tensor
+
+    def __init__(self, shape: PretrainedShape, marks: tuple[Sequence[int], Sequence[int]] = ((), ())) -> None:
+        super().__init__()
+        self.dim, self.heads = shape.dim, shape.heads
+        for name, ids in zip(("before", "behind"), marks, strict=True):
+            self.register_buffer(name, torch.tensor(list(ids), dtype=torch.int64), persistent=False)
+        self.pretrained = PretrainedEncoder(shape)
+        self.gate = nn.Parameter(torch.zeros(shape.dim))
+
+    def forward(self, tokens: Packed, extra: Tensor | None = None) -> Packed:
+        """Token ids (total,) to states (total, dim); `gate * extra` (total, dim) is added to what the first layer reads."""
+        marked, places = self.marked(tokens)
+        if extra is not None:
+            room = extra.new_zeros(len(marked.values), self.dim)
+            extra = room.index_copy(0, places, (self.gate * extra).to(room.dtype))
+        states: Packed = self.pretrained(marked, extra=extra)
+        return tokens.with_values(states.values[places])
+
+    def marked(self, tokens: Packed) -> Marked:
+        """What the encoder reads: the sequences, or parts of them, with marks around each."""
+        before, behind, device = self.before, self.behind, tokens.values.device
+        around = len(before) + len(behind)
+        sizes = even_parts(tokens.lengths, self.pretrained.shape.longest - around)
+        offsets = np.concatenate([[0], np.cumsum(sizes + around)])
+        shift = len(before) + around * np.arange(len(sizes))
+        places = torch.from_numpy(np.arange(len(tokens.values)) + np.repeat(shift, sizes)).to(device)
+        values = tokens.values.new_empty(int(offsets[-1]))
+        values[places] = tokens.values
+        for ids, begins in ((before, offsets[:-1]), (behind, offsets[1:] - len(behind))):
+            spots = torch.from_numpy(begins[:, None] + np.arange(len(ids))).to(device)
+            values[spots] = ids
+        return Marked(Packed(values, offsets), places)
+
+
+def even_parts(lengths: np.ndarray, longest: int) -> np.ndarray:
+    """The lengths of the parts, at most `longest`, into which sequences are cut, as few and as even as may be; each has at least one.
+
+    >>> even_parts(np.array([3, 0, 10]), longest=4)
+    array([3, 0, 4, 3, 3])
+    """
+    counts = np.maximum(1, -(-lengths.astype(np.int64) // longest))
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(lengths // counts, counts) + (number < np.repeat(lengths % counts, counts))

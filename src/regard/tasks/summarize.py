@@ -1,0 +1,178 @@
+"""Summarization: a document to a short text, by an encoder-decoder that can copy from its document.
+
+A record has `source` and `target` (or `targets`, several references), as for translation, whose pieces and streams these are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from regard._packed import Packed
+from regard.data.packing import pack_ids
+from regard.data.records import Record
+from regard.decoding import Hypothesis, Stepper
+from regard.decoding.copying import CopyWriter
+from regard.decoding.length import fit_penalty
+from regard.decoding.repetition import NoRepeats
+from regard.metrics.extracts import extracts
+from regard.metrics.measurement import Measurement, by_example
+from regard.metrics.summaries import KINDS, rouge
+from regard.nn.copying import CopyingEncoderDecoder
+from regard.nn.transformer import Shape
+from regard.nn.watch import watch
+from regard.tasks._attention import read_attention
+from regard.tasks._writing import BEAM, PENALTY, TextForText, Written, longest_target, shifted
+from regard.training.presets import summarizer_sizes
+from regard.training.recipe import Recipe
+
+CALIBRATED = 200  # dev examples that are summarized to learn how long summaries should be
+ROOM = 1.5  # a summary may be so much longer than the longest one of the dev data
+
+
+@dataclass(frozen=True)
+class Summary(Written):
+    """A summary; `score` is the mean log-probability of a piece, in nats; `attention` and `copied` are there on request."""
+
+    copied: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
+    """For each piece and the end, how probable it is that it was copied and not taken from the vocabulary."""
+
+    noun: ClassVar[str] = "summary"
+
+    def _title(self) -> str:
+        copied = "" if self.copied is None else f" · {100 * float(np.mean(self.copied)):.0f} % copied"
+        return f"{self.text}{copied}"
+
+    def _layers(self, count: int) -> list[str]:
+        return [*super()._layers(count - 1), "copies from"]
+
+
+class Summarizer(CopyingEncoderDecoder):
+    """The model, with what dev data says of the length of summaries."""
+
+    def __init__(self, shape: Shape, coverage: float) -> None:
+        super().__init__(shape, coverage)
+        self.penalty = nn.Parameter(torch.full((), PENALTY), requires_grad=False)
+        self.longest = nn.Parameter(torch.full((), torch.inf), requires_grad=False)
+
+    def limit(self, length: int) -> int:
+        """The most pieces to write for a document of so many."""
+        return int(min(longest_target(length), float(self.longest)))
+
+
+class Summarize(TextForText):
+    """The task, as `regard.training` knows it."""
+
+    name = "summarize"
+    result = Summary
+    options = ("beam", "penalty", "attention", "repeats")
+    score_options = ()
+    defaults: ClassVar[dict[str, Any]] = {"penalty": None}
+
+    def sizes(self, examples: int) -> dict[str, Any]:
+        """Model and vocabulary by the number of documents."""
+        return summarizer_sizes(examples)
+
+    def model(self, recipe: Recipe) -> nn.Module:
+        """A new model of the recipe's size."""
+        return Summarizer(replace(self.shape(recipe), window=recipe.window), recipe.coverage or 0.0)
+
+    def loss(self, model: Summarizer, batch: dict[str, Packed], smoothing: float) -> Tensor:
+        """Cross-entropy of the targets, summed over their pieces and ends."""
+        target = batch["target"]
+        read = target.with_values(shifted(target, self.tokenizer.bos))
+        return model.loss(batch["source"], read, target.values, smoothing)
+
+    @torch.no_grad()
+    def calibrate(self, model: Summarizer, examples: Sequence[tuple[Any, ...]]) -> None:
+        """Learn how long summaries may be, and the length penalty whose summaries have the best ROUGE."""
+        if not examples:
+            return
+        model.longest.fill_(ROOM * max(len(target) for _, target in examples))
+        some = examples[:: -(-len(examples) // CALIBRATED)]
+        found = self._write(model, [source for source, _ in some], BEAM, PENALTY, repeats=False)
+        counts = [len(hypotheses) for hypotheses in found]
+        if not any(counts):
+            return
+        texts = [self.tokenizer.decode(one.tokens) for hypotheses in found for one in hypotheses]
+        references = [self.tokenizer.decode(target) for _, target in some]
+        repeated = [text for text, count in zip(references, counts, strict=True) for _ in range(count)]
+        scores = rouge(texts, repeated)
+        worth = np.sum([scores[kind].statistics[:, 0] for kind in KINDS], axis=0)
+        model.penalty.fill_(fit_penalty(found, np.split(worth, np.cumsum(counts)[:-1])))
+
+    @torch.no_grad()
+    def predict(
+        self,
+        model: Summarizer,
+        inputs: Sequence[str],
+        *,
+        beam: int = BEAM,
+        penalty: float | None = None,
+        attention: bool = False,
+        repeats: bool = False,
+    ) -> list[Summary]:
+        """Summarize documents; each result is the same whatever others stand beside it.
+
+        Arguments:
+            model: in evaluation mode.
+            inputs: the documents.
+            beam: hypotheses kept for each document; 1 is greedy search.
+            penalty: exponent of the length by which log-probabilities are divided; by default what was best on the dev data.
+            attention: look at every summary, one after the other, and give the weights with it, and what was copied.
+            repeats: let a summary say the same three words twice.
+        """
+        penalty = float(model.penalty) if penalty is None else penalty
+        written = self.results(
+            inputs, self._write(model, self.sources(inputs), beam, penalty, repeats=repeats)
+        )
+        return [self._seen(model, one) for one in written] if attention else written
+
+    def score(self, predictions: Sequence[Summary], records: Sequence[Record]) -> list[Measurement]:
+        """ROUGE-1, ROUGE-2 and ROUGE-L, the best of each record's references, with what single sentences reach as a note."""
+        references = [record.fields["targets"] for record in records]
+        plain = extracts([record.fields["source"] for record in records], references)
+        found = rouge([prediction.text for prediction in predictions], references)
+        notes = {
+            kind: ", ".join(f"{name} {scores[kind]:.1f}" for name, scores in plain.items()) for kind in KINDS
+        }
+        return [replace(found[kind], signature=f"{found[kind].signature}; {notes[kind]}") for kind in KINDS]
+
+    def example_scores(self, predictions: Sequence[Summary], records: Sequence[Record]) -> list[float]:
+        """The ROUGE-1 of every summary."""
+        references = [record.fields["targets"] for record in records]
+        return by_example(rouge([prediction.text for prediction in predictions], references)[KINDS[0]])
+
+    def _write(
+        self, model: Summarizer, sources: Sequence[Sequence[int]], beam: int, penalty: float, repeats: bool
+    ) -> list[list[Hypothesis]]:
+        def writer(ordered: list[Sequence[int]]) -> Stepper:
+            copying = CopyWriter(model, ordered)
+            return copying if repeats else NoRepeats(copying, self.word_begins)
+
+        return self.search(sources, writer, model.limit, beam=beam, penalty=penalty)
+
+    def _seen(self, model: Summarizer, summary: Summary) -> Summary:
+        """With where the decoder looked while it wrote, the copying head last, and what it copied."""
+        source = pack_ids(self.sources([summary.source]))
+        target = pack_ids([[*summary.pieces, self.tokenizer.eos]])
+        read = shifted(target, self.tokenizer.bos)
+        encoded = model.encode(source)
+        with watch(model.decoder) as seen:
+            states = model.decode(target.with_values(read), encoded)
+        all_one = torch.zeros(len(states), dtype=torch.int64)
+        copies = model.copy_weights(
+            model.copy_queries(states, read), model.copy_keys(encoded, source), all_one
+        )
+        weights_LHTS = torch.stack([*seen]).transpose(1, 2)
+        shown = torch.cat([weights_LHTS, copies.expand(1, weights_LHTS.shape[1], -1, -1)]).float().numpy()
+        return replace(
+            summary,
+            attention=read_attention(shown, self.tokenizer, summary.source, summary.pieces),
+            copied=tuple(model.copied_shares(states, copies, source.values, target.values).tolist()),
+        )

@@ -1,0 +1,107 @@
+"""The driver of the runs: what is made, what is left alone, and the table."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from regard.cli import main
+from regard.samples import sample_path
+from regard.training import runs
+
+SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "little_data" / "run.py"
+TINY = (
+    *(
+        "dim=16",
+        "heads=2",
+        "hidden=16",
+        "encoder_layers=1",
+        "decoder_layers=1",
+        "vocabulary=400",
+        "tokens=512",
+    ),
+    *("dev_examples=2", "evaluations=1", "threads=1", "lowercase"),
+)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    spec = importlib.util.spec_from_file_location("little_data", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "little_data", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def result(recipe, seed, value):
+    return {
+        "recipe": recipe,
+        "seed": seed,
+        "steps": 10 + seed,
+        "dev": value + 1,
+        "test": {"bleu": value, "chrf": 99.0},
+    }
+
+
+def test_the_table_says_mean_spread_and_difference_of_equal_seeds(script):
+    found = [
+        result("plain", 0, 10.0),
+        result("plain", 1, 14.0),
+        result("r_drop", 1, 15.0),
+        result("r_drop", 2, 99.0),
+    ]
+    lines = script.table(found, ["plain", "pretrain", "r_drop"]).splitlines()
+    assert lines[2:] == [
+        "| plain | 2 | 12.00 ± 2.83 |  | 13.00 ± 2.83 | 10 |",
+        "| r_drop | 2 | 57.00 ± 59.40 | +1.00 | 58.00 ± 59.40 | 12 |",
+    ]
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
+
+
+def test_every_recipe_is_one_of_ours(script):
+    for options in script.RECIPES.values():
+        runs.recipe_from(options, "here")
+
+
+def test_runs_are_made_once_and_interrupted_ones_go_on(script, tmp_path, monkeypatch):
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for name, path in sample_path("translate").items():
+        if name != "train":
+            path = shutil.copy(path, data / f"{name}.jsonl.gz")
+    shutil.copy(sample_path("translate")["train"], data / "train.jsonl.gz")
+    monkeypatch.setattr(runs, "keep_freed_memory", lambda: False)
+    called = []
+
+    def here(*arguments):
+        called.append([str(argument) for argument in arguments])
+        if called[-1][0] == "evaluate":
+            return json.dumps({"bleu": 1.5, "chrf": 2.0})
+        with contextlib.redirect_stderr(io.StringIO()):
+            assert main(called[-1]) == 0
+        return ""
+
+    monkeypatch.setattr(script, "regard", here)
+    arguments = ["--data", str(data), "--examples", "60", "--out", str(out), "--steps", "3", "--seeds", "5"]
+    arguments += ["--recipes", "plain", "pretrain", *(part for one in TINY for part in ("--option", one))]
+    script.main(arguments)
+    assert [call[0] for call in called] == ["train", "evaluate"] * 2
+    assert len((out / "train-60.jsonl").read_text(encoding="utf8").splitlines()) == 60
+    recipe = runs.read_config(out / "pretrain-5")["recipe"]
+    assert (recipe["pretrain"], recipe["seed"], recipe["steps"], recipe["lowercase"]) == (0.2, 5, 3, True)
+    (one,) = [one for one in script.results(out) if one["recipe"] == "pretrain"]
+    assert (one["steps"], one["test"]["bleu"]) == (3, 1.5)
+
+    called.clear()
+    (out / "plain-5" / "result.json").unlink()
+    script.main(arguments)
+    assert [call[:2] for call in called] == [["train", "--resume"], ["evaluate", str(out / "plain-5")]]
+    with pytest.raises(SystemExit, match="says other conditions"):
+        script.main([*arguments, "--steps", "4"])
