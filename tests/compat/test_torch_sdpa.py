@@ -196,7 +196,7 @@ def test_compiled_in_one_graph_and_twice_at_most():
     from torch._dynamo.testing import CompileCounterWithBackend
 
     torch._dynamo.reset()
-    counter = CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("eager")
 
     def function(query, key, bias):
         return scaled_dot_product_attention(query, key, key, bias, is_causal=True)
@@ -224,7 +224,7 @@ def test_compiled_with_dropout_and_under_vmap_and_autocast():
     torch.manual_seed(1)
     expected = function(*arrays)
     torch.manual_seed(1)
-    found = torch.compile(function, fullgraph=True, backend="aot_eager")(*arrays)
+    found = torch.compile(function, fullgraph=True, backend="eager")(*arrays)
     torch.testing.assert_close(found, expected)
     mapped = torch.func.vmap(scaled_dot_product_attention)(*arrays)
     torch.testing.assert_close(mapped, scaled_dot_product_attention(*arrays))

@@ -5,14 +5,13 @@ Shapes: B batch, T queries, S keys, H query heads, J key heads, D head size.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from regard._attention import attention
-from regard._masks import Dense
+from regard._masks import Causal, Dense, Mask
 from regard.compat.huggingface.mask import Packing, Pattern, PatternMask, key_mask
 from regard.compat.torch._heads_first import attend as attend_heads_first
 
@@ -40,30 +39,30 @@ def attend(
     options: dict[str, Any] = {"scale": scaling, "softcap": softcap, "sinks": s_aux}
     if dropout:
         options |= {"dropout_p": dropout, "seed": torch.randint(2**63 - 1, ())}
-    mask, bias = attention_mask, position_bias
-    if mask is None:
+    bias = position_bias
+    mask: Mask | None = None
+    start = None
+    if attention_mask is None:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        pattern = Pattern(right=0 if causal and query.shape[2] > 1 else math.inf)
+        if causal and query.shape[2] > 1:
+            mask, start = Causal(), 0
         if cu_seq_lens_q is not None and len(query) == 1:
             offsets = {"cu_seqlens_q": cu_seq_lens_q, "cu_seqlens_k": cu_seq_lens_k}
-            return _flat(query, key, value, {"mask": pattern.window} | offsets | options)[None], None
-    elif isinstance(mask, PatternMask):
-        pattern = mask.pattern
+            return _flat(query, key, value, {"mask": mask} | offsets | options)[None], None
+    elif isinstance(attention_mask, PatternMask):
+        pattern = attention_mask.pattern
         aligned = query.shape[2] == key.shape[2] and (pattern.aligned or _attends_to_itself(module))
         if bias is None and aligned and _packs(pattern, query.shape[2]):
             return _packed(pattern.packing, query, key, value, {"mask": pattern.window} | options), None
         if pattern.documents is None:
             mask = key_mask(pattern, aligned=aligned)
+            start = pattern.start if pattern.is_local else None
         else:
-            pattern, mask = Pattern(), Dense(pattern.dense(tuple(mask.shape), mask.device))
+            mask = Dense(pattern.dense(tuple(attention_mask.shape), attention_mask.device))
+    elif attention_mask.dtype == torch.bool:
+        mask = Dense(attention_mask)
     else:
-        pattern = Pattern()
-        if mask.dtype == torch.bool:
-            mask = Dense(mask)
-        else:
-            bias, mask = mask if bias is None else bias + mask, None
-    start = pattern.start if pattern.is_local else None
-    mask = pattern.window if attention_mask is None else mask
+        bias = attention_mask if bias is None else bias + attention_mask
     out = attend_heads_first(query, key, value, mask=mask, bias=bias, query_start=start, **options)
     return out.transpose(1, 2), None
 

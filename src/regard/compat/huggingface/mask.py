@@ -9,7 +9,7 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import CodeType
@@ -72,9 +72,9 @@ class Pattern:
         if self.documents is not None:
             changes = self.documents.diff(dim=1, prepend=self.documents[:, :1] - 1) != 0
             starts = changes.flatten().nonzero().flatten().cpu().numpy()
-            return Packing(None, np.append(starts, changes.numel()).astype(np.int32), tuple(changes.shape))
+            return Packing(None, np.append(starts, changes.numel()).astype(np.int32), changes.shape)
         keep = torch.ones(0, 0) if self.keep is None else self.keep
-        return Packing(keep.flatten().nonzero().flatten(), _ends(keep.sum(1)), tuple(keep.shape))
+        return Packing(keep.flatten().nonzero().flatten(), _ends(keep.sum(1)), keep.shape)
 
     def dense(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """(B, 1, T, S) booleans, True = may attend."""
@@ -97,7 +97,7 @@ class Packing:
 
     tokens: Tensor | None
     offsets: np.ndarray
-    shape: tuple[int, int]
+    shape: Sequence[int]
 
     def pack(self, array: Tensor) -> Tensor:
         """(B, T, ...) -> (total, ...)."""
@@ -127,13 +127,15 @@ class PatternMask(Tensor):
         return mask
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         args, kwargs = _pytree.tree_map_only(
             cls, lambda mask: mask.pattern.dense(tuple(mask.shape), mask.device), (args, kwargs or {})
         )
         return function(*args, **kwargs)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"PatternMask({tuple(self.shape)}, {self.pattern})"
 
 

@@ -53,7 +53,7 @@ def unpadded(model: Model) -> Model:
             f"expected a transformers model with a list of layers of one kind, got {type(model).__name__}; "
             'use register() and attn_implementation="regard"'
         )
-    model.set_attn_implementation("regard")
+    model.set_attn_implementation("regard")  # type: ignore[operator]
     for stack in stacks:
         for layer in stack:
             layer.register_forward_pre_hook(_pack, with_kwargs=True)
@@ -63,7 +63,7 @@ def unpadded(model: Model) -> Model:
 
 def _is_stack(modules: nn.ModuleList) -> bool:
     """Whether these are layers, all of one kind, whose numbers stand at tokens alone: T5's have some for places in the batch."""
-    kinds = {type(module) for module in modules}
+    kinds: set[Any] = {type(module) for module in modules}
     return (
         len(kinds) == 1
         and all(issubclass(kind, GradientCheckpointingLayer) for kind in kinds)
@@ -129,10 +129,11 @@ class PackedMask(PatternMask):
 
 
 def _named(layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    names = _parameters(type(layer))
+    kind: Any = type(layer)
+    names = _parameters(kind)
     return dict(zip(names, args, strict=False)) | kwargs
 
 
 @functools.cache
-def _parameters(kind: type) -> tuple[str, ...]:
+def _parameters(kind: Any) -> tuple[str, ...]:
     return tuple(inspect.signature(kind.forward).parameters)[1:]

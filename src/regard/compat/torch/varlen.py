@@ -119,7 +119,7 @@ def _backward(
         needs_input_grad=(False,) * 2 + (True,) * 3 + (False,) * 2,
     )
     grads = kind.backward(context, grad_out, None)[2:5]
-    return tuple(grads)
+    return tuple(grad for grad in grads if grad is not None)
 
 
 _KERNELS = {
@@ -166,8 +166,8 @@ def _call(
 
 def _window(left: int | None, right: int | None) -> Window | None:
     """FlashAttention's window: distances that count, and anything negative for no end."""
-    ends = [math.inf if end is None or end < 0 else end for end in (left, right)]
-    return None if ends == [math.inf] * 2 else Window(*ends)
+    back, ahead = (math.inf if end is None or end < 0 else end for end in (left, right))
+    return None if back == ahead == math.inf else Window(back, ahead)
 
 
 def _gathered(key: Tensor, value: Tensor, block_table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
