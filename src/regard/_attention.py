@@ -361,7 +361,7 @@ def _over_sequences(array: Any, leading: tuple[int, ...], name: str) -> Any:
         raise ShapeError(
             f"{name} must broadcast to {leading} sequences. Received shape {tuple(array.shape)}."
         )
-    return reshaped(broadcast(array, (*leading, *array.shape[-3:])), (-1, *array.shape[-3:]))
+    return reshaped(broadcast(array, (*leading, *array.shape[-3:])), (math.prod(leading), *array.shape[-3:]))
 
 
 def _expanded(query: Any, leading: tuple[int, ...]) -> Any:
