@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 # Where there is a compiler, a kernel that does not build is an error. Without one, regard does without its kernel.
 export REGARD_REQUIRE_KERNEL ?= $(if $(shell command -v "$${CXX:-c++}" || command -v g++ || command -v clang++),1,0)
-KERNEL := tools/editable/CMakeLists.txt $(wildcard csrc/*.* csrc/kernel/* csrc/decoder/* csrc/layers/* csrc/loss/*)
+KERNEL := tools/editable/CMakeLists.txt $(wildcard csrc/*.* csrc/*/*)
 
 .PHONY: install demo test wheel lint types floors format clean sanitize instructions peers bench-peers
 
@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt $(KERNEL)
 	@echo "Installing into .venv; the first time takes a few minutes."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=.")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) scikit-build-core nanobind cmake ninja
+	@$(PIP) scikit-build-core nanobind cmake ninja jaxlib
 	@$(PIP) --no-build-isolation --editable ".[tasks,export,dev]"
 	@test $(REGARD_REQUIRE_KERNEL) = 1 || echo "No C++ compiler was found: regard works without its kernel, but slower."
 	@touch $(STAMP)

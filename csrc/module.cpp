@@ -19,6 +19,9 @@
 #include "products/module.h"
 #include "pool.h"
 #include "run.h"
+#ifdef REGARD_XLA
+#include "xla/module.h"
+#endif
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -231,6 +234,9 @@ NB_MODULE(_kernel, module) {
     add_loss(module);
     add_products(module);
     bind_decoder(module);
+#ifdef REGARD_XLA
+    add_xla(module);
+#endif
 }
 
 }  // namespace regard

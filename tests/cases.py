@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+import tensorflow as tf
 import torch
 from hypothesis import strategies as st
 
@@ -29,7 +31,18 @@ from regard.backends import reference
 
 RNG = np.random.default_rng(0)
 BIASES = ("bias", "slopes", "table")  # a dense bias, those of `Alibi`, that of `RelativeBias`
-BRING = {"numpy": np.asarray, "torch": torch.as_tensor}
+BRING = {
+    "numpy": np.asarray,
+    "torch": torch.as_tensor,
+    "jax": jnp.asarray,
+    "tensorflow": tf.convert_to_tensor,
+}
+KINDS = {"numpy": np.ndarray, "torch": torch.Tensor, "jax": jnp.ndarray, "tensorflow": tf.Tensor}
+
+
+def dtype_of(array):
+    """The name of an array's dtype, which every framework writes its own way."""
+    return getattr(array.dtype, "name", str(array.dtype).removeprefix("torch."))
 
 
 def draw(rows, keys, heads=4, kv_heads=2, size=3, out_size=5, leading=()):
@@ -44,7 +57,7 @@ def run(framework, query, key, value, **options):
     bring = BRING[framework]
     given_arrays = {name: bring(options.pop(name)) for name in ("sinks", "bias") if name in options}
     result = attention(bring(query), bring(key), bring(value), **given_arrays, **options)
-    assert isinstance(result, torch.Tensor if framework == "torch" else np.ndarray)
+    assert isinstance(result, KINDS[framework])
     return np.asarray(result)
 
 
@@ -124,7 +137,9 @@ def _taken(ids, tokens):
 
 
 def _chosen(array, form):
-    return array[form.sequences] if array.ndim == 4 and array.shape[0] > 1 else array
+    if array.ndim != 4 or array.shape[0] == 1 or np.array_equal(form.sequences, np.arange(array.shape[0])):
+        return array
+    return array[form.sequences]
 
 
 def packed_form(case):

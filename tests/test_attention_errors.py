@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ WRONG = {
     "booleans": ({"value": np.ones((6, 2, 4), bool)}, RegardError, "value must hold floating-point numbers"),
     "dtypes": ({"query": Q.astype("f4")}, RegardError, "must share one dtype. Received float32, float64 and float64"),
     "frameworks": ({"query": torch.tensor(Q)}, RegardError, "different frameworks; expected one, received numpy and torch"),
+    "jax and numpy": ({"query": jnp.asarray(Q)}, RegardError, "different frameworks; expected one, received jax and numpy"),
     "no array": ({"query": [[1.0]]}, RegardError, "cannot attend over list; expected NumPy arrays, PyTorch tensors"),
     "dimensions": ({"query": np.ones((5, 3))}, ShapeError, r"query must have shape \(..., length, heads, size\).*Received shape \(5, 3\)"),
     "head size": ({"query": np.ones((5, 2, 4))}, ShapeError, r"agree in head size. Received 4 \(query \(5, 2, 4\)\) and 3"),
@@ -49,8 +51,8 @@ WRONG = {
     "packed array mask": ({"mask": np.ones((5, 6), bool), "cu_seqlens_q": CU, "cu_seqlens_k": [0, 6]}, RegardError, "packed arrays take a Mask"),
     "packed array bias": ({"bias": np.ones((5, 6)), "cu_seqlens_q": CU, "cu_seqlens_k": [0, 6]}, RegardError, "packed arrays take a Bias"),
     "packed and padded": ({"query": np.ones((1, 5, 2, 3)), "cu_seqlens_q": CU, "cu_seqlens_k": [0, 6]}, ShapeError, "query must be packed"),
-    "backend": ({"backend": "tiled"}, BackendError, "no wanted backend can compute this call: 'tiled' computes torch arrays, these are numpy. Expected one of 'native', 'reference'"),
-    "backends": ({"backend": ["tiled", "cuda"]}, BackendError, "'tiled' computes torch arrays, these are numpy; 'cuda' is no backend. Expected .*all there are: native, reference, tiled"),
+    "backend": ({"backend": "tiled"}, BackendError, "no wanted backend can compute this call: 'tiled' computes torch, jax and tensorflow arrays, these are numpy. Expected one of 'native', 'reference'"),
+    "backends": ({"backend": ["tiled", "cuda"]}, BackendError, "'tiled' computes torch, jax and tensorflow arrays, these are numpy; 'cuda' is no backend. Expected .*all there are: native, reference, tiled"),
     "no backends": ({"backend": []}, BackendError, "none was named"),
 }  # fmt: skip
 
@@ -63,13 +65,14 @@ def test_errors_say_what_is_wrong_and_how_to_mend_it(name):
         attention(**arguments)
 
 
+@pytest.mark.parametrize("bring", [torch.tensor, jnp.asarray], ids=["torch", "jax"])
 @pytest.mark.parametrize("name", ["head size", "no seed", "float mask", "total", "heads", "sinks", "lengths"])
-def test_torch_raises_the_same(name):
+def test_frameworks_raise_the_same(name, bring):
     arguments, kind, message = WRONG[name]
     arguments = {"query": Q, "key": K, "value": V} | arguments
     arrays = ("query", "key", "value", "mask", "bias", "sinks")
     arguments = {
-        n: torch.tensor(a) if n in arrays and isinstance(a, np.ndarray) else a for n, a in arguments.items()
+        n: bring(a) if n in arrays and isinstance(a, np.ndarray) else a for n, a in arguments.items()
     }
     with pytest.raises(kind, match=message):
         attention(**arguments)

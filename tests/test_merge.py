@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -78,3 +80,16 @@ def test_errors_say_which_part_is_wrong():
         merge()
     with pytest.raises(ShapeError, match=r"part 1 has \(2, 3, 4\) and \(3, 2\)"):
         merge((out, lse), (out, lse.T))
+
+
+def test_parts_join_in_jax_with_gradients():
+    query, key, value = map(jnp.asarray, arrays())
+
+    def joined(query):
+        return merge(*(part(query, key, value, cut) for cut in (slice(0, 2), slice(2, 2), slice(2, 7))))
+
+    (out, lse), pull = jax.vjp(joined, query)
+    (whole, whole_lse), pull_whole = jax.vjp(lambda query: part(query, key, value, slice(None)), query)
+    ups = jnp.ones_like(out), jnp.ones_like(lse)
+    for received, expected in zip((out, lse, *pull(ups)), (whole, whole_lse, *pull_whole(ups)), strict=True):
+        np.testing.assert_allclose(received, expected, atol=1e-12)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ def naive(x, positions, base, dims, pairs):
     return out
 
 
-@pytest.mark.parametrize("bring", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+@pytest.mark.parametrize("bring", [np.asarray, torch.as_tensor, jnp.asarray], ids=["numpy", "torch", "jax"])
 @pytest.mark.parametrize("dims", [None, 8, 4, 0])
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_both_forms_follow_the_formula(bring, dims, interleaved):
@@ -30,7 +32,7 @@ def test_both_forms_follow_the_formula(bring, dims, interleaved):
     np.testing.assert_allclose(np.asarray(received), naive(X, POSITIONS, 100.0, size, pairs), atol=1e-12)
 
 
-@pytest.mark.parametrize("bring", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+@pytest.mark.parametrize("bring", [np.asarray, torch.as_tensor, jnp.asarray], ids=["numpy", "torch", "jax"])
 def test_a_table_gives_the_same(bring):
     table = tuple(bring(part) for part in rotary_table(1001, 8))
     positions = np.abs(POSITIONS)
@@ -72,3 +74,11 @@ def test_errors():
         rotate(X, POSITIONS, table=rotary_table(5, 4))
     with pytest.raises(ShapeError, match="holds the positions 0 to 4, got -3 to 1000"):
         rotate(X, POSITIONS, table=rotary_table(5, 8))
+
+
+def test_programs_of_jax_look_angles_up():
+    table, positions = rotary_table(1001, 8), jnp.abs(POSITIONS)
+    received = jax.jit(lambda x, positions: rotate(x, positions, table=table))(jnp.asarray(X), positions)
+    np.testing.assert_allclose(received, rotate(X, np.abs(POSITIONS)), atol=1e-12)
+    with pytest.raises(ShapeError, match=r"positions under a tracer; pass table=rotary_table"):
+        jax.jit(rotate)(jnp.asarray(X), positions)

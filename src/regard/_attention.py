@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from regard._arrays import framework_of, host_integers, is_traced
+from regard._arrays import broadcast, device_of, entry_of, framework_of, host_array, host_integers, reshaped
 from regard._aux import Aux, AuxOutput, TopK
 from regard._biases import Bias, DenseBias
 from regard._checks import (
@@ -21,12 +22,17 @@ from regard._checks import (
 )
 from regard._errors import BackendError, RegardError, ShapeError
 from regard._lowering import beyond_limits, kernel, missing
-from regard._masks import Dense, Mask, host_array
+from regard._masks import Dense, Mask
 from regard._packed import Packed
 from regard._plan import Plan, is_small, leading_shape, make_plan, packed_spans, padded_spans, remembered_plan
 
 # The first of a framework's backends that can compute a call does.
-BACKENDS = {"numpy": ("native", "reference"), "torch": ("native", "tiled")}
+BACKENDS = {
+    "numpy": ("native", "reference"),
+    "torch": ("native", "tiled"),
+    "jax": ("native", "tiled"),
+    "tensorflow": ("native", "tiled"),
+}
 
 
 def attention(
@@ -58,7 +64,7 @@ def attention(
     Dropout is a function of (seed, sequence, head, query position, key position), the same packed or padded and on
     every backend. Memory beyond the arrays is O(T + S). Lengths may be anything, 0 and 1 among them; strides too.
     Sums run in float32, or float64 for float64; the output keeps the query's dtype. Under a tracer (`torch.compile`,
-    `torch.export`, `torch.vmap`) offsets can't be looked at: tokens past the last one give 0.
+    `torch.export`, `torch.vmap`, `jax.jit`) offsets can't be looked at: tokens past the last one give 0.
 
     Arguments:
         query: (..., T, H, D), or packed (total, H, D) with `cu_seqlens_q`, or `Packed`.
@@ -93,8 +99,9 @@ def attention(
     >>> regard.attention(q, k, v, mask=regard.Causal()).shape
     (2, 5, 4, 8)
     """
-    if is_traced(query.values if isinstance(query, Packed) else query):
-        return _traced(
+    entry = entry_of(query.values if isinstance(query, Packed) else query)
+    if entry is not None:
+        return _entry(entry).attend(
             query, key, value, mask=mask, bias=bias, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
             key_sequence=key_sequence, query_start=query_start, scale=scale, softcap=softcap, sinks=sinks,
             dropout_p=dropout_p, seed=seed, return_aux=return_aux, backend=backend,
@@ -105,16 +112,27 @@ def attention(
         dropout_p=dropout_p, seed=seed,
     )  # fmt: skip
     run = _run_numpy if call.framework == "numpy" else _run_torch
-    out, aux = run(call, choose(call, backend), return_aux)
+    return finished(call, *run(call, choose(call, backend), return_aux))
+
+
+def finished(call: Call, out: Any, aux: AuxOutput | None) -> Any:
+    """What `attention` returns, from an output in the query's form and what was asked for beside it, flat."""
     if call.offsets is not None:
         out = Packed(out, call.offsets)
     return out if aux is None else (out, call.shape_aux(aux))
 
 
-def _traced(*arrays: Any, **options: Any) -> Any:
-    from regard._traced import attend
+def _entry(framework: str) -> Any:
+    """The module whose `attend` is a framework's own way into the operator; it takes all the arguments of `attention`."""
+    if framework == "torch":
+        from regard import _traced  # as a statement: a tracer reads this
 
-    return attend(*arrays, **options)
+        return _traced
+    return importlib.import_module(f"regard._{framework}")
+
+
+# TensorFlow's AutoGraph leaves alone what bears this name: it would rewrite whatever a `tf.function` calls.
+vars(attention)["autograph_info__"] = {}
 
 
 @dataclass(eq=False, slots=True)
@@ -156,7 +174,7 @@ class Call:
         """(total, ...) -> (..., T, ...) for padded queries."""
         if self.leading is None:
             return flat
-        return flat.reshape(*self.leading, self.length, *flat.shape[1:])
+        return reshaped(flat, (*self.leading, self.length, *flat.shape[1:]))
 
     def shape_aux(self, aux: AuxOutput) -> AuxOutput:
         """Give what was asked for beside the output, which comes flat, the forms of query and key."""
@@ -165,7 +183,7 @@ class Call:
             aux,
             lse=None if lse is None else self.shape_rows(lse),
             topk=None if top is None else TopK(*map(self.shape_rows, top)),
-            key_sums=None if sums is None else sums.reshape(*self.key_places, sums.shape[-1]),
+            key_sums=None if sums is None else reshaped(sums, (*self.key_places, sums.shape[-1])),
         )
 
 
@@ -275,10 +293,12 @@ def refusal(call: Call, name: str) -> str | None:
     if not frameworks:
         return "is no backend"
     if call.framework not in frameworks:
-        return f"computes {' and '.join(frameworks)} arrays, these are {call.framework}"
+        *most, last = frameworks
+        kinds = f"{', '.join(most)} and {last}" if most else last
+        return f"computes {kinds} arrays, these are {call.framework}"
     if name != "native":
         return None
-    device = getattr(getattr(call.arrays[0], "device", None), "type", "cpu")
+    device = device_of(call.arrays[0])
     if device != "cpu":
         return f"computes on a CPU, these arrays are on {device}"
     if kernel() is None:
@@ -334,26 +354,22 @@ def _over_sequences(array: Any, leading: tuple[int, ...], name: str) -> Any:
     """(..., H, T, S) with broadcastable leading dimensions -> (N or 1, H, T, S)."""
     given = tuple(array.shape[:-3])
     if math.prod(given) == 1:
-        return array.reshape(1, *((1,) * (3 - array.ndim)), *array.shape[-3:])
+        return reshaped(array, (1, *((1,) * (3 - array.ndim)), *array.shape[-3:]))
     if len(given) > len(leading) or any(
         a not in (1, b) for a, b in zip(given[::-1], leading[::-1], strict=False)
     ):
         raise ShapeError(
             f"{name} must broadcast to {leading} sequences. Received shape {tuple(array.shape)}."
         )
-    return _broadcast(array, (*leading, *array.shape[-3:])).reshape(math.prod(leading), *array.shape[-3:])
+    return reshaped(broadcast(array, (*leading, *array.shape[-3:])), (math.prod(leading), *array.shape[-3:]))
 
 
 def _expanded(query: Any, leading: tuple[int, ...]) -> Any:
-    return query if tuple(query.shape[:-3]) == leading else _broadcast(query, (*leading, *query.shape[-3:]))
-
-
-def _broadcast(array: Any, shape: tuple[int, ...]) -> Any:
-    return np.broadcast_to(array, shape) if isinstance(array, np.ndarray) else array.expand(shape)
+    return query if tuple(query.shape[:-3]) == leading else broadcast(query, (*leading, *query.shape[-3:]))
 
 
 def _flat(array: Any) -> Any:
     """(..., T, H, D) -> (total, H, D)."""
     if array.ndim == 3:
         return array
-    return array.reshape(math.prod(array.shape[:-2]), *array.shape[-2:])
+    return reshaped(array, (math.prod(array.shape[:-2]), *array.shape[-2:]))

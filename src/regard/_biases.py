@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from regard._arrays import is_torch
+from regard._arrays import brought, reshaped, transposed_rows, widened
 from regard._errors import ShapeError
 from regard._masks import check_dense
 
@@ -70,7 +70,7 @@ class DenseBias(Bias):
         check_dense("DenseBias", self.array, spans, heads)
 
     def lowered(self, distances: range) -> Any:
-        return self.array.reshape((1,) * (4 - self.array.ndim) + tuple(self.array.shape))
+        return reshaped(self.array, (1,) * (4 - self.array.ndim) + tuple(self.array.shape))
 
     def __repr__(self) -> str:
         return f"DenseBias({self.array.dtype} {tuple(self.array.shape)})"
@@ -151,8 +151,9 @@ class Alibi(DistanceBias):
 
     def values(self, distances: NDArray[np.int64]) -> Any:
         # Long distances are no numbers of a 16-bit format.
-        slopes = _widened(self.slopes)
-        return -slopes[:, None] * _alike(np.abs(distances), slopes)
+        slopes = widened(self.slopes)
+        precision = np.float64 if "float64" in str(slopes.dtype) else np.float32
+        return -slopes[:, None] * brought(np.abs(distances).astype(precision), slopes)
 
     def __repr__(self) -> str:
         return f"Alibi({self.slopes.dtype} slopes of {self.heads} heads)"
@@ -224,7 +225,7 @@ class RelativeBias(DistanceBias):
         return self._one_way // 2
 
     def values(self, distances: NDArray[np.int64]) -> Any:
-        return self.table[_alike(self._buckets(distances), self.table)].T
+        return transposed_rows(self.table, self._buckets(distances))
 
     def _buckets(self, distances: NDArray[np.int64]) -> NDArray[np.int64]:
         behind = np.where(distances < 0, self._one_way, 0) if self.bidirectional else 0
@@ -246,19 +247,3 @@ def _check_floating(name: str, array: Any, remedy: str) -> None:
     kind = str(getattr(array, "dtype", type(array).__name__))
     if "float" not in kind or kind == "float":
         raise ShapeError(f"{name} needs a floating-point array, got {kind}; {remedy}")
-
-
-def _alike(array: NDArray[Any], model: Any) -> Any:
-    """A NumPy array as one of the model's framework, on its device."""
-    if not is_torch(model):
-        return array
-    import torch
-
-    return torch.as_tensor(array, device=model.device)
-
-
-def _widened(array: Any) -> Any:
-    """Floats in at least single precision."""
-    if is_torch(array):
-        return array if str(array.dtype) == "torch.float64" else array.float()
-    return array.astype(np.result_type(array.dtype, np.float32), copy=False)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from regard._arrays import entry_of, is_tensorflow
 from regard._attention import BACKENDS, Call, choose, lower, refusal
 from regard._errors import BackendError
 from regard._masks import count_pairs
+from regard._packed import Packed
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Explanation:
     `backend` is None when none of the wanted backends serves the call. `refusals` says why the others do not. `pairs`
     counts (query, key) pairs that are kept, over all heads; `all_pairs` those without a mask. `flops` is the forward
     pass's arithmetic, two operations a multiply-add. `bytes_beyond_arrays` is the output, the lse, and what a bias by
-    distance comes to.
+    distance comes to. `note` says how programs of JAX reach the kernel where they can't call it directly.
     """
 
     backend: str | None
@@ -32,11 +34,12 @@ class Explanation:
     all_pairs: int
     flops: int
     bytes_beyond_arrays: int
+    note: str = ""
 
     def __str__(self) -> str:
         kept = self.pairs / self.all_pairs if self.all_pairs else 0.0
         lines = [
-            f"backend: {self.backend or 'none'}",
+            f"backend: {self.backend or 'none'}{self.note and f' ({self.note})'}",
             *(f"  not {name}: {reason}" for name, reason in self.refusals.items()),
             f"{self.sequences:,} sequences, {self.queries:,} queries, {self.keys:,} keys",
             f"{self.heads} heads over {self.kv_heads} key heads",
@@ -62,14 +65,14 @@ def explain(
     >>> print(regard.explain(x, x, x, mask=regard.Causal() & regard.Window(9)))
     backend: native
       not reference: comes after native
-      not tiled: computes torch arrays, these are numpy
+      not tiled: computes torch, jax and tensorflow arrays, these are numpy
     2 sequences, 200 queries, 200 keys
     4 heads over 4 key heads
     7,640 pairs kept of 80,000 (9.6%)
     0.000489 GFLOP forward, 0.0519 MiB beyond the arrays
     """
     options.pop("return_aux", None)
-    call = lower(query, key, value, **{**_DEFAULTS, **options})
+    call = _lowering_of(query)(query, key, value, **{**_DEFAULTS, **options})
     try:
         chosen = choose(call, backend)
     except BackendError:
@@ -91,6 +94,7 @@ def explain(
         all_pairs=count_pairs(None, spans, plan.heads),
         flops=2 * pairs * (width + value_width),
         bytes_beyond_arrays=plan.heads * (rows + 4 * distances),
+        note=_note(call, chosen),
     )
 
 
@@ -99,6 +103,18 @@ _DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(("scale", "softcap", "sinks", "seed")),
     "dropout_p": 0.0,
 }
+
+
+def _note(call: Call, chosen: str | None) -> str:
+    if call.framework != "jax" or chosen != "native":
+        return ""
+    from regard.backends.jax.native import has_handler
+
+    return (
+        ""
+        if has_handler()
+        else "in programs by JAX's callback: the kernel was built without jaxlib's headers"
+    )
 
 
 def _refusals(call: Call, wanted: str | Sequence[str] | None, chosen: str | None) -> dict[str, str]:
@@ -116,5 +132,15 @@ def _refusals(call: Call, wanted: str | Sequence[str] | None, chosen: str | None
     return refusals
 
 
+def _lowering_of(query: Any) -> Any:
+    if entry_of(query.values if isinstance(query, Packed) else query) == "tensorflow":
+        from regard import _tensorflow
+
+        return _tensorflow.lowered
+    return lower
+
+
 def _size(array: Any) -> int:
+    if is_tensorflow(array):
+        return int(array.dtype.size)
     return int(array.itemsize if hasattr(array, "itemsize") else array.element_size())

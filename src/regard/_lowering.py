@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -171,9 +172,18 @@ def bias_arguments(
 
 def beyond_limits(plan: Plan, dim: int, value_dim: int) -> str | None:
     """Why the kernel cannot take a call of this size, or None where it can."""
-    if plan.heads == 0:
+    return _beyond(plan.heads, max(dim, value_dim), max(plan.total_queries, plan.total_keys))
+
+
+def beyond_sizes(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> str | None:
+    """As `beyond_limits`, of arrays (..., T, H, D), (..., S, J, D) and (..., S, J, V)."""
+    return _beyond(query[-2], max(query[-1], value[-1]), max(math.prod(query[:-2]), math.prod(key[:-2])))
+
+
+def _beyond(heads: int, size: int, rows: int) -> str | None:
+    if heads == 0:
         return "computes at least one head, these arrays have none"
-    if max(dim, value_dim) > _LARGEST_HEAD or max(plan.total_queries, plan.total_keys) > _MOST_ROWS:
+    if size > _LARGEST_HEAD or rows > _MOST_ROWS:
         return (
             f"computes heads of size up to {_LARGEST_HEAD} and up to 2**31 - 1 rows, these arrays are larger"
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from regard._arrays import host_integers, is_torch, is_traced
+from regard._arrays import host_integers, is_jax, is_tensorflow, is_torch, is_traced
 from regard._errors import ShapeError
 
 
@@ -43,7 +43,7 @@ class Packed:
     `values` has shape (total, ...), in any framework; `offsets` has shape (N + 1,), int32 on the host: sequence n is
     `values[offsets[n]:offsets[n + 1]]`. Linear and elementwise layers work on `values`; only attention reads `offsets`.
 
-    To PyTorch's tracers and transforms it is a tree of two tensors.
+    To the tracers and transforms of PyTorch and JAX it is a tree of two arrays. `regard.attention` tells JAX so, on its first array.
 
     Raises ShapeError when the offsets do not start at 0, rise, and end at the number of rows; a tracer can't look at them.
 
@@ -85,6 +85,27 @@ class Packed:
             )
         return cls.pack([padded[n, :length] for n, length in enumerate(lengths)])
 
+    @classmethod
+    def of(cls, ragged: Any) -> Packed:
+        """The ragged batch of another library, without a copy where that has its numbers in one piece.
+
+        Args:
+            ragged: a TensorFlow `RaggedTensor` (N, None, ...), a PyTorch nested tensor of the jagged layout, or a PyArrow
+                `ListArray` of numbers or of lists of fixed size.
+
+        Returns:
+            Its values and offsets. `tf.RaggedTensor.from_row_splits(packed.values, packed.offsets)` is the way back.
+
+        Raises:
+            ShapeError: it is none of these, or ragged in more than its lengths; PyArrow's has nulls.
+
+        >>> import torch
+        >>> nested = torch.nested.nested_tensor([torch.zeros(3, 8), torch.zeros(2, 8)], layout=torch.jagged)
+        >>> Packed.of(nested).lengths.tolist()
+        [3, 2]
+        """
+        return cls(*_ragged_parts(ragged))
+
     def with_values(self, values: Any) -> Packed:
         """The same sequences with other values per token; the offsets are not checked again."""
         if not is_traced(values) and values.shape[0] != self.offsets[-1]:
@@ -110,6 +131,15 @@ class Packed:
     def to_padded(self, fill: float = 0) -> Any:
         """An array of shape (N, longest length, ...), `fill` behind each sequence's end."""
         longest = int(self.lengths.max(initial=0))
+        if is_jax(self.values):
+            return _padded_jax(self, longest, fill)
+        if is_tensorflow(self.values):
+            import tensorflow as tf
+
+            rows = tf.RaggedTensor.from_row_splits(self.values, self.offsets)
+            return rows.to_tensor(
+                tf.cast(fill, self.values.dtype), shape=(None, longest, *self.values.shape[1:])
+            )
         shape = (len(self), longest, *self.values.shape[1:])
         padded = (
             self.values.new_full(shape, fill)
@@ -119,6 +149,42 @@ class Packed:
         for n, sequence in enumerate(self.unpack()):
             padded[n, : len(sequence)] = sequence
         return padded
+
+    # How TensorFlow's functions take it apart and put it together.
+
+    def __tf_flatten__(self) -> tuple[tuple[()], tuple[Any, Any]]:
+        return (), (self.values, self.offsets)
+
+    @classmethod
+    def __tf_unflatten__(cls, metadata: Any, components: tuple[Any, Any]) -> Packed:
+        values, offsets = components
+        return _unchecked(values, np.asarray(offsets) if hasattr(offsets, "numpy") else offsets)
+
+
+def _ragged_parts(ragged: Any) -> tuple[Any, Any]:
+    """Values and offsets, found by the attributes that each library has."""
+    if is_torch(ragged) and ragged.is_nested and hasattr(ragged, "offsets"):
+        return ragged.values(), ragged.offsets()
+    if getattr(ragged, "ragged_rank", None) == 1:
+        return ragged.values, ragged.row_splits
+    if hasattr(ragged, "null_count") and hasattr(ragged, "offsets"):
+        offsets = np.asarray(ragged.offsets)
+        rows = ragged.values[int(offsets[0]) : int(offsets[-1])]
+        size = getattr(rows.type, "list_size", None)
+        flat = rows if size is None else rows.flatten()
+        if (
+            not ragged.null_count
+            and not rows.null_count
+            and not flat.null_count
+            and hasattr(flat.type, "bit_width")
+        ):
+            numbers = flat.to_numpy(zero_copy_only=False)
+            return numbers if size is None else numbers.reshape(-1, size), offsets - offsets[0]
+    raise ShapeError(
+        "Packed.of takes a TensorFlow RaggedTensor (N, None, ...), a PyTorch nested tensor of the jagged layout, or a PyArrow "
+        f"ListArray of numbers or of lists of fixed size, without nulls. Received {type(ragged).__name__}; build Packed(values, "
+        "offsets) or Packed.pack(sequences) from its parts."
+    )
 
 
 def _unchecked(values: Any, offsets: Any) -> Packed:
@@ -171,7 +237,27 @@ def _unflatten(leaves: Iterable[Any], _: None) -> Packed:
     return _unchecked(values, offsets)
 
 
+def _padded_jax(packed: Packed, longest: int, fill: float) -> Any:
+    import jax.numpy as jnp
+
+    place = np.arange(longest)
+    inside = place < packed.lengths[:, None]
+    if not packed.values.shape[0]:
+        return jnp.full((*inside.shape, *packed.values.shape[1:]), fill, packed.values.dtype)
+    token = np.where(inside, packed.offsets[:-1, None] + place, 0)
+    real = inside.reshape(*inside.shape, *(1,) * (packed.values.ndim - 1))
+    return jnp.where(real, packed.values[token], jnp.asarray(fill, packed.values.dtype))
+
+
 def _concatenate(arrays: Sequence[Any]) -> Any:
+    if is_tensorflow(arrays[0]):
+        import tensorflow as tf
+
+        return tf.concat(list(arrays), 0)
+    if is_jax(arrays[0]):
+        import jax.numpy as jnp
+
+        return jnp.concatenate(list(arrays))
     if is_torch(arrays[0]):
         import torch
 

@@ -1,4 +1,4 @@
-"""Rotary position embedding, for NumPy and PyTorch."""
+"""Rotary position embedding, for NumPy, PyTorch and JAX."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regard._arrays import framework_of, host_integers, is_torch
+from regard._arrays import brought, framework_of, host_integers, is_jax, is_torch, is_traced
 from regard._errors import ShapeError
 
 Table = tuple[Any, Any]
@@ -28,7 +28,7 @@ def rotate(
     keys' positions counted from 0 in each sequence and the queries' from `query_start`.
 
     Args:
-        x: (..., T, H, D), NumPy or PyTorch.
+        x: (..., T, H, D), NumPy, PyTorch or JAX.
         positions: (..., T) integers, broadcastable; they may be negative, but not with a table.
         base: how slowly the last pair turns.
         dims: how many of the first features turn; by default all D. The others pass unchanged.
@@ -92,6 +92,11 @@ def _angles(x: Any, positions: Any, base: float, dims: int) -> Table:
         where = torch.as_tensor(positions, device=x.device).to(torch.float64)
         turns = where[..., None] * torch.as_tensor(frequencies, device=x.device)
         return _as_wide(x, torch.cos(turns)), _as_wide(x, torch.sin(turns))
+    if is_traced(positions):
+        # Without float64, which JAX lacks by default, the angles of far positions would be wrong.
+        raise ShapeError(
+            "rotate() computes the angles of known positions. Received positions under a tracer; pass table=rotary_table(...)."
+        )
     angles = host_integers(positions, "positions")[..., None] * frequencies
     return _as_wide(x, np.cos(angles)), _as_wide(x, np.sin(angles))
 
@@ -104,6 +109,9 @@ def _looked_up(x: Any, positions: Any, table: Table) -> Table:
         cos, sin = (torch.as_tensor(part, device=x.device) for part in table)
         return _as_wide(x, cos[rows]), _as_wide(x, sin[rows])
     cos, sin = table
+    if is_traced(positions):  # JAX
+        cos, sin = (brought(np.asarray(part), x) for part in table)
+        return _as_wide(x, cos[positions]), _as_wide(x, sin[positions])
     where = host_integers(positions, "positions")
     if where.size and (where.min() < 0 or where.max() >= len(cos)):
         raise ShapeError(
@@ -127,8 +135,11 @@ def _joined(x: Any, turned: tuple[Any, Any], dims: int, interleaved: bool) -> An
         pairs = torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, -1)
         pairs = pairs.to(x.dtype)
         return pairs if dims == x.shape[-1] else torch.cat([pairs, x[..., dims:]], -1)
-    both = np.stack(turned, -1).reshape(*x.shape[:-1], dims) if interleaved else np.concatenate(turned, -1)
-    return np.concatenate([both.astype(x.dtype), x[..., dims:]], -1)
+    ops: Any = np
+    if is_jax(x):
+        import jax.numpy as ops
+    both = ops.stack(turned, -1).reshape(*x.shape[:-1], dims) if interleaved else ops.concatenate(turned, -1)
+    return ops.concatenate([both.astype(x.dtype), x[..., dims:]], -1)
 
 
 def _as_wide(x: Any, array: Any) -> Any:

@@ -1,6 +1,6 @@
 """Masks: which keys a query may see, as immutable values over positions that combine with `&`, `|` and `~`."""
 
-from regard._masks._arrays import check_dense, dense_index, dense_lookup, host_array
+from regard._masks._arrays import check_dense, dense_index, dense_lookup
 from regard._masks._base import And, Coordinates, Mask, Not, Or, count_pairs
 from regard._masks._vocabulary import (
     Causal,
@@ -33,5 +33,4 @@ __all__ = [
     "dense_index",
     "dense_lookup",
     "check_dense",
-    "host_array",
 ]

@@ -8,17 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regard._arrays import host_integers, is_torch, is_traced
+from regard._arrays import host_integers, is_jax, is_tensorflow, is_torch, is_traced, reshaped
 from regard._errors import ShapeError
 from regard._intervals import Spans
 
 # Distances and lengths from here on are unlimited: no position reaches them.
 UNREACHABLE = 2**31 - 1
-
-
-def host_array(array: Any) -> NDArray[Any]:
-    """A NumPy array with the values of an array of any framework."""
-    return array.detach().cpu().numpy() if is_torch(array) else np.asarray(array)
 
 
 def dense_lookup(array: Any, at: Any) -> tuple[Any, Any]:
@@ -86,7 +81,7 @@ def check_counts(name: str, values: int | NDArray[np.int64] | None, spans: Spans
 
 def per_sequence(values: int | NDArray[np.int64], at: Any) -> Any:
     """The number of each coordinate's sequence."""
-    return at.bring(values)[at.sequence] if isinstance(values, np.ndarray) else values
+    return at.bring(values)[at.sequence] if getattr(values, "ndim", 0) else values
 
 
 def distance(name: str, value: float) -> float:
@@ -100,10 +95,11 @@ def distance(name: str, value: float) -> float:
 
 def token_ids(name: str, ids: Any) -> Any:
     """One id per token, flattened; an array of a framework stays one."""
-    array = ids if is_torch(ids) or is_traced(ids) else host_integers(ids, name)
+    kept = is_torch(ids) or is_jax(ids) or is_tensorflow(ids) or is_traced(ids)
+    array = ids if kept else host_integers(ids, name)
     if isinstance(array, list | tuple):  # under a tracer
         return array
-    return array.reshape(-1)
+    return reshaped(array, (-1,))
 
 
 def fingerprint(value: Any) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard import _intervals
+from regard._arrays import host_array
 from regard._errors import RegardError
 from regard._intervals import EVERYTHING, Boxes, Integers, Spans
 from regard._masks import _arrays
@@ -256,7 +257,7 @@ def _chunk_runs(
         key=column[None, None, None, :],
         query_token=np.asarray(spans.q_begin, np.int64)[sequence] + row,
         key_token=np.minimum(np.asarray(spans.k_begin, np.int64)[sequence] + column, last_token),
-        bring=_arrays.host_array,
+        bring=host_array,
     )
     allowed = mask.allows(at) & (at.key < np.asarray(spans.k_length)[sequence])
     allowed = np.broadcast_to(allowed, (len(row), 1, 1, width)).reshape(len(row), width)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from regard import _intervals
-from regard._arrays import is_traced
+from regard._arrays import host_array, is_traced
 from regard._errors import ShapeError
 from regard._intervals import Box, Boxes, Integers, Spans
 from regard._masks import _arrays
@@ -146,7 +146,7 @@ class Global(Mask):
     def __post_init__(self) -> None:
         if is_traced(self.indices):
             return
-        indices = np.unique(_arrays.host_array(self.indices))
+        indices = np.unique(host_array(self.indices))
         if indices.size and (indices.dtype.kind not in "iu" or indices[0] < 0):
             raise ShapeError(
                 f"Global(indices=) must be integers of at least 0, got {_arrays.show(indices)}; "
@@ -215,7 +215,7 @@ class Documents(Mask):
                 )
 
     def _row_intervals(self, spans: Spans, sequence: Integers, row: Integers, head: int) -> RowIntervals:
-        queries, keys = _arrays.host_array(self.queries), _arrays.host_array(self.keys)
+        queries, keys = host_array(self.queries), host_array(self.keys)
         begin = np.asarray(spans.k_begin, np.int64)[sequence]
         length = np.asarray(spans.k_length, np.int64)[sequence]
         if not len(keys) or not len(begin):

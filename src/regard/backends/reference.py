@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regard._arrays import host_array
 from regard._aux import Aux, AuxOutput, TopK, checked_rows
 from regard._dropout import keep_run
-from regard._masks import Coordinates, host_array
+from regard._masks import Coordinates
 from regard._plan import Plan
 
 Array = NDArray[Any]

@@ -1,7 +1,7 @@
 """Attention as operators of PyTorch's own library: one node for tracers, which see shapes and never offsets.
 
 `regard::attention` and `regard::attention_backward` take flat arrays (T, H, D), (S, J, D) and (S, J, Dv), and the rest of
-the call as `operator_form` writes it. Where they run, offsets have numbers again, and a plan is made of them. The output has the
+the call as `regard._form` writes it. Where they run, offsets have numbers again, and a plan is made of them. The output has the
 precision of the sums, from which the backward pass starts; `attend` rounds it.
 """
 
@@ -18,10 +18,10 @@ from torch.library import Library
 
 from regard._biases import Bias
 from regard._errors import RegardError
+from regard._form import bias_array, written
 from regard._masks import Mask
 from regard.backends.torch import function, native
 from regard.backends.torch.operator_call import Call
-from regard.backends.torch.operator_form import bias_array, written
 from regard.backends.torch.operator_rules import bias_gradient, mapped
 
 Shape = Sequence[int]
@@ -54,8 +54,8 @@ def attend(
     dropout_p: float,
     backends: Sequence[str],
 ) -> tuple[Tensor, Tensor]:
-    """The output (T, H, Dv) and lse (T, H) of flat arrays, for any tracer; `layout` is as `operator_form.written` takes it."""
-    form, others, numbers = written(backends, layout, mask, bias)
+    """The output (T, H, Dv) and lse (T, H) of flat arrays, for any tracer; `layout` is as `regard._form.written` takes it."""
+    form, others, numbers = written(backends, layout, mask, bias, torch.as_tensor)
     like = arrays[0]
     given = None if bias is None else function.brought(bias_array(bias), like)
     tensors = (*arrays, given, sinks, _seed_tensor(seed, dropout_p))

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from regard._arrays import host_integers
 from regard._biases import Bias
-from regard._errors import BackendError, ShapeError
+from regard._errors import BackendError
+from regard._form import Parts, planned
 from regard._lowering import kernel, missing
-from regard._plan import Plan, make_plan, packed_spans, padded_spans
+from regard._plan import Plan
 from regard.backends.torch import function, native
-from regard.backends.torch.operator_form import Parts, read
 
 
 class Call:
@@ -45,7 +45,7 @@ class Call:
             (*k_places, *key.shape[-3 + bool(k_places) :]),
         )
         rest = (tuple(numbers), *shapes, scale, softcap, dropout_p)
-        parts, self.plan = _planned(form, arrays, rest)
+        parts, self.plan = _made(form, arrays, rest)
         self.room = _room(parts.backends, query.device)
         self.seed = None if seed is None else int(seed)
         self.bias: Bias | None = None
@@ -57,9 +57,9 @@ class Call:
         self.arrays = (query, key, value, lowered, sinks)
 
 
-def _planned(form: str, arrays: list[Tensor], rest: tuple[Any, ...]) -> tuple[Parts, Plan]:
+def _made(form: str, arrays: list[Tensor], rest: tuple[Any, ...]) -> tuple[Parts, Plan]:
     if any(array.dtype == torch.bool for array in arrays):
-        return _plan(form, arrays, *rest)
+        return planned(form, arrays, *rest)
     stored = tuple((host_integers(array, "an array of the call"), array.shape) for array in arrays)
     return _remembered(form, tuple((numbers.tobytes(), shape) for numbers, shape in stored), *rest)
 
@@ -68,46 +68,7 @@ def _planned(form: str, arrays: list[Tensor], rest: tuple[Any, ...]) -> tuple[Pa
 @lru_cache(maxsize=8)
 def _remembered(form: str, stored: tuple[tuple[bytes, Any], ...], *rest: Any) -> tuple[Parts, Plan]:
     arrays = [np.frombuffer(numbers, np.int64).reshape(shape) for numbers, shape in stored]
-    return _plan(form, arrays, *rest)
-
-
-def _plan(
-    form: str,
-    arrays: Sequence[Any],
-    numbers: tuple[int, ...],
-    q_shape: tuple[int, ...],
-    k_shape: tuple[int, ...],
-    scale: float | None,
-    softcap: float | None,
-    dropout_p: float,
-) -> tuple[Parts, Plan]:
-    parts = read(form, arrays, numbers)
-    if parts.cu_seqlens_q is None:
-        spans, leading = padded_spans(q_shape, k_shape)
-        q_shape = (*leading, *q_shape[-3:])
-    else:
-        q_offsets = host_integers(parts.cu_seqlens_q, "cu_seqlens_q")
-        k_offsets = (
-            q_offsets if parts.cu_seqlens_k is None else host_integers(parts.cu_seqlens_k, "cu_seqlens_k")
-        )
-        ends = _end("cu_seqlens_q", q_offsets, q_shape[0]), _end("cu_seqlens_k", k_offsets, k_shape[0])
-        spans = packed_spans(*ends, q_offsets, k_offsets, parts.key_sequence)
-    plan = make_plan(
-        spans, q_shape, k_shape, mask=parts.mask, query_start=parts.query_start, scale=scale, softcap=softcap,
-        dropout_p=dropout_p, bias=parts.bias[0].kind if parts.bias else None,
-    )  # fmt: skip
-    return parts, plan
-
-
-def _end(name: str, offsets: np.ndarray, total: int) -> int:
-    """Where the last sequence ends: a traced array may be longer, and what stands there gives 0."""
-    end = int(offsets.reshape(-1)[-1]) if offsets.size else 0
-    if end > total:
-        raise ShapeError(
-            f"{name} must end within the array's {total} tokens. Received a last entry of {end}; build them with "
-            "numpy.cumsum over the lengths, 0 first."
-        )
-    return end
+    return planned(form, arrays, *rest)
 
 
 def _room(names: Sequence[str], device: torch.device) -> Any:
