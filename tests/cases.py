@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import tensorflow as tf
 import torch
 from hypothesis import strategies as st
 
@@ -30,8 +31,18 @@ from regard.backends import reference
 
 RNG = np.random.default_rng(0)
 BIASES = ("bias", "slopes", "table")  # a dense bias, those of `Alibi`, that of `RelativeBias`
-BRING = {"numpy": np.asarray, "torch": torch.as_tensor, "jax": jnp.asarray}
-KINDS = {"numpy": np.ndarray, "torch": torch.Tensor, "jax": jnp.ndarray}
+BRING = {
+    "numpy": np.asarray,
+    "torch": torch.as_tensor,
+    "jax": jnp.asarray,
+    "tensorflow": tf.convert_to_tensor,
+}
+KINDS = {"numpy": np.ndarray, "torch": torch.Tensor, "jax": jnp.ndarray, "tensorflow": tf.Tensor}
+
+
+def dtype_of(array):
+    """The name of an array's dtype, which every framework writes its own way."""
+    return getattr(array.dtype, "name", str(array.dtype).removeprefix("torch."))
 
 
 def draw(rows, keys, heads=4, kv_heads=2, size=3, out_size=5, leading=()):
@@ -126,7 +137,9 @@ def _taken(ids, tokens):
 
 
 def _chosen(array, form):
-    return array[form.sequences] if array.ndim == 4 and array.shape[0] > 1 else array
+    if array.ndim != 4 or array.shape[0] == 1 or np.array_equal(form.sequences, np.arange(array.shape[0])):
+        return array
+    return array[form.sequences]
 
 
 def packed_form(case):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 
 import cases
-from cases import BRING, RNG, draw
+from cases import BRING, RNG, draw, dtype_of
 from regard import Alibi, Aux, Causal, Lengths, Packed, Window, attention, merge
 from regard._errors import RegardError, ShapeError
 from regard._plan import remembered_plan
@@ -218,7 +218,7 @@ def test_the_forms_of_what_is_looked_at(framework):
 def test_numbers_are_wide_and_keys_are_integers(framework, dtype):
     arrays = [array.astype(dtype) for array in draw(3, 4)]
     found = seen(framework, arrays, Aux(topk=2, key_sums=True))
-    kinds = [str(a.dtype).removeprefix("torch.") for a in (*found.topk, found.key_sums)]
+    kinds = [dtype_of(a) for a in (*found.topk, found.key_sums)]
     wide = "float64" if dtype == "float64" else "float32"
     assert kinds == ["int64", wide, wide]
 

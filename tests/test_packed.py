@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -101,3 +103,45 @@ def test_packed_is_immutable():
     packed = Packed(np.zeros(3), [0, 3])
     with pytest.raises(AttributeError):
         packed.values = np.ones(3)
+
+
+class Arrow:
+    """What `Packed.of` looks at of a PyArrow array."""
+
+    def __init__(self, numbers, size=None, nulls=0):
+        self.numbers, self.null_count = numbers, nulls
+        self.type = SimpleNamespace(list_size=size) if size else SimpleNamespace(bit_width=64)
+
+    def __getitem__(self, rows):
+        return Arrow(self.numbers[rows], getattr(self.type, "list_size", None))
+
+    def flatten(self):
+        return Arrow(self.numbers.reshape(-1))
+
+    def to_numpy(self, zero_copy_only):
+        return self.numbers
+
+
+@pytest.mark.parametrize("size", [None, 2])
+def test_a_list_of_arrow_is_taken_as_it_lies(size):
+    numbers = np.arange(10.0).reshape(-1, size) if size else np.arange(5.0)
+    whole = SimpleNamespace(
+        null_count=0, values=Arrow(numbers, size), offsets=np.array([1, 3, 3, 4], np.int32)
+    )
+    packed = Packed.of(whole)
+    assert packed.offsets.tolist() == [0, 2, 2, 3]
+    np.testing.assert_array_equal(packed.values, numbers[1:4])
+    assert np.shares_memory(packed.values, numbers)
+    whole.null_count = 1
+    with pytest.raises(ShapeError, match=r"without nulls. Received SimpleNamespace"):
+        Packed.of(whole)
+
+
+def test_a_jagged_tensor_is_taken_as_it_lies():
+    parts = [torch.ones(2, 3), torch.ones(0, 3), torch.ones(1, 3)]
+    nested = torch.nested.nested_tensor(parts, layout=torch.jagged)
+    packed = Packed.of(nested)
+    assert packed.lengths.tolist() == [2, 0, 1]
+    assert packed.values.data_ptr() == nested.values().data_ptr()
+    with pytest.raises(ShapeError, match="Received Tensor"):
+        Packed.of(torch.ones(2, 3))

@@ -8,9 +8,10 @@ from unittest import mock
 from regard import _attention
 from regard._lowering import kernel
 from regard._plan import remembered_plan
+from regard.backends.tensorflow import blocks as tensorflow_blocks
 from regard.backends.torch import tiling
 
-PLAIN = {"numpy": ("reference",), "torch": ("tiled",)}
+PLAIN = {"numpy": ("reference",), "torch": ("tiled",), "tensorflow": ("tiled",)}
 INSTRUCTION_SETS = kernel().instruction_sets() if kernel() else []
 WAYS = ["plain", *INSTRUCTION_SETS]
 
@@ -37,7 +38,7 @@ def small_tiles(block=4, chunk=8, scores=64):
     remembered_plan.cache_clear()
     sizes = {"QUERY_BLOCK": block, "KEY_CHUNK": chunk, "SCORES_PER_GROUP": scores}
     try:
-        with mock.patch.multiple(tiling, **sizes):
+        with mock.patch.multiple(tiling, **sizes), mock.patch.multiple(tensorflow_blocks, **sizes):
             yield
     finally:
         remembered_plan.cache_clear()

@@ -34,6 +34,12 @@ def is_tensorflow(array: Any) -> bool:
     return tensorflow is not None and isinstance(array, tensorflow.Tensor | tensorflow.Variable)
 
 
+def is_ragged_tensorflow(array: Any) -> bool:
+    """Whether `array` is a TensorFlow `RaggedTensor`."""
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(array, tensorflow.RaggedTensor)
+
+
 def entry_of(query: Any) -> str | None:
     """The framework whose own entry serves a call with this query, or None where the common way does.
 
@@ -45,7 +51,7 @@ def entry_of(query: Any) -> str | None:
         return None
     if is_jax(query):
         return "jax"
-    return "tensorflow" if is_tensorflow(query) else None
+    return "tensorflow" if is_tensorflow(query) or is_ragged_tensorflow(query) else None
 
 
 def is_traced(array: Any) -> bool:
@@ -180,3 +186,12 @@ def reshaped(array: Any, shape: tuple[int, ...]) -> Any:
     import tensorflow as tf
 
     return tf.reshape(array, shape)
+
+
+def transposed_rows(table: Any, rows: NDArray[np.int64]) -> Any:
+    """Some rows of a matrix (B, H), as columns: (H, rows)."""
+    if is_tensorflow(table):
+        import tensorflow as tf
+
+        return tf.transpose(tf.gather(table, rows))
+    return table[brought(rows, table)].T

@@ -131,6 +131,10 @@ def _entry(framework: str) -> Any:
     return importlib.import_module(f"regard._{framework}")
 
 
+# TensorFlow's AutoGraph leaves alone what bears this name: it would rewrite whatever a `tf.function` calls.
+vars(attention)["autograph_info__"] = {}
+
+
 @dataclass(eq=False, slots=True)
 class Call:
     """One call lowered: the plan, and the arrays as they were given, queries expanded to the leading shape."""
@@ -357,7 +361,7 @@ def _over_sequences(array: Any, leading: tuple[int, ...], name: str) -> Any:
         raise ShapeError(
             f"{name} must broadcast to {leading} sequences. Received shape {tuple(array.shape)}."
         )
-    return reshaped(broadcast(array, (*leading, *array.shape[-3:])), (-1, *array.shape[-3:]))
+    return reshaped(broadcast(array, (*leading, *array.shape[-3:])), (math.prod(leading), *array.shape[-3:]))
 
 
 def _expanded(query: Any, leading: tuple[int, ...]) -> Any:

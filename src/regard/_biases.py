@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from regard._arrays import brought, reshaped, widened
+from regard._arrays import brought, reshaped, transposed_rows, widened
 from regard._errors import ShapeError
 from regard._masks import check_dense
 
@@ -152,7 +152,8 @@ class Alibi(DistanceBias):
     def values(self, distances: NDArray[np.int64]) -> Any:
         # Long distances are no numbers of a 16-bit format.
         slopes = widened(self.slopes)
-        return -slopes[:, None] * brought(np.abs(distances), slopes)
+        precision = np.float64 if "float64" in str(slopes.dtype) else np.float32
+        return -slopes[:, None] * brought(np.abs(distances).astype(precision), slopes)
 
     def __repr__(self) -> str:
         return f"Alibi({self.slopes.dtype} slopes of {self.heads} heads)"
@@ -224,7 +225,7 @@ class RelativeBias(DistanceBias):
         return self._one_way // 2
 
     def values(self, distances: NDArray[np.int64]) -> Any:
-        return self.table[brought(self._buckets(distances), self.table)].T
+        return transposed_rows(self.table, self._buckets(distances))
 
     def _buckets(self, distances: NDArray[np.int64]) -> NDArray[np.int64]:
         behind = np.where(distances < 0, self._one_way, 0) if self.bidirectional else 0

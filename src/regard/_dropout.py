@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from regard._arrays import is_torch
+from regard._arrays import is_tensorflow, is_torch
 
 Words = tuple[Any, Any, Any, Any]
 
@@ -37,9 +37,9 @@ def philox4x32(counter: Words, key: tuple[Any, Any]) -> Words:
         # The product wraps in an int64, and the shift copies the sign: the mask leaves the 32 bits that are right.
         left, right = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         c0, c1, c2, c3 = (
-            ((right >> 32) & _WORD) ^ c1 ^ k0,
+            (_high(right) & _WORD) ^ c1 ^ k0,
             right & _WORD,
-            ((left >> 32) & _WORD) ^ c3 ^ k1,
+            (_high(left) & _WORD) ^ c3 ^ k1,
             left & _WORD,
         )
         k0, k1 = (k0 + _KEY_STEPS[0]) & _WORD, (k1 + _KEY_STEPS[1]) & _WORD
@@ -82,7 +82,16 @@ def keep(seed: Any, sequence: Any, head: Any, position: Any, key: Any, p: float)
     return functools.reduce(operator.or_, chosen)
 
 
+def _high(number: Any) -> Any:
+    """What stands above the low word."""
+    if is_tensorflow(number):
+        import tensorflow as tf
+
+        return tf.bitwise.right_shift(number, tf.constant(32, number.dtype))
+    return number >> 32
+
+
 def _seed_words(seed: Any) -> tuple[Any, Any]:
     if isinstance(seed, int | np.ndarray | np.generic):
         seed = int(seed)
-    return seed & _WORD, (seed >> 32) & _WORD
+    return seed & _WORD, _high(seed) & _WORD

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from regard._arrays import entry_of, is_tensorflow
 from regard._attention import BACKENDS, Call, choose, lower, refusal
 from regard._errors import BackendError
 from regard._masks import count_pairs
+from regard._packed import Packed
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def explain(
     0.000489 GFLOP forward, 0.0519 MiB beyond the arrays
     """
     options.pop("return_aux", None)
-    call = lower(query, key, value, **{**_DEFAULTS, **options})
+    call = _lowering_of(query)(query, key, value, **{**_DEFAULTS, **options})
     try:
         chosen = choose(call, backend)
     except BackendError:
@@ -130,5 +132,15 @@ def _refusals(call: Call, wanted: str | Sequence[str] | None, chosen: str | None
     return refusals
 
 
+def _lowering_of(query: Any) -> Any:
+    if entry_of(query.values if isinstance(query, Packed) else query) == "tensorflow":
+        from regard import _tensorflow
+
+        return _tensorflow.lowered
+    return lower
+
+
 def _size(array: Any) -> int:
+    if is_tensorflow(array):
+        return int(array.dtype.size)
     return int(array.itemsize if hasattr(array, "itemsize") else array.element_size())

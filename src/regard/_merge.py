@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from regard._arrays import framework_of, is_jax
+from regard._arrays import framework_of, is_jax, is_tensorflow
 from regard._errors import ShapeError
 
 
@@ -15,12 +15,12 @@ def merge(*parts: tuple[Any, Any]) -> tuple[Any, Any]:
     """Join results over disjoint parts of the keys: `out = sum_i exp(lse_i - lse) out_i`, `lse = log sum_i exp(lse_i)`.
 
     Args:
-        parts: pairs (out, lse) of shapes (..., T, H, Dv) and (..., T, H), NumPy, PyTorch or JAX, computed without sinks and
+        parts: pairs (out, lse) of shapes (..., T, H, Dv) and (..., T, H), of any one framework, computed without sinks and
             dropout. A query that sees nothing in a part has lse = -inf there.
 
     Returns:
         (out, lse) over all keys, in the dtypes that came in; 0 and -inf where a query sees nothing at all. Differentiable
-        in PyTorch and JAX, through both.
+        in PyTorch, JAX and TensorFlow, through both.
 
     Raises:
         ShapeError: no part, or parts whose shapes differ.
@@ -50,7 +50,7 @@ def merge(*parts: tuple[Any, Any]) -> tuple[Any, Any]:
     divisor = ops.where(some, total, ops.ones_like(total))
     terms = [_select(ops, w > 0, out) * w[..., None] for w, out in zip(weights, outs, strict=True)]
     out = sum(terms[1:], terms[0]) / divisor[..., None]
-    lse = ops.where(some, top + ops.log(divisor), ops.zeros_like(top) - np.inf)
+    lse = ops.where(some, top + _log(ops, divisor), ops.zeros_like(top) - np.inf)
     return _as(out, outs[0].dtype), _as(lse, lses[0].dtype)
 
 
@@ -72,6 +72,10 @@ def _operations(framework: str) -> Any:
         import jax.numpy as jnp
 
         return jnp
+    if framework == "tensorflow":
+        import tensorflow as tf
+
+        return tf
     return np
 
 
@@ -79,7 +83,15 @@ def _select(ops: Any, seen: Any, out: Any) -> Any:
     return ops.where(seen[..., None], out, ops.zeros_like(out))
 
 
+def _log(ops: Any, array: Any) -> Any:
+    return ops.log(array) if hasattr(ops, "log") else ops.math.log(array)
+
+
 def _constant(array: Any) -> Any:
+    if is_tensorflow(array):
+        import tensorflow as tf
+
+        return tf.stop_gradient(array)
     if is_jax(array):
         from jax import lax
 
@@ -88,4 +100,8 @@ def _constant(array: Any) -> Any:
 
 
 def _as(array: Any, dtype: Any) -> Any:
+    if is_tensorflow(array):
+        import tensorflow as tf
+
+        return tf.cast(array, dtype)
     return array.to(dtype) if hasattr(array, "detach") else array.astype(dtype)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from regard._arrays import host_integers, is_jax, is_torch, is_traced
+from regard._arrays import host_integers, is_jax, is_tensorflow, is_torch, is_traced
 from regard._errors import ShapeError
 
 
@@ -85,6 +85,27 @@ class Packed:
             )
         return cls.pack([padded[n, :length] for n, length in enumerate(lengths)])
 
+    @classmethod
+    def of(cls, ragged: Any) -> Packed:
+        """The ragged batch of another library, without a copy where that has its numbers in one piece.
+
+        Args:
+            ragged: a TensorFlow `RaggedTensor` (N, None, ...), a PyTorch nested tensor of the jagged layout, or a PyArrow
+                `ListArray` of numbers or of lists of fixed size.
+
+        Returns:
+            Its values and offsets. `tf.RaggedTensor.from_row_splits(packed.values, packed.offsets)` is the way back.
+
+        Raises:
+            ShapeError: it is none of these, or ragged in more than its lengths; PyArrow's has nulls.
+
+        >>> import torch
+        >>> nested = torch.nested.nested_tensor([torch.zeros(3, 8), torch.zeros(2, 8)], layout=torch.jagged)
+        >>> Packed.of(nested).lengths.tolist()
+        [3, 2]
+        """
+        return cls(*_ragged_parts(ragged))
+
     def with_values(self, values: Any) -> Packed:
         """The same sequences with other values per token; the offsets are not checked again."""
         if not is_traced(values) and values.shape[0] != self.offsets[-1]:
@@ -112,6 +133,13 @@ class Packed:
         longest = int(self.lengths.max(initial=0))
         if is_jax(self.values):
             return _padded_jax(self, longest, fill)
+        if is_tensorflow(self.values):
+            import tensorflow as tf
+
+            rows = tf.RaggedTensor.from_row_splits(self.values, self.offsets)
+            return rows.to_tensor(
+                tf.cast(fill, self.values.dtype), shape=(None, longest, *self.values.shape[1:])
+            )
         shape = (len(self), longest, *self.values.shape[1:])
         padded = (
             self.values.new_full(shape, fill)
@@ -121,6 +149,42 @@ class Packed:
         for n, sequence in enumerate(self.unpack()):
             padded[n, : len(sequence)] = sequence
         return padded
+
+    # How TensorFlow's functions take it apart and put it together.
+
+    def __tf_flatten__(self) -> tuple[tuple[()], tuple[Any, Any]]:
+        return (), (self.values, self.offsets)
+
+    @classmethod
+    def __tf_unflatten__(cls, metadata: Any, components: tuple[Any, Any]) -> Packed:
+        values, offsets = components
+        return _unchecked(values, np.asarray(offsets) if hasattr(offsets, "numpy") else offsets)
+
+
+def _ragged_parts(ragged: Any) -> tuple[Any, Any]:
+    """Values and offsets, found by the attributes that each library has."""
+    if is_torch(ragged) and ragged.is_nested and hasattr(ragged, "offsets"):
+        return ragged.values(), ragged.offsets()
+    if getattr(ragged, "ragged_rank", None) == 1:
+        return ragged.values, ragged.row_splits
+    if hasattr(ragged, "null_count") and hasattr(ragged, "offsets"):
+        offsets = np.asarray(ragged.offsets)
+        rows = ragged.values[int(offsets[0]) : int(offsets[-1])]
+        size = getattr(rows.type, "list_size", None)
+        flat = rows if size is None else rows.flatten()
+        if (
+            not ragged.null_count
+            and not rows.null_count
+            and not flat.null_count
+            and hasattr(flat.type, "bit_width")
+        ):
+            numbers = flat.to_numpy(zero_copy_only=False)
+            return numbers if size is None else numbers.reshape(-1, size), offsets - offsets[0]
+    raise ShapeError(
+        "Packed.of takes a TensorFlow RaggedTensor (N, None, ...), a PyTorch nested tensor of the jagged layout, or a PyArrow "
+        f"ListArray of numbers or of lists of fixed size, without nulls. Received {type(ragged).__name__}; build Packed(values, "
+        "offsets) or Packed.pack(sequences) from its parts."
+    )
 
 
 def _unchecked(values: Any, offsets: Any) -> Packed:
@@ -186,6 +250,10 @@ def _padded_jax(packed: Packed, longest: int, fill: float) -> Any:
 
 
 def _concatenate(arrays: Sequence[Any]) -> Any:
+    if is_tensorflow(arrays[0]):
+        import tensorflow as tf
+
+        return tf.concat(list(arrays), 0)
     if is_jax(arrays[0]):
         import jax.numpy as jnp
 

@@ -27,7 +27,7 @@ def test_all_cases_are_here():
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("framework", ["numpy", "torch", "jax", "tensorflow"])
 def test_conformance(case, framework, monkeypatch):
     if framework != "numpy":  # computed by the framework's backend, not by the NumPy specification
         monkeypatch.setattr(reference, "forward", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,19 @@ def forward(
     bias: Array | None,
     sinks: Array | None,
     seed: int | None,
+    *,
+    wide: bool = False,
+    empty: Callable[..., Array] | None = None,
 ) -> tuple[Array, Array]:
-    """The output (total_queries, H, V) in the query's dtype, and the lse (total_queries, H)."""
-    call = _Call(plan, query, key, value, bias, sinks)
-    out, lse = (
-        np.empty((*query.shape[:2], value.shape[2]), call.stored),
-        np.empty(query.shape[:2], call.dtype),
-    )
+    """The output (total_queries, H, V) in the query's dtype, and the lse (total_queries, H).
+
+    `wide`: the output in the precision of the sums; `empty` allocates what is returned in place of `numpy.empty`.
+    """
+    call, empty = _Call(plan, query, key, value, bias, sinks), empty or np.empty
+    stored = call.dtype if wide else call.stored
+    out, lse = empty((*query.shape[:2], value.shape[2]), stored), empty(query.shape[:2], call.dtype)
     call.plan.forward(call.arguments, seed_word(seed), _view(out), _address(lse), threads())
-    return out.astype(query.dtype, copy=False), lse
+    return out if wide else out.astype(query.dtype, copy=False), lse
 
 
 def backward(
@@ -46,12 +51,14 @@ def backward(
     lse: Array,
     grad_out: Array,
     grad_lse: Array | None = None,
+    *,
+    empty: Callable[..., Array] | None = None,
 ) -> tuple[Array, Array, Array, Array | None, Array | None]:
     """The gradients of query, key, value, the bias array and the sinks, given those of `out` and perhaps of `lse`."""
-    call = _Call(plan, query, key, value, bias, sinks)
+    call, empty = _Call(plan, query, key, value, bias, sinks), empty or np.empty
     given = [call.ready(array) for array in (out, grad_out)]
     flat = [None if array is None else np.ascontiguousarray(array, call.dtype) for array in (lse, grad_lse)]
-    grads = [np.empty(array.shape, call.stored) for array in call.arrays]
+    grads = [empty(array.shape, call.stored) for array in call.arrays]
     rest = [None if array is None else np.zeros(array.shape, call.dtype) for array in (call.bias, call.sinks)]
     call.plan.backward(
         call.arguments, seed_word(seed), _view(given[0]), _address(flat[0]), _view(given[1]), _address(flat[1]),

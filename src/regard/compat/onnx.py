@@ -18,6 +18,7 @@ from regard._aux import Aux
 from regard._biases import DenseBias
 from regard._errors import BackendError, nearest
 from regard._masks import Causal, Coordinates, Dense, Lengths, Mask, Window
+from regard.compat._onnx_verbs import FRAMEWORKS, NumPyVerbs
 
 _INPUTS = "query", "key", "value", "attn_mask", "past_key", "past_value", "nonpad_kv_seqlen"
 _RAW, _CAPPED, _MASKED, _WEIGHTS = range(4)
@@ -25,7 +26,7 @@ _RAW, _CAPPED, _MASKED, _WEIGHTS = range(4)
 
 @functools.cache
 def backend(name: str) -> type:
-    """A subclass of `onnx.backend.base.Backend` that computes in the named framework, "numpy", "torch" or "jax".
+    """A subclass of `onnx.backend.base.Backend` that computes in the named framework, "numpy", "torch", "jax" or "tensorflow".
 
     `backend("torch").run_model(model, inputs)` takes NumPy inputs and returns a tuple of NumPy outputs, as ONNX's own
     tests want. The model may hold `Attention` nodes only.
@@ -35,10 +36,9 @@ def backend(name: str) -> type:
 
     Source: https://onnx.ai/onnx/operators/onnx__Attention.html
     """
-    frameworks: dict[str, type[_NumPy]] = {"numpy": _NumPy, "torch": _Torch, "jax": _Jax}
-    if name not in frameworks:
+    if name not in FRAMEWORKS:
         raise BackendError(
-            f"regard.compat.onnx computes in {' or '.join(frameworks)}, got {name!r}{nearest(name, frameworks)}"
+            f"regard.compat.onnx computes in {' or '.join(FRAMEWORKS)}, got {name!r}{nearest(name, FRAMEWORKS)}"
         )
     try:
         from onnx.backend.base import Backend, BackendRep
@@ -54,7 +54,7 @@ def backend(name: str) -> type:
             self.model = model
 
         def run(self, inputs: Any, **_: Any) -> tuple[Any, ...]:
-            return _run(self.model, inputs, frameworks[name])
+            return _run(self.model, inputs, FRAMEWORKS[name])
 
     class RegardBackend(Backend):
         """Runs models of `Attention` nodes."""
@@ -72,119 +72,11 @@ def backend(name: str) -> type:
     return RegardBackend
 
 
-class _NumPy:
-    """The few operations that the frameworks spell differently."""
-
-    @staticmethod
-    def bring(array: Any) -> Any:
-        return array
-
-    @staticmethod
-    def take_back(array: Any, dtype: Any) -> Any:
-        return array.astype(dtype, copy=False)
-
-    @staticmethod
-    def join(arrays: Sequence[Any], axis: int) -> Any:
-        return np.concatenate(arrays, axis)
-
-    @staticmethod
-    def full(like: Any, shape: tuple[int, ...], number: float) -> Any:
-        return np.full(shape, number, like.dtype)
-
-    @staticmethod
-    def widen(array: Any, double: bool) -> Any:
-        return array.astype(np.float64 if double or array.dtype == np.float64 else np.float32)
-
-    @staticmethod
-    def tanh(array: Any) -> Any:
-        return np.tanh(array)
-
-    @staticmethod
-    def mask(array: Any, allowed: Any) -> Any:
-        return np.where(allowed, array, -math.inf)
-
-
-class _Torch(_NumPy):
-    @staticmethod
-    def bring(array: Any) -> Any:
-        import torch
-
-        if array.dtype.name == "bfloat16":
-            return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-        return torch.from_numpy(np.array(array))
-
-    @staticmethod
-    def take_back(array: Any, dtype: Any) -> Any:
-        import torch
-
-        if dtype.name == "bfloat16":
-            return array.to(torch.bfloat16).view(torch.int16).numpy().view(dtype)
-        return array.to(getattr(torch, dtype.name)).numpy()
-
-    @staticmethod
-    def join(arrays: Sequence[Any], axis: int) -> Any:
-        import torch
-
-        return torch.cat(list(arrays), axis)
-
-    @staticmethod
-    def full(like: Any, shape: tuple[int, ...], number: float) -> Any:
-        return like.new_full(shape, number)
-
-    @staticmethod
-    def widen(array: Any, double: bool) -> Any:
-        return array.double() if double or str(array.dtype) == "torch.float64" else array.float()
-
-    @staticmethod
-    def tanh(array: Any) -> Any:
-        return array.tanh()
-
-    @staticmethod
-    def mask(array: Any, allowed: Any) -> Any:
-        return array.masked_fill(~allowed, -math.inf)
-
-
-class _Jax(_NumPy):
-    @staticmethod
-    def bring(array: Any) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.asarray(array)
-
-    @staticmethod
-    def take_back(array: Any, dtype: Any) -> Any:
-        return np.asarray(array.astype(dtype))
-
-    @staticmethod
-    def join(arrays: Sequence[Any], axis: int) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.concatenate(list(arrays), axis)
-
-    @staticmethod
-    def full(like: Any, shape: tuple[int, ...], number: float) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.full(shape, number, like.dtype)
-
-    @staticmethod
-    def tanh(array: Any) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.tanh(array)
-
-    @staticmethod
-    def mask(array: Any, allowed: Any) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.where(allowed, array, -math.inf)
-
-
 @dataclass(frozen=True, eq=False)
 class _Node:
     """One `Attention` node's arrays, with lengths before heads, and what its attributes say."""
 
-    framework: type[_NumPy]
+    framework: type[NumPyVerbs]
     query: Any  # (B, T, H, D)
     key: Any  # (B, S, J, D), past and present
     value: Any
@@ -205,10 +97,13 @@ class _Node:
         """(B, H, T, S): all scores at the stage that ONNX calls `mode`; a look inside that costs T x S."""
         if mode == _WEIGHTS:
             return self._weights()
-        query, key = (self.framework.widen(array, False).swapaxes(1, 2) for array in (self.query, self.key))
+        query, key = (
+            self.framework.swap(self.framework.widen(array, False)) for array in (self.query, self.key)
+        )
         batch, heads, length, size = query.shape
-        grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], length, size)
-        scores = (grouped @ key[:, :, None].swapaxes(-1, -2)).reshape(batch, heads, length, -1) * self.scale
+        grouped = self.framework.reshape(query, (batch, key.shape[1], heads // key.shape[1], length, size))
+        turned = self.framework.swap(key[:, :, None], 3, 4)
+        scores = self.framework.reshape(grouped @ turned, (batch, heads, length, -1)) * self.scale
         if mode >= _CAPPED and self.softcap is not None:
             scores = self.framework.tanh(scores / self.softcap) * self.softcap
         if mode == _MASKED:
@@ -221,7 +116,7 @@ class _Node:
         rows = self.attend(Aux(rows=range(batch * length)))[1].rows
         missing = self.key.shape[1] - rows.shape[-1]
         rows = self.framework.join([rows, self.framework.full(rows, (*rows.shape[:-1], missing), 0)], -1)
-        return rows.reshape(batch, length, heads, -1).swapaxes(1, 2)
+        return self.framework.swap(self.framework.reshape(rows, (batch, length, heads, -1)))
 
     def _allowed(self, mask: Mask) -> Any:
         batch, length, heads, _ = self.query.shape
@@ -244,7 +139,7 @@ class _Node:
         return self.framework.bring(array) if isinstance(array, np.ndarray) else array
 
 
-def _run(model: Any, inputs: Any, framework: type[_NumPy]) -> tuple[Any, ...]:
+def _run(model: Any, inputs: Any, framework: type[NumPyVerbs]) -> tuple[Any, ...]:
     from onnx import numpy_helper
 
     graph = model.graph
@@ -266,7 +161,7 @@ def _check_nodes(model: Any) -> None:
         raise BackendError(f"regard.compat.onnx runs Attention nodes only, got {', '.join(others)}")
 
 
-def _attention_node(node: Any, inputs: Sequence[Any], framework: type[_NumPy]) -> list[Any]:
+def _attention_node(node: Any, inputs: Sequence[Any], framework: type[NumPyVerbs]) -> list[Any]:
     """The node's outputs, as many as it names: Y, present_key, present_value, qk_matmul_output."""
     from onnx.helper import get_attribute_value
 
@@ -275,22 +170,22 @@ def _attention_node(node: Any, inputs: Sequence[Any], framework: type[_NumPy]) -
     dtype = arrays["query"].dtype
     lowered = _lowered(arrays, attributes, framework)
     out = lowered.attend()
-    out = out.swapaxes(1, 2) if arrays["query"].ndim == 4 else out.reshape(*out.shape[:2], -1)
-    results = [out, lowered.key.swapaxes(1, 2), lowered.value.swapaxes(1, 2)]
+    out = framework.swap(out) if arrays["query"].ndim == 4 else framework.reshape(out, (*out.shape[:2], -1))
+    results = [out, framework.swap(lowered.key), framework.swap(lowered.value)]
     if len(node.output) > 3 and node.output[3]:
         results.append(lowered.scores(attributes.get("qk_matmul_output_mode", _RAW)))
     return [framework.take_back(result, dtype) for result in results]
 
 
-def _lowered(arrays: Mapping[str, Any], attributes: Mapping[str, Any], framework: type[_NumPy]) -> _Node:
+def _lowered(arrays: Mapping[str, Any], attributes: Mapping[str, Any], framework: type[NumPyVerbs]) -> _Node:
     past_length = 0 if arrays.get("past_key") is None else arrays["past_key"].shape[2]
     query, key, value = (
-        _lengths_first(framework.bring(arrays[name]), attributes.get(heads))
+        _lengths_first(framework, framework.bring(arrays[name]), attributes.get(heads))
         for name, heads in (("query", "q_num_heads"), ("key", "kv_num_heads"), ("value", "kv_num_heads"))
     )
     if past_length:
         key, value = (
-            framework.join([framework.bring(arrays[name]).swapaxes(1, 2), present], 1)
+            framework.join([framework.swap(framework.bring(arrays[name])), present], 1)
             for name, present in (("past_key", key), ("past_value", value))
         )
     valid = arrays.get("nonpad_kv_seqlen")
@@ -322,17 +217,21 @@ def _lowered(arrays: Mapping[str, Any], attributes: Mapping[str, Any], framework
     )
 
 
-def _lengths_first(array: Any, heads: int | None) -> Any:
+def _lengths_first(framework: type[NumPyVerbs], array: Any, heads: int | None) -> Any:
     """(B, H, T, D) or (B, T, H * D) -> (B, T, H, D)."""
-    return array.swapaxes(1, 2) if array.ndim == 4 else array.reshape(*array.shape[:2], heads, -1)
+    if array.ndim == 4:
+        return framework.swap(array)
+    shape: Any = (*array.shape[:2], heads, -1)
+    return framework.reshape(array, shape)
 
 
-def _mask_and_bias(attn_mask: Any, keys: int, framework: type[_NumPy]) -> tuple[Mask | None, Any | None]:
+def _mask_and_bias(attn_mask: Any, keys: int, framework: type[NumPyVerbs]) -> tuple[Mask | None, Any | None]:
     """ONNX's one input as what it is: boolean a mask, numbers a bias; keys past its end are masked."""
     if attn_mask is None:
         return None, None
     array = framework.bring(attn_mask)
-    array = array.reshape((1,) * (2 - array.ndim) + tuple(array.shape)) if array.ndim < 2 else array
+    if array.ndim < 2:
+        array = framework.reshape(array, (1,) * (2 - array.ndim) + tuple(array.shape))
     missing = max(0, keys - array.shape[-1])
     boolean = attn_mask.dtype == np.bool_
     if missing:
