@@ -112,7 +112,8 @@ def attention(
         dropout_p=dropout_p, seed=seed,
     )  # fmt: skip
     run = _run_numpy if call.framework == "numpy" else _run_torch
-    return finished(call, *run(call, choose(call, backend), return_aux))
+    out, aux = run(call, choose(call, backend), return_aux)
+    return out if aux is None and call.offsets is None else finished(call, out, aux)
 
 
 def finished(call: Call, out: Any, aux: AuxOutput | None) -> Any:
@@ -372,4 +373,5 @@ def _flat(array: Any) -> Any:
     """(..., T, H, D) -> (total, H, D)."""
     if array.ndim == 3:
         return array
-    return reshaped(array, (math.prod(array.shape[:-2]), *array.shape[-2:]))
+    shape = (math.prod(array.shape[:-2]), *array.shape[-2:])
+    return array.reshape(shape) if isinstance(array, np.ndarray) else reshaped(array, shape)
