@@ -28,7 +28,6 @@ def pair(request):
     return like_twin(regard.keras.SelfAttention(4, **ours), twin, (None, None, DIM)), twin
 
 
-@pytest.mark.everywhere
 def test_numbers_are_those_of_the_twin(pair):
     layer, twin = pair
     x, batch = draw(2, 5, DIM), packed([3, 0, 4])
@@ -125,7 +124,6 @@ def _plain(layer):
     return other
 
 
-@pytest.mark.everywhere
 @pytest.mark.parametrize("kv", some([2, 4]))
 def test_cross_attention_gives_the_numbers_of_its_twin(kv):
     twin = regard.nn.CrossAttention(DIM, 4, context_dim=12, kv_heads=kv, qk_norm=True)

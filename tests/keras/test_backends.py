@@ -14,7 +14,13 @@ from regard._attention import BACKENDS
 FOLDER = Path(__file__).parent
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+# PyTorch's process runs the same tests as NumPy's, and one more.
+SLOW = {"numpy"}
+
+
+@pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in BACKENDS]
+)
 def test_all_tests_pass_on(backend):
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(FOLDER)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

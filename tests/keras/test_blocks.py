@@ -89,7 +89,6 @@ def test_keras_own_checks_of_a_layer_pass(name):
         )
 
 
-@pytest.mark.everywhere
 @pytest.mark.parametrize("policy", some(["mixed_bfloat16", "mixed_float16", "bfloat16", "float64"]))
 def test_policies_of_precision_hold(policy):
     batch = packed([3, 0, 6])
@@ -121,7 +120,6 @@ def ids(lengths, seed=0):
     return {"values": values, "offsets": np.cumsum([0, *lengths]).astype(np.int32)}
 
 
-@pytest.mark.everywhere
 def test_a_functional_model_of_packed_sequences_is_saved_and_loaded(tmp_path):
     model = model_of_packed(regard.keras.EncoderBlock(2, 12, dropout=0.1, seed=1))
     batch = ids([3, 0, 4])

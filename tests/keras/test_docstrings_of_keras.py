@@ -27,7 +27,6 @@ def test_examples_give_what_they_say(name):
     assert result.failed == 0
 
 
-@pytest.mark.everywhere
 def test_the_code_of_the_readme_runs():
     text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(import keras\n.*?)^```", text, re.MULTILINE | re.DOTALL)

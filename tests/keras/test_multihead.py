@@ -41,7 +41,6 @@ def test_values_may_have_a_size_of_their_own():
     np.testing.assert_allclose(found, np.einsum("bthk,hkd->btd", regard.attention(*heads), output), atol=1e-5)
 
 
-@pytest.mark.everywhere
 def test_masks_of_keys_values_and_pairs_intersect_as_in_keras():
     ours, theirs = pair()
     query, value = draw(2, 3, DIM), draw(2, 5, 12, seed=1)
