@@ -318,3 +318,32 @@ def test_probes_cover_every_pair(lengths):
             assert not len(changed) or not len(watched) or watched.max() < changed.min()
             seen |= {(n, t) for t in watched if t + 1 in changed}
     assert seen == {(n, t) for n, length in enumerate(lengths) for t in range(length - 1)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, 5), min_size=2, max_size=9).filter(lambda lengths: sum(lengths) > 1), st.data()
+)
+def test_any_one_leak_is_found_and_named(lengths, data):
+    """From any token to any other that must not see it, in a sound causal model."""
+    tokens = Tokens.of_lengths(np.array(lengths))
+    place = {
+        number: (int(tokens.sequence[number]), int(tokens.place[number])) for number in range(sum(lengths))
+    }
+    pairs = [
+        (token, source)
+        for token in place for source in place
+        if place[token][0] != place[source][0] or place[token][1] < place[source][1]
+    ]  # fmt: skip
+    token, source = data.draw(st.sampled_from(pairs))
+    values = np.random.default_rng(0).normal(size=(sum(lengths), 3))
+    same = tokens.sequence[:, None] == tokens.sequence
+    weights = (same & (tokens.place[:, None] >= tokens.place)).astype(float)
+    weights[token, source] = 1e-6
+    batch = regard.Packed(values, np.concatenate([[0], np.cumsum(lengths)]))
+    (leak,) = regard.check(lambda x: weights @ x.values, batch, causal=True, thorough=True).found
+    assert (leak.token, leak.source) == (place[token], place[source])
+    assert leak.kind == ("future" if place[token][0] == place[source][0] else "sequence")
+    weights[token, source] = 0
+    if len(pairs) > 1 or place[token][0] != place[source][0]:
+        assert regard.check(lambda x: weights @ x.values, batch, causal=True, thorough=True).ok

@@ -22,6 +22,8 @@ INSTALL = [
     "--constraint",
     "constraints.txt",
 ]
+SOURCE = ROOT / "src"
+SAMPLES = (".gz", ".npz", ".md")
 KERNEL = re.compile(r"regard/_kernel\.[^/]+\.(so|pyd)")
 
 
@@ -49,6 +51,12 @@ def content_problems(names: list[str], wheel: str) -> list[str]:
             not re.match(r"regard(-[^/]+\.dist-info)?/", name)
             or name.endswith((".cpp", ".h", ".o", ".a", ".so", ".pyd"))
         )
+    ]
+    samples = (path for path in (SOURCE / "regard" / "samples").rglob("*.*") if path.suffix in SAMPLES)
+    problems += [
+        f"{path.relative_to(SOURCE)}: a sample that no wheel holds"
+        for path in samples
+        if path.relative_to(SOURCE).as_posix() not in names
     ]
     if sum(bool(KERNEL.fullmatch(name)) for name in names) != 1:
         problems.append("regard/_kernel: a wheel holds exactly one")

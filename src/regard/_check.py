@@ -41,7 +41,8 @@ def check(
 
     Arguments:
         model: called with the batch, gives its output, `Packed` or an array: (total, ...), (N, T, ...), or one row for each sequence,
-            (N, ...). What else it needs, such as a mask, is bound by a lambda. It must give the same twice: no dropout.
+            (N, ...). What else it needs, such as a mask, is bound by a lambda. It must give the same twice: no dropout. It is
+            called many times, and what it counts meanwhile, such as the running means of a batch norm in training, goes on.
         batch: `Packed`; or an array (total, ...) with `offsets`; or an array (N, T, ...), padded where `lengths` says so. Vectors,
             or integers, which are ids; in NumPy, PyTorch, JAX or TensorFlow.
         causal: a token must not see those behind it.

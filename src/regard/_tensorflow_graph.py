@@ -7,7 +7,7 @@ last offset give 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,15 +67,21 @@ def attend(
     else:
         refuse_packed_arguments(cu_seqlens_k, key_sequence)
         query, mask, bias = _over_leading(query, key, mask, bias)
-    name = _chosen(query, backend)
     call = _Call(
         (query, key, value), mask, bias, sinks, (cu_seqlens_q, cu_seqlens_k, key_sequence, query_start),
         {"scale": scale, "softcap": softcap, "dropout_p": float(dropout_p)}, seed,
     )  # fmt: skip
+    names = BACKENDS["tensorflow"] if backend is None else backend
+    if backend is None and call.is_tiny() and "tiled" in names:
+        names = "tiled"
+    name = _chosen(query, names)
     out, lse = call.native() if name == "native" else call.tiled()
     formed = out if offsets is None else Packed(out, offsets)
     return formed if return_aux is None else (formed, AuxOutput(lse=lse if return_aux.lse else None))
 
+
+# Rows times keys, of all sequences and heads.
+_TINY = 1 << 14
 
 Lowered = tuple[Plan, tuple[Any, Any], range]  # the plan, T and S of padded arrays, the distances of a bias
 
@@ -99,7 +105,9 @@ class _Call:
     def tiled(self) -> tuple[Any, Any]:
         """Output and lse by TensorFlow's own operations."""
         plan, longest, distances = self._known() if self._is_known() else self._unknown()
-        bias = None if self.bias is None else tf.convert_to_tensor(self.bias.lowered(distances))
+        bias = self.bias.array if isinstance(self.bias, DenseBias) else None
+        if self.bias is not None:
+            bias = tf.convert_to_tensor(self.bias.lowered(distances) if bias is None else bias)
         flat = [_flat(array) for array in self.arrays]
         padded = flat[0].shape[0] is None or flat[1].shape[0] is None
         if padded:
@@ -113,10 +121,22 @@ class _Call:
         rows = _sizes(self.arrays[0])[:-1]
         return tf.reshape(out, (*rows, out.shape[-1])), tf.reshape(lse, rows)
 
+    def is_tiny(self) -> bool:
+        """Whether TensorFlow's own operations are done before Python is reached."""
+        if not self._is_known() or self.numbers["dropout_p"]:
+            return False
+        rows, keys = (math.prod(array.shape[:-1]) for array in self.arrays[:2])
+        return rows * keys <= _TINY
+
     def _is_known(self) -> bool:
-        arrays = [*self.layout, *_lengths_of(self.mask)]
-        shapes = [array.shape.is_fully_defined() for array in self.arrays[:2]]
-        return all(shapes) and not any(map(_is_symbolic, arrays))
+        shaped = [*self.arrays[:2], *(part.array for part in _parts(self.mask, Dense))]
+        if isinstance(self.bias, DenseBias):
+            shaped.append(self.bias.array)
+        numbers = [*self.layout, *(part.lengths for part in _parts(self.mask, Prefix))]
+        for part in _parts(self.mask, Lengths):
+            numbers += [part.q, part.k]
+        shapes = (tf.TensorShape(array.shape).is_fully_defined() for array in shaped)
+        return all(shapes) and not any(map(_is_symbolic, numbers))
 
     def _known(self) -> Lowered:
         query, key, value = (
@@ -305,14 +325,14 @@ def _distances(total_queries: Any, total_keys: Any, longest: tuple[Any, Any], st
     return range(int(starts.min()) - keys, int(starts.max()) + rows + 1)
 
 
-def _lengths_of(mask: Mask | None) -> list[Any]:
-    """The arrays of a mask of which a plan needs the numbers."""
-    if isinstance(mask, Lengths):
-        return [mask.q, mask.k]
-    if isinstance(mask, Prefix):
-        return [mask.lengths]
-    parts = [part for part in vars(mask).values() if isinstance(part, Mask)] if mask is not None else []
-    return [array for part in parts for array in _lengths_of(part)]
+def _parts(mask: Mask | None, kind: type) -> Iterator[Any]:
+    """The masks of a kind that a mask is made of."""
+    if isinstance(mask, kind):
+        yield mask
+    elif mask is not None:
+        for part in vars(mask).values():
+            if isinstance(part, Mask):
+                yield from _parts(part, kind)
 
 
 def _is_symbolic(array: Any) -> bool:

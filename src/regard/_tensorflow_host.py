@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from regard._biases import Alibi, Bias, RelativeBias
+from regard._errors import RegardError
 from regard._form import Parts, bias_array, planned, written
 from regard._masks import Mask
 from regard._plan import Plan
@@ -82,7 +83,12 @@ class Host:
 
         given = [array for array in arrays if array is not None]
         dtypes = [array.dtype for array in given]
-        found = tf.numpy_function(run, [*given, out, lse, *grads, *self.others], dtypes, stateful=False)
+
+        @tf.custom_gradient
+        def once(*taken: Any) -> Any:
+            return tf.numpy_function(run, list(taken), dtypes, stateful=False), _refuse_second
+
+        found = once(*given, out, lse, *grads, *self.others)
         for grad, array in zip(found, given, strict=True):
             grad.set_shape(array.shape)
         return tuple(_spread(found, present))
@@ -93,6 +99,13 @@ class Host:
             *others, given = others
             seed = int(given[0])
         return _Call(self, query.shape, key.shape, bias, list(others), None if seed is None else int(seed))
+
+
+def _refuse_second(*_: Any) -> Any:
+    raise RegardError(
+        "the kernel has no second derivatives in a graph. Expected one backward pass; pass backend='tiled', or take second "
+        "derivatives in eager mode."
+    )
 
 
 class _Call:

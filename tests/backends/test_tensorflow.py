@@ -141,7 +141,7 @@ def test_tiles_in_graphs(name, hidden):
         check(case_of(**CASES[name]), hidden=hidden, backend="tiled", wrap=tf.function)
 
 
-@pytest.mark.parametrize(("name", "hidden"), [("everything", True), ("by distance", False), ("arrays", True)])
+@pytest.mark.parametrize(("name", "hidden"), [("everything", True), ("by distance", False)])
 def test_xla(name, hidden):
     check(
         case_of(**CASES[name]), hidden=hidden, wrap=lambda function: tf.function(function, jit_compile=True)
@@ -296,6 +296,54 @@ def test_second_derivatives(backend):
         np.testing.assert_allclose(one, other, atol=1e-10)
 
 
+def test_second_derivatives_in_graphs():
+    x = drawn(3, 2, 2)
+
+    def second(x, backend):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                out = tf.reduce_sum(attention(x, x, x, backend=backend) ** 2)
+            first = inner.gradient(out, x)
+        return outer.gradient(first, x)
+
+    traced = tf.function(second, autograph=False)
+    np.testing.assert_allclose(traced(x, "tiled"), second(x, "native"), atol=1e-10)
+    with pytest.raises(RegardError, match="no second derivatives in a graph"):
+        traced(x, "native")
+
+
+def test_forward_mode():
+    x = drawn(3, 2, 2)
+    for backend in BACKENDS["tensorflow"]:
+        with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as along:
+            out = attention(x, x, x, backend=backend)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            again = attention(x, x, x, backend="tiled")
+        columns = tape.jacobian(again, x, experimental_use_pfor=False)
+        np.testing.assert_allclose(along.jvp(out), tf.reduce_sum(columns, (3, 4, 5)), atol=1e-10)
+
+
+def test_shapes_of_masks_and_biases_may_be_unknown():
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None, 2, 4], tf.float64),
+            tf.TensorSpec([None, None, None, None], tf.bool),
+            tf.TensorSpec([None, 2, None, None], tf.float64),
+        ]
+    )
+    def call(x, mask, bias):
+        return [attention(x, x, x, mask=mask, bias=bias, backend=name) for name in BACKENDS["tensorflow"]]
+
+    x = RNG.normal(size=(2, 5, 2, 4))
+    for shape in ((2, 1, 5, 5), (1, 1, 5, 5), (2, 2, 1, 5)):
+        mask, bias = RNG.random(shape) < 0.6, RNG.normal(size=(1, 2, 5, 5))
+        for out in call(x, mask, bias):
+            np.testing.assert_allclose(out, attention(x, x, x, mask=mask, bias=bias), atol=1e-12)
+
+
 def test_arrays_are_read_and_written_where_they_lie():
     array = exchange.empty((3, 5), np.float32)
     array[:] = 1
@@ -384,6 +432,16 @@ def test_parts_join_with_gradients():
     ups = [drawn(3, 2, 4), drawn(3, 2)]
     for one, other in zip(*(differentiated(call, [query], ups) for call in (parts, whole)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_tiny_calls_of_graphs_stay_in_them():
+    def called(length):
+        x = tf.zeros((1, length, 2, 4))
+        graph = tf.function(lambda x: attention(x, x, x)).get_concrete_function(x).graph
+        return any("PyFunc" in operation.type for operation in graph.get_operations())
+
+    assert not called(5)
+    assert called(100)
 
 
 def test_explain_and_refusals():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 import regard
+from regard.samples import sample_path
 
 SMALL = (
     *(
@@ -74,6 +76,8 @@ def test_predictions_are_compared(regard_command, folder, tmp_path):
         "perplexity",
     ]
     assert report["scores"][0]["difference"] == pytest.approx(0, abs=1e-5)
+    shown = regard_command("compare", path, path, "--data", sample_path("generate")["test"]).out
+    assert re.match(r"nats-per-character \d\.\d{3} -> \d\.\d{3}   \+0\.000 \[", shown)
 
 
 def test_a_prompt_is_continued_streamed_and_counted(regard_command, folder):

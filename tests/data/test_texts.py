@@ -62,6 +62,12 @@ def test_parts_that_follow_each_other_are_joined(tmp_path):
     assert list(joined([])) == []
 
 
+def test_so_many_parts_are_joined_that_they_fit_into_memory(monkeypatch):
+    monkeypatch.setattr("regard.data.texts.MOST", 3)
+    parts = [Record({"text": "a", "document": "d", "part": number}, "d", 1) for number in range(7)]
+    assert [len(some) for some in joined(parts)] == [3, 3, 1]
+
+
 def test_parts_that_were_held_out_are_read_again(tmp_path):
     (tmp_path / "a.txt").write_text("\n" * 3000 + LINE * 300)
     records = list(read_texts(tmp_path / "a.txt", 20_000))

@@ -50,7 +50,11 @@ def repeats(words, order):
 
 
 def forbidden(tokens, token, begins, order):
-    """Whether the token begins a word behind `order - 1` words as one behind the same words has begun."""
+    """Whether the token begins a word behind `order - 1` words as one behind the same words has begun, or a row a fourth time."""
+    for period in (1, 2, 3, 4):
+        row = tokens[len(tokens) - period :]
+        if len(tokens) >= 3 * period and row[0] == token and tokens[len(tokens) - 3 * period :] == 3 * row:
+            return True
     words = cut(tokens, begins)
     head = words[len(words) - order + 1 :]
     if not begins[token] or len(head) < order - 1:

@@ -363,13 +363,18 @@ def test_classes_begin_with_a_pretrained_encoder(one, tmp_path, kind):
 
 
 def test_what_begins_with_a_pretrained_encoder_learns(one, tmp_path):
-    """Of the encoder too: its weights here are random, and what is above sees words through them."""
+    """The encoder too: its weights here are small and random, and what is above it sees words through them."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *ANIMALS, *PLANTS]
     sizes = {"hidden_size": 24, "vocab_size": len(words), "num_hidden_layers": 1, "intermediate_size": 32}
-    pretrained = folders.write_folder(tmp_path / "encoder", folders.CONFIGS["bert"] | sizes)
+    config = folders.CONFIGS["bert"] | sizes
+    tensors = {
+        name: 1 + 0 * values if name.endswith("LayerNorm.weight") else 0.1 * values
+        for name, values in folders.random_tensors(config).items()
+    }
+    pretrained = folders.write_folder(tmp_path / "encoder", config, tensors)
     (pretrained / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf8")
     recipe = Recipe(
-        steps=80, evaluations=1, tokens=300, precision="fp32", text="sentence", label="kind", init=str(pretrained),
+        steps=100, evaluations=1, tokens=300, precision="fp32", text="sentence", label="kind", init=str(pretrained),
         init_learning_rate=3e-3, learning_rate=0.02, matrix_learning_rate=0.05, average=0.1, dropout=0.0, threads=1,
     )  # fmt: skip
     data = one.parent

@@ -239,6 +239,9 @@ def test_an_update_holds_a_window(tmp_path):
 def test_short_documents_have_marks_and_end(lines):
     trainer, folder = lines
     writer = regard.load(folder)
+    assert [one.fields["text"] for one in writer.task.read(folder.parent / "train.jsonl", 1000)][:2] == [
+        verse.strip() for verse in VERSES[:2]
+    ]
     assert writer.task.language.marks
     found = writer("", count=6, length=60, temperature=0.3)
     assert set(found.texts) <= {verse.strip() for verse in VERSES}

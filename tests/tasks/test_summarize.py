@@ -9,6 +9,7 @@ import torch
 from regard._errors import ConfigError, DataError
 from regard.data.packing import pack_streams
 from regard.data.records import Record
+from regard.decoding import Hypothesis
 from regard.samples import sample_path
 from regard.tasks import make_task
 from regard.tasks._writing import shifted
@@ -161,9 +162,14 @@ def test_the_length_penalty_is_the_one_that_suits_the_dev_data(run, monkeypatch)
     monkeypatch.setattr("regard.tasks.summarize.fit_penalty", lambda found, worth: 0.4)
     task.calibrate(model, examples)
     assert float(model.penalty) == pytest.approx(0.4)
-    assert longest == 1.5 * max(len(target) for _, target in examples)
+    assert longest == max(len(target) for _, target in examples)
     task.calibrate(model, [])
     assert float(model.penalty) == pytest.approx(0.4)
+    short, long = Hypothesis((5,), -1.0), Hypothesis((5, 6, 7), -3.0)
+    monkeypatch.setattr(task, "_write", lambda *_: [[short, long]])
+    for learned, best in ((0.4, short), (2.4, long)):
+        model.penalty.data.fill_(learned)
+        assert task.predict(model, ["A text."])[0].pieces == best.tokens
     model.penalty.data.fill_(penalty)
 
 

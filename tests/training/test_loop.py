@@ -195,7 +195,7 @@ def test_divergence_is_told_and_the_state_is_left_at_the_last_good_step(trainer_
 
 
 def test_minutes_end_a_run(trainer_of):
-    trainer = trainer_of(Fixed([1.0] * 99), steps=None, minutes=0.01, evaluations=2, patience=9)
+    trainer = trainer_of(Fixed([1.0] * 99), steps=None, minutes=0.03, evaluations=2, patience=9)
     evaluate, kept_free = trainer.evaluate, []
 
     def remember():
@@ -206,7 +206,7 @@ def test_minutes_end_a_run(trainer_of):
     position = trainer.run()
     assert position.step > 0
     # The last evaluation begins early by the time that the one before it took.
-    assert 0.6 - kept_free[-1] <= position.seconds < 5
+    assert 1.8 - kept_free[-1] <= position.seconds < 9
     assert position.evaluated == 2
 
 

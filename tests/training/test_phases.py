@@ -80,7 +80,7 @@ def test_a_task_without_pieces_cannot_drop_any(trainer_of, tmp_path):
 def test_passes_without_dropout_agree(trainer_of):
     one, two = trainer_of(dropout=0.0), trainer_of(dropout=0.0, r_drop=5.0)
     batch = one.learning.batch(np.arange(20), 0)
-    torch.testing.assert_close(one.learning.loss(batch, 0.0), two.learning.loss(batch))
+    torch.testing.assert_close(one.learning.loss(batch, 0.0), two.learning.loss(batch, 0.0))
 
 
 def test_passes_with_dropout_are_asked_to_agree(trainer_of):

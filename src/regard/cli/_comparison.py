@@ -36,10 +36,11 @@ class Report:
         second: Results,
         *,
         examples: int,
+        digits: int = 1,
     ) -> None:
         from regard.metrics.significance import compare as compared
 
-        self.records, self.cutting, self.results = records, cutting, (first, second)
+        self.records, self.cutting, self.results, self.digits = records, cutting, (first, second), digits
         pairs = [
             tuple(replace(one, signature=one.signature.split(NOTE)[0]) for one in pair)
             for pair in zip(first.scores, second.scores, strict=True)
@@ -69,20 +70,26 @@ class Report:
         }
 
     def __str__(self) -> str:
+        digits, width = self.digits, max([8, *(len(found.name) + 1 for found in self.found)])
         lines = [
-            f"{found.name:<8}{found.first:5.1f} -> {found.second:5.1f}   {_interval(found):<20} p {found.p:.4f}   {text}"
+            f"{found.name:<{width}}{found.first:5.{digits}f} -> {found.second:5.{digits}f}   {self._interval(found):<20} "
+            f"p {found.p:.4f}   {text}"
             for found, text in zip(self.found, self.signatures, strict=True)
         ]
         tests = " and ".join(sorted({found.test for found in self.found}))
         lines.append(
             f"{len(self.records):,} examples; second - first with its 95 % interval by paired bootstrap, p by {tests}"
         )
-        lines.append(self.cutting.as_text(self.table, _interval, 22))
+        lines.append(self.cutting.as_text(self.table, self._interval, 22 if digits == 1 else 28))
         lines += [
             "",
             "{better:,} examples better, {worse:,} worse, {same:,} the same".format(**self._tally()),
         ]
         return "\n".join([*lines, *(self._example_text(row) for row in self.shown)])
+
+    def _interval(self, found: Comparison) -> str:
+        form = f"+.{self.digits}f"
+        return f"{found.difference:{form}} [{found.low:{form}}, {found.high:{form}}]"
 
     def _tally(self) -> dict[str, int]:
         better = sum(change > 0 for change in self.changes)
@@ -130,10 +137,6 @@ def _of_rows(first: Measurement, second: Measurement, rows: Any) -> Comparison:
 
 def _plain(found: Comparison) -> dict[str, float]:
     return {name: getattr(found, name) for name in ("first", "second", "difference", "low", "high")}
-
-
-def _interval(found: Comparison) -> str:
-    return f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
 
 
 def _short(text: str) -> str:

@@ -81,7 +81,7 @@ def compare(
     wanted = {"lowercase": lowercase or None, "language": language}
     scoring = task_options(task.name, task.score_options, wanted)
     results = [_predicted(system, task, records, options, scoring) for system in systems]
-    report = Report(records, cutting, *results, examples=examples)
+    report = Report(records, cutting, *results, examples=examples, digits=getattr(task, "digits", 1))
     if json:
         names = {"task": task.name, "first": str(first), "second": str(second)}
         give_json({**names, **report.as_json()})

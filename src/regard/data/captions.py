@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from regard._errors import nearest
@@ -14,10 +14,11 @@ from regard.data.records import Source, read_records, source_paths
 
 IMAGE = "image"
 NAMES = ("captions", "caption")
+MEASURED = 10_000  # pictures whose size is remembered
 PLAIN = "en"  # the language of fields that name none, where languages are asked for
 
 
-@dataclass(frozen=True)
+@dataclass
 class CaptionReader:
     """Reads records with a picture, and captions: a list in `captions`, or a single one in `caption`.
 
@@ -33,6 +34,8 @@ class CaptionReader:
 
     languages: tuple[str, ...] = ()
     complete: bool = True
+    sides: list[int] = field(default_factory=list, repr=False)
+    """The shorter sides of the first pictures that were read."""
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """The records of a file, or of several with commas between them; without `answers` captions are not asked for.
@@ -58,7 +61,9 @@ class CaptionReader:
                 mend='write "image": "pictures/dog.png", or "image": 17',
             )
         record.fields[IMAGE] = picture_in(record.fields[IMAGE], record.place, record.file)
-        picture_size(record.fields[IMAGE], record.place)  # refuses what is none, or too large
+        side = min(picture_size(record.fields[IMAGE], record.place))  # refuses what is none, or too large
+        if len(self.sides) < MEASURED:
+            self.sides.append(side)
         if answers:
             self._check_captions(record, max_characters)
         return record

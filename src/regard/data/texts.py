@@ -15,6 +15,7 @@ from regard.data.lines import data_error, find_file, kind, read_lines, shorten
 from regard.data.records import Source, read_records, source_paths
 
 PART = 2048  # characters of a part, at least
+MOST = 1000  # parts that are joined at once: what stands in memory
 RECORDS = (".jsonl", ".tsv")
 WAYS = ("files", "lines")
 
@@ -71,11 +72,12 @@ def prompt_record(record: Record, max_characters: int) -> Record:
 
 
 def joined(parts: Iterable[Any]) -> Iterator[list[Any]]:
-    """Lists of records, or of whatever has `document` and `part`, that follow each other in one document."""
+    """Lists of records, or of whatever has `document` and `part`, that follow each other in one document, some at a time."""
     held: list[Any] = []
     for one in parts:
         document, part = place_of(one)
-        if held and (document is None or (document, part - 1) != place_of(held[-1])):
+        follows = held and document is not None and (document, part - 1) == place_of(held[-1])
+        if held and (not follows or len(held) == MOST):
             yield held
             held = []
         held.append(one)

@@ -11,13 +11,15 @@ from regard.decoding.beam import Candidates, Stepper
 
 Array = NDArray[Any]
 BASE = np.uint64(0x9E3779B97F4A7C15)  # of the polynomials that stand for words
+PERIODS, TIMES = (1, 2, 3, 4), 3  # of what is said on end: tokens of a row, and how often it may be said
 
 
 class NoRepeats:
     """A `Stepper` around another one that never says a row of `order` words which its hypothesis has already.
 
     A word is a token that begins one, and those behind it that do not. After `order - 1` words that stood there before, the
-    token with which the word behind them began gets the probability 0; the others keep theirs. An end is never held back.
+    token with which the word behind them began gets the probability 0; the others keep theirs. So does, against loops inside a
+    word, what would say a row of up to four tokens four times on end. An end is never held back.
 
     Arguments:
         stepper: the model, in the middle of writing.
@@ -51,7 +53,8 @@ class NoRepeats:
     def step(self, tokens: Array, sources: Array, parents: Array, count: int, end: int) -> Candidates:
         """As `Stepper.step`."""
         self._take_in(tokens, parents)
-        rows, banned = self._completions()
+        found_rows, found_tokens = zip(self._completions(), *map(self._loops, PERIODS), strict=True)
+        rows, banned = np.concatenate(found_rows), np.concatenate(found_tokens)
         # Behind those that would repeat there must be enough others.
         most = int(np.bincount(rows).max(initial=0))
         found = self.stepper.step(tokens, sources, parents, count + most, end)
@@ -90,6 +93,14 @@ class NoRepeats:
             same &= words[:, offset : offset + places] == last
         rows, starts = np.nonzero(same)
         return rows, first[rows, starts + head]
+
+    def _loops(self, period: int) -> tuple[Array, Array]:
+        """Numbers of hypotheses that end in one row of tokens said so often, and with which token it begins."""
+        rows = np.flatnonzero(self.length >= period * TIMES)
+        back = self.length[rows, None] - 1 - np.arange(period * TIMES)
+        last = self.written[rows[:, None], back]
+        rows = rows[(last[:, period:] == last[:, :-period]).all(axis=1)]
+        return rows, self.written[rows, self.length[rows] - period]
 
     def _words(self) -> tuple[Array, Array, Array]:
         """The words (M, W) of every hypothesis, each as one number, their first tokens (M, W), and how many there are (M,)."""

@@ -15,13 +15,15 @@ from regard.data.units import Units, UnknownCharactersError, load_units, save_un
 
 @dataclass(frozen=True)
 class Language:
-    """Units, how many of them are read at once, and whether a mark stands at both ends of a document."""
+    """Units, how many of them are read at once, whether a mark stands at both ends of a document, and what a document is."""
 
     units: Units
     context: int
     marks: bool
+    field: str = "text"
+    documents: str = "files"
 
-    def documents(self, records: Iterable[Record]) -> Iterator[list[int]]:
+    def texts(self, records: Iterable[Record]) -> Iterator[list[int]]:
         """The tokens of every document, or of as much of it as comes together."""
         for parts in joined(records):
             tokens: list[int] = []
@@ -96,14 +98,16 @@ class Language:
 
     def save(self, folder: Path) -> None:
         """Write `units.json` and, of subwords, `tokenizer.json`."""
-        save_units(self.units, folder, {"context": self.context, "marks": self.marks})
+        names = ("context", "marks", "field", "documents")
+        save_units(self.units, folder, {name: getattr(self, name) for name in names})
 
     @classmethod
     def load(cls, folder: Path) -> Language:
         """Read what `save` wrote; CheckpointError where it cannot be used."""
         units, facts = load_units(folder)
         try:
-            return cls(units, int(facts["context"]), bool(facts["marks"]))
+            named = str(facts["field"]), str(facts["documents"])
+            return cls(units, int(facts["context"]), bool(facts["marks"]), *named)
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{folder / 'units.json'}: the context cannot be read. Expected: the file that regard train wrote. Received: "

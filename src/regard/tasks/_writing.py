@@ -20,7 +20,7 @@ from regard.data.checks import checked
 from regard.data.frequency import WORDS, WordCounts
 from regard.data.lines import data_error, shorten
 from regard.data.records import Record, Source, read_records
-from regard.data.tokenizer import MARK, Tokenizer
+from regard.data.tokenizer import Tokenizer
 from regard.decoding import Hypothesis, Stepper, search
 from regard.metrics.buckets import Group
 from regard.metrics.translation import HAN, KANA
@@ -138,9 +138,11 @@ class TextForText:
 
     @cached_property
     def word_begins(self) -> NDArray[np.bool_]:
-        """(vocabulary,): the pieces that begin a word; of Chinese and Japanese each piece is one."""
+        """(vocabulary,): the pieces that begin a word, or a mark; of Chinese and Japanese each piece is one."""
         pieces = self.tokenizer.pieces(range(len(self.tokenizer)))
-        return np.array([piece[0] == MARK or bool(HAN.match(piece) or KANA.match(piece)) for piece in pieces])
+        return np.array(
+            [not piece[0].isalnum() or bool(HAN.match(piece) or KANA.match(piece)) for piece in pieces]
+        )
 
     def counted(self, batch: dict[str, Packed]) -> int:
         """The pieces of the targets, each with its end."""

@@ -22,7 +22,7 @@ from regard._packed import Packed
 from regard.data.captions import IMAGE, CaptionReader
 from regard.data.checks import Record
 from regard.data.lines import data_error, shorten
-from regard.data.patches import cut_patches
+from regard.data.patches import cut_patches, usual_patch
 from regard.data.pictures import Picture, load_picture, picture_size
 from regard.data.records import Source
 from regard.data.tokenizer import Tokenizer
@@ -82,7 +82,12 @@ class CaptionPictures:
         return self.reader.languages
 
     def configure(self, recipe: Recipe) -> None:
-        """Take the languages."""
+        """Take the languages; refuse recurrent layers."""
+        if (recipe.encoder, recipe.decoder) != ("attention", "attention"):
+            raise ConfigError(
+                "pictures are read by attention alone. Expected: encoder = decoder = attention. "
+                f"Received: {recipe.encoder}, {recipe.decoder}. To mend it: leave --encoder and --decoder out."
+            )
         self.reader = CaptionReader(_languages(recipe.languages))
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
@@ -104,7 +109,7 @@ class CaptionPictures:
         return sum(len(caption) for _, caption in self.reader.every(record))
 
     def sizes(self, examples: int) -> dict[str, Any]:
-        """The model by the number of pictures."""
+        """The model by the number of pictures, and the patch by their size."""
         small = examples < 3_000
         return {
             "vocabulary": 2000,
@@ -115,7 +120,7 @@ class CaptionPictures:
             "decoder_layers": 2,
             "dropout": 0.1,
             "side": SIDE,
-            "patch": PATCH,
+            "patch": usual_patch(self.reader.sides, SIDE),
             "warp": 1.0,
         }
 
@@ -137,11 +142,6 @@ class CaptionPictures:
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new captioner of the recipe's size."""
-        if (recipe.encoder, recipe.decoder) != ("attention", "attention"):
-            raise ConfigError(
-                "pictures are read by attention alone. Expected: encoder = decoder = attention. "
-                f"Received: {recipe.encoder}, {recipe.decoder}. To mend it: leave --encoder and --decoder out."
-            )
         dim, heads, hidden = recipe.dim or 128, recipe.heads or 4, recipe.hidden or 256
         dropout = recipe.dropout or 0.0
         encoder = PatchEncoder(

@@ -24,7 +24,7 @@ from regard._packed import Packed
 from regard.data.checks import Record, checked
 from regard.data.labels import IMAGE, TEXT, LabelReader, label_numbers
 from regard.data.packing import pack_streams
-from regard.data.patches import cut_patches
+from regard.data.patches import cut_patches, usual_patch
 from regard.data.pictures import Picture, load_picture, picture_size
 from regard.data.records import Source
 from regard.data.tokenizer import Tokenizer
@@ -108,8 +108,7 @@ class Classify:
         if self.reader.input == TEXT:
             return sizes
         del sizes["vocabulary"]
-        side = min(SIDE, int(np.median(self.reader.sides)))
-        patch = 8 if side >= 48 else 4 if side >= 20 else 2
+        patch = usual_patch(self.reader.sides, SIDE)
         heads = sizes["dim"] // 32
         return {**sizes, "heads": heads, "side": SIDE, "patch": patch, "warp": 1.0}
 

@@ -63,13 +63,15 @@ class Generate:
     digits = 3
     field = "text"
     documents = "files"
+    minutes: float | None = None
     language: Language
 
     def configure(self, recipe: Recipe) -> None:
-        """Which field holds the text, and what is a document."""
+        """Which field holds the text, what is a document, and how long training takes."""
         if recipe.decoder != "attention":
             raise ConfigError("the task 'generate' has no recurrent decoder. Leave --decoder out.")
         self.field, self.documents = recipe.text or "text", recipe.documents
+        self.minutes = recipe.minutes
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Documents or parts of them; without `answers` prompts."""
@@ -99,7 +101,7 @@ class Generate:
 
     def sizes(self, examples: int) -> dict[str, Any]:
         """Model and windows by the number of parts of documents."""
-        return language_sizes(examples)
+        return language_sizes(examples, self.minutes)
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """Learn the alphabet or the pieces, and see whether documents are short."""
@@ -119,11 +121,11 @@ class Generate:
                 f"Received: {recipe.tokens}."
             )
         marks = counts["characters"] <= MARKED * context * counts["documents"]
-        self.language = Language(units, context, marks)
+        self.language = Language(units, context, marks, self.field, self.documents)
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[list[int], ...]]:
         """The tokens of every document, or of as much of it as comes together."""
-        return ((tokens,) for tokens in self.language.documents(records))
+        return ((tokens,) for tokens in self.language.texts(records))
 
     def windows(self, store: TokenStore, recipe: Recipe) -> Windows:
         """The windows that an epoch has."""
@@ -266,18 +268,16 @@ class Generate:
     @property
     def groups(self) -> dict[str, Group]:
         """The characters of a text or part, and how many tokens a prediction could see."""
-        positions = tuple(2.0**band for band in range(band_count(self.language.context)))
-        return {
+        found = {
             "length": Group(
                 "characters of the text, or of the part of it", lambda record: len(record.fields["text"])
-            ),
-            "position": Group(
-                "tokens that a prediction could see, at least",
-                lambda _: positions,
-                edges=positions[1:],
-                measure=by_position,
-            ),
+            )
         }
+        if hasattr(self, "language"):  # without a model the predictions came from a file
+            positions = tuple(2.0**band for band in range(band_count(self.language.context)))
+            unit = "tokens that a prediction could see, at least"
+            found["position"] = Group(unit, lambda _: positions, positions[1:], by_position)
+        return found
 
     def restored(self, entry: Record, record: Record) -> Likelihood:
         """A likelihood from what its `as_json` gave."""
@@ -297,6 +297,7 @@ class Generate:
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
         self.language = Language.load(folder)
+        self.field, self.documents = self.language.field, self.language.documents
 
     def facts(self) -> dict[str, Any]:
         """The units, how many there are, and what is read at once."""

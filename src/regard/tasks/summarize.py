@@ -28,11 +28,9 @@ from regard.nn.transformer import Shape
 from regard.nn.watch import watch
 from regard.tasks._attention import read_attention
 from regard.tasks._writing import BEAM, PENALTY, TextForText, Written, longest_target, shifted
-from regard.training.presets import summarizer_sizes
 from regard.training.recipe import Recipe
 
 CALIBRATED = 200  # dev examples that are summarized to learn how long summaries should be
-ROOM = 1.5  # a summary may be so much longer than the longest one of the dev data
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,6 @@ class Summarize(TextForText):
     score_options = ()
     defaults: ClassVar[dict[str, Any]] = {"penalty": None}
 
-    def sizes(self, examples: int) -> dict[str, Any]:
-        """Model and vocabulary by the number of documents."""
-        return summarizer_sizes(examples)
-
     def model(self, recipe: Recipe) -> nn.Module:
         """A new model of the recipe's size."""
         return Summarizer(replace(self.shape(recipe), window=recipe.window), recipe.coverage or 0.0)
@@ -90,10 +84,10 @@ class Summarize(TextForText):
 
     @torch.no_grad()
     def calibrate(self, model: Summarizer, examples: Sequence[tuple[Any, ...]]) -> None:
-        """Learn how long summaries may be, and the length penalty whose summaries have the best ROUGE."""
+        """Learn how long summaries may be, as the longest of the dev data, and which length penalty chooses those of the best ROUGE."""
         if not examples:
             return
-        model.longest.fill_(ROOM * max(len(target) for _, target in examples))
+        model.longest.fill_(max(len(target) for _, target in examples))
         some = examples[:: -(-len(examples) // CALIBRATED)]
         found = self._write(model, [source for source, _ in some], BEAM, PENALTY, repeats=False)
         counts = [len(hypotheses) for hypotheses in found]
@@ -123,14 +117,18 @@ class Summarize(TextForText):
             model: in evaluation mode.
             inputs: the documents.
             beam: hypotheses kept for each document; 1 is greedy search.
-            penalty: exponent of the length by which log-probabilities are divided; by default what was best on the dev data.
+            penalty: exponent of the length by which log-probabilities are divided; by default 1 while searching, and among what was
+                found the one that was best on the dev data.
             attention: look at every summary, one after the other, and give the weights with it, and what was copied.
             repeats: let a summary say the same three words twice.
         """
-        penalty = float(model.penalty) if penalty is None else penalty
-        written = self.results(
-            inputs, self._write(model, self.sources(inputs), beam, penalty, repeats=repeats)
+        found = self._write(
+            model, self.sources(inputs), beam, PENALTY if penalty is None else penalty, repeats
         )
+        if penalty is None:  # it was learned on hypotheses that were found with the usual one
+            learned = float(model.penalty)
+            found = [sorted(some, key=lambda one: one.score(learned), reverse=True) for some in found]
+        written = self.results(inputs, found)
         return [self._seen(model, one) for one in written] if attention else written
 
     def score(self, predictions: Sequence[Summary], records: Sequence[Record]) -> list[Measurement]:

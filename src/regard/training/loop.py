@@ -179,7 +179,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * share
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
         self.position.step += 1
         if self.average is not None:
             self.average.update(self.model, self.position.step)

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+
+from regard.training.adamw import AdamW
+from regard.training.optimizer import Optimizer, with_gradients
 
 # Of four quintic steps, each the closest to 1 (in the largest error) over the singular values that the one before leaves, from
 # 0.003 to 1 at first: Amsel et al. 2025, "The Polar Express".
@@ -36,15 +38,13 @@ class Muon(Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(
-            [{"params": list(matrices)}], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        )
+        super().__init__([{"params": matrices}], lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
-            matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
+            matrices = with_gradients(group)
             if not matrices:
                 continue
             directions = self._directions(matrices, group["momentum"])
@@ -138,7 +138,7 @@ def make_optimizers(
     matrices, rest = split_parameters(model, (one for group in pretrained for one in group["params"]))
     muon = Muon(matrices, matrix_learning_rate, weight_decay=weight_decay)
     groups = [{"params": rest}, *pretrained]
-    adam = AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, fused=True)
+    adam = AdamW(groups, lr=learning_rate)
     for group in (*muon.param_groups, *adam.param_groups):
         group["initial_lr"] = group["lr"]
     return muon, adam

@@ -11,6 +11,7 @@ SHORT = 10.0  # minutes; a shorter run needs many updates more than large ones
 SOME = 16  # examples that an update should hold
 CHARACTERS_OF_A_TOKEN = 4  # roughly
 SMOOTHING = 0.1
+FEW_PARTS = 250  # half a million characters
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,6 @@ def encoder_decoder_sizes(examples: int) -> dict[str, float]:
     return _preset(vocabulary=8000, dim=256, heads=8, hidden=768, layers=(6, 3), dropout=0.1)
 
 
-def summarizer_sizes(examples: int) -> dict[str, float]:
-    """An encoder-decoder that copies, and its vocabulary, that fit so many documents."""
-    return encoder_decoder_sizes(examples)
-
-
 def encoder_sizes(examples: int) -> dict[str, Any]:
     """An encoder and its vocabulary that fit so many examples."""
     sizes = encoder_decoder_sizes(examples)
@@ -95,9 +91,11 @@ def _preset(
     return {**sizes, "encoder_layers": encoder, "decoder_layers": decoder, "dropout": dropout}
 
 
-def language_sizes(examples: int) -> dict[str, Any]:
-    """A language model that fits so many texts, or parts of some two thousand characters of a longer one."""
+def language_sizes(examples: int, minutes: float | None = None) -> dict[str, Any]:
+    """A language model that fits so many texts, or parts of some two thousand characters of a longer one, and the budget."""
     sizes = {"dim": 192, "heads": 6, "hidden": 512, "decoder_layers": 6, "dropout": 0.1}
-    if examples < 200:
-        sizes = {"dim": 128, "heads": 4, "hidden": 384, "decoder_layers": 4, "dropout": 0.2}
-    return {**sizes, "context": 256, "tokens": 4096, "label_smoothing": 0.0}
+    few = examples < FEW_PARTS
+    if few or (minutes is not None and minutes < SHORT):
+        dropout = 0.2 if few else 0.1
+        sizes = {"dim": 128, "heads": 4, "hidden": 384, "decoder_layers": 4, "dropout": dropout}
+    return {**sizes, "context": 256, "tokens": 2048, "label_smoothing": 0.0}

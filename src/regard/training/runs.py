@@ -21,7 +21,7 @@ from regard.data.records import Record, Source
 from regard.data.store import TokenStore
 from regard.training import checkpoints, fine_tuning, workers
 from regard.training.loop import Trainer
-from regard.training.memory import keep_freed_memory
+from regard.training.memory import keep_freed_memory, release_freed_memory
 from regard.training.presets import Choice, Facts, fill
 from regard.training.pretraining import FIELD, reader, texts_of, unlabelled
 from regard.training.progress import Reporter
@@ -116,6 +116,7 @@ def create(task: Task, prepared: Prepared, folder: Path, reporter: Reporter) -> 
     recipe, state = prepared.recipe, folder / checkpoints.STATE
     if workers.rank() == 0:
         task.learn(itertools.islice(_training_records(task, prepared), LEARN_FROM), recipe)
+        release_freed_memory()  # before what is kept comes to lie between what was freed
         model = task.model(recipe)  # refuses sizes that do not go together
         fine_tuning.check_place(model, recipe)
         examples = encodings(task, lambda: _training_records(task, prepared), recipe)

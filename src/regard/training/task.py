@@ -26,7 +26,11 @@ class Result(Protocol):
 
 
 class Task(Protocol):
-    """An application: its records, its model, its loss and its score."""
+    """An application: its records, its model, its loss and its score.
+
+    It may also have `windows(store, recipe)`, which gives `lengths(epoch)` and `gather(indices, epoch)` where examples are cut
+    anew in every epoch, `descends`, True where a lower score is better, and `digits`, with which scores are shown.
+    """
 
     name: str
     streams: tuple[str, ...]
