@@ -1,9 +1,11 @@
-"""Sentence embeddings on one thread: `SentenceEncoder`, packed, against `transformers` with SDPA, padded.
+"""Sentence embeddings on one thread: `SentenceEncoder`, packed, against `transformers` with SDPA, padded, and with regard inside.
 
 python benchmarks/embedding.py --model DIR --sentences FILE.jsonl.gz --passages FILE.jsonl.gz
 
 DIR holds all-MiniLM-L6-v2; the records of the files have `source`, or `context`. `transformers` has to be importable. All begin
 with token ids. The peers get batches of 64 with masks, in the order of the texts and sorted by length, pooled and normalized alike.
+The ratios are to SDPA: of `SentenceEncoder`, and of the same transformers model after `regard.compat.huggingface.register()` with
+`attn_implementation="regard"` (attention) and after `unpadded(model)` (layers).
 The contenders take turns, and a turn's time is the processor's, so that others on the machine count little.
 """
 
@@ -20,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regard.compat.huggingface import register, unpadded
 from regard.data.embedding import SentenceEncoder
 
 BATCH, GROUP = 64, 4
@@ -41,13 +44,18 @@ def main() -> None:
     from transformers import AutoModel
 
     ours = SentenceEncoder.load(options.model)
-    peer = padded(AutoModel.from_pretrained(options.model, attn_implementation="sdpa").eval())
-    for embed in (ours.embed_ids, peer):  # what the first call alone does is not timed
+    register()
+    load = AutoModel.from_pretrained
+    peers = [load(options.model, attn_implementation=name).eval() for name in ("sdpa", "regard", "sdpa")]
+    embedders = [ours.embed_ids, *map(padded, (*peers[:2], unpadded(peers[2])))]
+    for embed in embedders:  # what the first call alone does is not timed
         embed(ours.encode(["A dog runs."]))
     half = options.texts // 2
     sentences, passages = read(options.sentences, options.texts), read(options.passages, options.texts)
     mixed = sentences[:half] + passages[:half]
-    print(f"{'texts':16}{'tokens a text':>14}{'order':>10}{'padding':>9}{'tokens/s':>10}{'ratio':>8}")
+    print(
+        f"{'texts':16}{'tokens a text':>14}{'order':>10}{'padding':>9}{'tokens/s':>10}{'ratio':>8}{'attention':>11}{'layers':>8}"
+    )
     for name, texts in {"sentences": sentences, "passages": passages, "half and half": mixed}.items():
         random.Random(0).shuffle(texts)
         ids = ours.encode(texts)
@@ -57,9 +65,10 @@ def main() -> None:
             padding = 1 - sum(map(len, ids)) / sum(len(batch) * max(map(len, batch)) for batch in batches)
             chosen = batches[options.every // 2 :: options.every]
             tokens = sum(len(one) for batch in chosen for one in batch)
-            own, other = race(ours.embed_ids, peer, chosen)
+            own, sdpa, attention, layers = race(embedders, chosen)
             print(
-                f"{name:16}{mean:14.1f}{order:>10}{padding:9.0%}{tokens / own:10.0f}{other / own:7.2f}x",
+                f"{name:16}{mean:14.1f}{order:>10}{padding:9.0%}{tokens / own:10.0f}{sdpa / own:7.2f}x"
+                f"{sdpa / attention:10.2f}x{sdpa / layers:7.2f}x",
                 flush=True,
             )
 
@@ -76,19 +85,21 @@ def read(path: str, count: int) -> list[str]:
     return list(texts)
 
 
-def race(ours: Embed, peer: Embed, batches: list[list[list[int]]]) -> tuple[float, float]:
-    """Seconds of ours and of the peer, in turns; the vectors are compared."""
-    own = other = 0.0
+def race(embedders: list[Embed], batches: list[list[list[int]]]) -> list[float]:
+    """Seconds of each, ours first, in turns; the vectors are compared."""
+    ours, *peers = embedders
+    spent = [0.0] * len(embedders)
     # Ours cuts its batches by tokens, so that it is given several at once, as by a caller with many texts.
     for begin in range(0, len(batches), GROUP):
         group = batches[begin : begin + GROUP]
         seconds, found = clocked(ours, [one for batch in group for one in batch])
-        own += seconds
+        spent[0] += seconds
         for batch, vectors in zip(group, found.split([len(batch) for batch in group]), strict=True):
-            seconds, expected = clocked(peer, batch)
-            other += seconds
-            torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-4)
-    return own, other
+            for number, peer in enumerate(peers, 1):
+                seconds, expected = clocked(peer, batch)
+                spent[number] += seconds
+                torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=1e-4)
+    return spent
 
 
 def clocked(embed: Embed, ids: Sequence[list[int]]) -> tuple[float, Tensor]:

@@ -1,10 +1,11 @@
-"""What regard costs before it computes anything: imports, `--help`, and packing.
+"""What regard costs before it computes anything: imports, `--help`, packing, and a call on a few numbers.
 
 python benchmarks/overheads.py
 """
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import time
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import regard
+from regard.compat.torch import scaled_dot_product_attention
 from regard.nn import EncoderDecoder, Shape
 from regard.nn.loss import vocabulary_loss
 
@@ -37,6 +40,18 @@ def main() -> None:
     )
     step, inside = training_step(offsets)
     print(f"Packed in a step      {1e3 * inside:7.2f} ms of {1e3 * step:.0f} ms, {inside / step:.2%}")
+    tiny_calls()
+
+
+def tiny_calls() -> None:
+    """The drop-in beside PyTorch's function where there is next to nothing to compute, one thread."""
+    torch.set_num_threads(1)
+    query, key, value = (torch.randn(1, 2, 4, 8) for _ in range(3))
+    leaves = [array.clone().requires_grad_() for array in (query, key, value)]
+    for name, arrays in {"tiny call": (query, key, value), "with a graph": leaves}.items():
+        for function in (F.scaled_dot_product_attention, scaled_dot_product_attention):
+            seconds = best(functools.partial(function, *arrays), 500)
+            print(f"{name:13} {1e6 * seconds:16.1f} us, {function.__module__}")
 
 
 def training_step(offsets: np.ndarray) -> tuple[float, float]:

@@ -15,6 +15,8 @@ import regard
 import regard.nn
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
+# Keras' backend is one for a process: tests/keras runs their examples, in a process for each.
+WITH_KERAS = "regard.keras", "regard.compat.keras"
 WITHOUT_EXAMPLE = {
     "Mask": "the base of the masks; each of them has one",
     "AuxOutput": "an answer; the example stands at Aux, which asks",
@@ -33,7 +35,7 @@ def modules_with_examples() -> list[str]:
         if ">>> " in path.read_text(encoding="utf-8"):
             parts = path.relative_to(SOURCE).with_suffix("").parts
             names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    return names
+    return [name for name in names if not name.startswith(WITH_KERAS)]
 
 
 def public_things() -> dict[str, object]:

@@ -114,13 +114,15 @@ def _framework(array: Any) -> str:
 
 def device_of(array: Any) -> str:
     """The kind of device that an array is on: "cpu", "cuda", "gpu", "tpu", ...; "cpu" where nothing says so."""
+    if isinstance(array, np.ndarray):
+        return "cpu"
+    if is_torch(array):
+        return str(array.device.type)
     if is_jax(array):
         # A tracer is nowhere yet.
         return "cpu" if is_traced(array) else next(iter(array.devices())).platform
-    device = getattr(array, "device", "cpu")
-    if isinstance(device, str):  # TensorFlow: /job:localhost/replica:0/task:0/device:GPU:0
-        return device.rsplit("device:", maxsplit=1)[-1].split(":")[0].lower() or "cpu"
-    return str(getattr(device, "type", "cpu"))
+    # TensorFlow: /job:localhost/replica:0/task:0/device:GPU:0
+    return str(getattr(array, "device", "")).rsplit("device:", maxsplit=1)[-1].split(":")[0].lower() or "cpu"
 
 
 def host_array(array: Any) -> NDArray[Any]:
@@ -181,7 +183,7 @@ def broadcast(array: Any, shape: tuple[int, ...]) -> Any:
 
 def reshaped(array: Any, shape: tuple[int, ...]) -> Any:
     """An array with the same numbers in another shape."""
-    if hasattr(array, "reshape"):
+    if isinstance(array, np.ndarray) or hasattr(array, "reshape"):
         return array.reshape(shape)
     import tensorflow as tf
 

@@ -112,7 +112,8 @@ def attention(
         dropout_p=dropout_p, seed=seed,
     )  # fmt: skip
     run = _run_numpy if call.framework == "numpy" else _run_torch
-    return finished(call, *run(call, choose(call, backend), return_aux))
+    out, aux = run(call, choose(call, backend), return_aux)
+    return out if aux is None and call.offsets is None else finished(call, out, aux)
 
 
 def finished(call: Call, out: Any, aux: AuxOutput | None) -> Any:
@@ -361,7 +362,7 @@ def _over_sequences(array: Any, leading: tuple[int, ...], name: str) -> Any:
         raise ShapeError(
             f"{name} must broadcast to {leading} sequences. Received shape {tuple(array.shape)}."
         )
-    return reshaped(broadcast(array, (*leading, *array.shape[-3:])), (-1, *array.shape[-3:]))
+    return reshaped(broadcast(array, (*leading, *array.shape[-3:])), (math.prod(leading), *array.shape[-3:]))
 
 
 def _expanded(query: Any, leading: tuple[int, ...]) -> Any:
@@ -372,4 +373,5 @@ def _flat(array: Any) -> Any:
     """(..., T, H, D) -> (total, H, D)."""
     if array.ndim == 3:
         return array
-    return reshaped(array, (math.prod(array.shape[:-2]), *array.shape[-2:]))
+    shape = (math.prod(array.shape[:-2]), *array.shape[-2:])
+    return array.reshape(shape) if isinstance(array, np.ndarray) else reshaped(array, shape)

@@ -21,6 +21,7 @@ from regard._packed import Packed
 from regard._plan import Spans, is_small, leading_shape, make_plan
 from regard.backends.jax import primitives
 from regard.backends.jax.layout import check_positions
+from regard.backends.jax.native import placed
 from regard.backends.jax.philox import seed_words
 from regard.backends.jax.request import Request
 from regard.backends.jax.trees import register
@@ -171,8 +172,9 @@ def _at_once(call: Call, aux: Aux | None) -> tuple[Any, AuxOutput | None]:
 
     arrays = _host_arrays(call)
     out, lse = native.forward(*arrays, call.seed)
-    found = jnp.asarray(call.shape_rows(out))
-    return found, None if aux is None else _as_jax(native.look(*arrays, lse, aux))
+    like = call.arrays[0]
+    found = placed(call.shape_rows(out), like)
+    return found, None if aux is None else _as_jax(native.look(*arrays, lse, aux), like)
 
 
 def _host_arrays(call: Call) -> tuple[Any, Any, Any, Any, Any, Any]:
@@ -199,12 +201,12 @@ def _looked(given: _Given, call: Call | None, lse: Any, aux: Aux) -> AuxOutput:
 
     room = native if kernel() is not None else reference
     flat = host_array(lse).reshape(-1, lse.shape[-1])
-    return call.shape_aux(_as_jax(room.look(*_host_arrays(call), flat, aux)))
+    return call.shape_aux(_as_jax(room.look(*_host_arrays(call), flat, aux), call.arrays[0]))
 
 
-def _as_jax(aux: AuxOutput) -> AuxOutput:
+def _as_jax(aux: AuxOutput, like: Any) -> AuxOutput:
     top = aux.topk
     lse, rows, sums = (
-        None if part is None else jnp.asarray(part) for part in (aux.lse, aux.rows, aux.key_sums)
+        None if part is None else placed(part, like) for part in (aux.lse, aux.rows, aux.key_sums)
     )
-    return AuxOutput(lse, rows, None if top is None else TopK(*map(jnp.asarray, top)), sums)
+    return AuxOutput(lse, rows, None if top is None else TopK(*(placed(part, like) for part in top)), sums)

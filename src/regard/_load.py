@@ -17,9 +17,9 @@ class Predictor:
     Call it with one input, or with a list of them: it gives one result, or a list in the same order. Keywords are the
     task's own; for roles `attention`, for answers `attention` and `no_answer`, for translation `beam` (5), `penalty` (1.0),
     `attention` (False) and `precision` ("fp32", or "bf16" and "int8", which are faster and lose a little), for summaries `beam`,
-    `penalty` (by default what was best on the dev data), `attention` and `repeats` (False). The model is packed for the
-    kernel at the first call with a precision. For texts to be continued they are `length`, `temperature`, `top_k`, `top_p`, `seed`,
-    `stop`, `count` and `attention`; `stream` gives such a text piece by piece.
+    `penalty` (by default what was best on the dev data), `attention` and `repeats` (False), for captions those of translation and
+    `language`. The model is packed for the kernel at the first call with a precision. For texts to be continued they are
+    `length`, `temperature`, `top_k`, `top_p`, `seed`, `stop`, `count` and `attention`; `stream` gives such a text piece by piece.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -83,6 +83,7 @@ def load(folder: str | Path) -> Predictor:
         translator = regard.load("runs/en-zh")
         translator("A dog runs.").text
         translator(["A dog runs.", "A cat sleeps."], beam=1, precision="int8")
+        regard.load("runs/emoji")("dog.png", language="zh").text    # or pixels, or an image of Pillow
         regard.load("runs/answer")(("Who?", "Ada wrote it."))    # a question and its passage
         translator("A dog runs.", attention=True).attention.weights    # (layers, heads, target, source)
 

@@ -265,9 +265,8 @@ def test_forward_mode_and_second_derivatives():
 
     ours = functools.partial(simple, None)
     for derivative in (moved, second):
-        for received, wanted in zip(
-            jax.jit(derivative, static_argnums=0)(ours), derivative(formula), strict=True
-        ):
+        run = jax.jit(derivative, static_argnums=0)
+        for received, wanted in zip(run(ours), run(formula), strict=True):
             np.testing.assert_allclose(received, wanted, atol=1e-11)
 
 
@@ -347,9 +346,26 @@ def test_without_64_bits_everything_holds():
         with pytest.raises(RegardError, match="JAX counts positions in 32 bits"):
             jax.jit(lambda query: attention(query, key, value, query_start=2**31))(query)
         run = jax.jit(lambda query, seed: attention(query, key, value, dropout_p=0.5, seed=seed))
+        far = jax.jit(lambda query: attention(query, key, value, dropout_p=0.5, seed=np.int64(2**40 + 3)))(
+            query
+        )
+        np.testing.assert_allclose(
+            far, attention(query, key, value, dropout_p=0.5, seed=2**40 + 3), atol=1e-6
+        )
         for seed in (7, -7):
             wanted = attention(query, key, value, dropout_p=0.5, seed=seed)
             np.testing.assert_allclose(run(query, jnp.asarray(seed)), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_sequence_and_no_key_at_all(room):
+    query, key, value = drawn()
+    nothing = jax.jit(lambda offsets: attention(query, key, value, cu_seqlens_q=offsets, backend=room))(
+        jnp.array([0])
+    )
+    assert (nothing == 0).all()
+    empty = jax.jit(jax.grad(lambda query: attention(query, key[:0], value[:0], backend=room).sum()))(query)
+    assert (empty == 0).all()
 
 
 def test_trees_go_through_programs():
@@ -420,6 +436,13 @@ def test_explain_says_who_computes_and_how_programs_reach_the_kernel(monkeypatch
     assert "callback" not in str(told)
     monkeypatch.setattr(native, "has_handler", lambda: False)
     assert "backend: native (in programs by JAX's callback" in str(explain(query, key, value))
+
+
+def test_what_comes_out_is_where_the_query_is():
+    query, key, value = (jax.device_put(array, jax.devices()[0]) for array in drawn())
+    for out in (attention(query, key, value), attention(query, key, value, bias=Alibi(np.ones(4)))):
+        assert out.committed
+        assert out.sharding == query.sharding
 
 
 def test_calls_that_come_often_are_compiled():

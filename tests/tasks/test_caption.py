@@ -221,9 +221,10 @@ def test_languages_are_names(languages):
         make_task("caption").configure(Recipe(steps=1, languages=languages))
 
 
-def test_recurrent_layers_are_refused(predictor):
+@pytest.mark.parametrize("kinds", [{"encoder": "recurrent"}, {"decoder": "recurrent"}])
+def test_recurrent_layers_are_refused(kinds):
     with pytest.raises(ConfigError, match="by attention alone"):
-        predictor.task.model(replace(RECIPE, encoder="recurrent"))
+        make_task("caption").configure(replace(RECIPE, **kinds))
 
 
 def test_dev_records_must_have_the_first_language(folder, tmp_path):

@@ -36,3 +36,10 @@ def export(predictor: Any, to: str, folder: Path) -> list[Path]:
             f"Received: one of {predictor.task.name}."
         )
     return list(importlib.import_module(f"regard.export.{to}").write(predictor, folder))
+
+
+def __getattr__(name: str) -> Any:
+    # Layers bring PyTorch along, which the list of formats does without.
+    if name == "attention_to_onnx":
+        return importlib.import_module("regard.export.attention").attention_to_onnx
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -82,7 +82,12 @@ class CaptionPictures:
         return self.reader.languages
 
     def configure(self, recipe: Recipe) -> None:
-        """Take the languages."""
+        """Take the languages; refuse recurrent layers."""
+        if (recipe.encoder, recipe.decoder) != ("attention", "attention"):
+            raise ConfigError(
+                "pictures are read by attention alone. Expected: encoder = decoder = attention. "
+                f"Received: {recipe.encoder}, {recipe.decoder}. To mend it: leave --encoder and --decoder out."
+            )
         self.reader = CaptionReader(_languages(recipe.languages))
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
@@ -137,11 +142,6 @@ class CaptionPictures:
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new captioner of the recipe's size."""
-        if (recipe.encoder, recipe.decoder) != ("attention", "attention"):
-            raise ConfigError(
-                "pictures are read by attention alone. Expected: encoder = decoder = attention. "
-                f"Received: {recipe.encoder}, {recipe.decoder}. To mend it: leave --encoder and --decoder out."
-            )
         dim, heads, hidden = recipe.dim or 128, recipe.heads or 4, recipe.hidden or 256
         dropout = recipe.dropout or 0.0
         encoder = PatchEncoder(

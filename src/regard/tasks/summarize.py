@@ -28,7 +28,6 @@ from regard.nn.transformer import Shape
 from regard.nn.watch import watch
 from regard.tasks._attention import read_attention
 from regard.tasks._writing import BEAM, PENALTY, TextForText, Written, longest_target, shifted
-from regard.training.presets import summarizer_sizes
 from regard.training.recipe import Recipe
 
 CALIBRATED = 200  # dev examples that are summarized to learn how long summaries should be
@@ -72,10 +71,6 @@ class Summarize(TextForText):
     options = ("beam", "penalty", "attention", "repeats")
     score_options = ()
     defaults: ClassVar[dict[str, Any]] = {"penalty": None}
-
-    def sizes(self, examples: int) -> dict[str, Any]:
-        """Model and vocabulary by the number of documents."""
-        return summarizer_sizes(examples)
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new model of the recipe's size."""

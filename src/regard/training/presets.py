@@ -76,11 +76,6 @@ def encoder_decoder_sizes(examples: int) -> dict[str, float]:
     return _preset(vocabulary=8000, dim=256, heads=8, hidden=768, layers=(6, 3), dropout=0.1)
 
 
-def summarizer_sizes(examples: int) -> dict[str, float]:
-    """An encoder-decoder that copies, and its vocabulary, that fit so many documents."""
-    return encoder_decoder_sizes(examples)
-
-
 def encoder_sizes(examples: int) -> dict[str, Any]:
     """An encoder and its vocabulary that fit so many examples."""
     sizes = encoder_decoder_sizes(examples)

@@ -72,7 +72,7 @@ def layout_of(parts: Parts, q_shape: tuple[int, ...], k_shape: tuple[int, ...]) 
     packed = parts.cu_seqlens_q is not None
     if packed:
         rows = _power(total_queries // max(1, number), *ROWS)
-        count = total_queries // rows + number
+        count = total_queries // rows + number if number else 0
     else:
         rows = min(ROWS[1], q_shape[-3])
         count = number * -(-q_shape[-3] // max(1, rows))

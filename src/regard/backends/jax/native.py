@@ -226,7 +226,14 @@ def at_once(kind: str, request: Request, flags: tuple[Any, ...], operands: Any, 
         [Buffer.of(array) for array in held],
         [Buffer.of(array) for array in found],
     )
-    return [jnp.asarray(array) for array in found]
+    return [placed(array, operands[0]) for array in found]
+
+
+def placed(array: NDArray[Any], like: Any) -> jax.Array:
+    """A NumPy array as one of JAX, on the device to which somebody brought `like`, if anybody did."""
+    if getattr(like, "committed", False):
+        return jax.device_put(array, like.sharding)
+    return jnp.asarray(array)
 
 
 @functools.cache

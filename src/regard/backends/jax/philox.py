@@ -34,7 +34,8 @@ def philox4x32(counter: tuple[Any, ...], key: tuple[Any, Any]) -> tuple[Array, .
 
 def seed_words(seed: Any) -> Array:
     """A seed, an integer or an array of one, as its low and high word (2,), uint32."""
-    if isinstance(seed, int):
+    if not isinstance(seed, Array):
+        seed = int(seed)
         return jnp.asarray([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF], jnp.uint32)
     seed = jnp.asarray(seed).reshape(())
     if seed.dtype.itemsize == 8:

@@ -19,7 +19,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from regard._errors import BackendError
-from regard._lowering import beyond_sizes, kernel, missing
+from regard._lowering import STORED, beyond_sizes, kernel, missing
 from regard.backends.jax import native, tiled
 from regard.backends.jax.request import Request, precision_of
 
@@ -237,6 +237,8 @@ def _room(request: Request, platform: str, arrays: Sequence[Any]) -> Any:
     """Who computes a call on a kind of device: the first of the wanted backends that can."""
     reasons = []
     refused = beyond_sizes(*(array.shape for array in arrays))
+    if arrays[0].dtype.name not in STORED:
+        refused = f"reads {', '.join(STORED)}, these arrays are {arrays[0].dtype}"
     for name in request.backends:
         if name == "tiled":
             return tiled
