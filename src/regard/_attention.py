@@ -64,10 +64,10 @@ def attention(
     Dropout is a function of (seed, sequence, head, query position, key position), the same packed or padded and on
     every backend. Memory beyond the arrays is O(T + S). Lengths may be anything, 0 and 1 among them; strides too.
     Sums run in float32, or float64 for float64; the output keeps the query's dtype. Under a tracer (`torch.compile`,
-    `torch.export`, `torch.vmap`, `jax.jit`) offsets can't be looked at: tokens past the last one give 0.
+    `torch.export`, `torch.vmap`, `jax.jit`, `tf.function`) offsets can't be looked at: tokens past the last one give 0.
 
     Arguments:
-        query: (..., T, H, D), or packed (total, H, D) with `cu_seqlens_q`, or `Packed`.
+        query: (..., T, H, D), or packed (total, H, D) with `cu_seqlens_q`, or `Packed`, or TensorFlow's `RaggedTensor`.
         key: (..., S, Hk, D) with H a multiple of Hk, or packed, or `Packed`. Leading dimensions broadcast.
         value: (..., S, Hk, Dv), or packed, or `Packed`.
         mask: a `Mask`, or for padded arrays a boolean array broadcastable to (..., H, T, S). True = may attend.
@@ -87,7 +87,7 @@ def attention(
         backend: a name or an ordered list of names; a named backend that cannot compute the call raises.
 
     Returns:
-        The output (..., T, H, Dv), packed (total, H, Dv), or `Packed` when `query` was. With `return_aux` a pair of it
+        The output (..., T, H, Dv), packed (total, H, Dv), or `Packed` or ragged when `query` was. With `return_aux` a pair of it
         and an `AuxOutput`.
 
     Raises:
