@@ -10,7 +10,7 @@ import regard
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
-LENGTHS = np.array([4, 2, 5])
+LENGTHS = np.array([4, 2, 5], np.int32)
 OFFSETS = np.concatenate([[0], np.cumsum(LENGTHS)])
 SEQUENCE = jnp.asarray(np.repeat(np.arange(3), LENGTHS))
 SAME = SEQUENCE[:, None] == SEQUENCE
