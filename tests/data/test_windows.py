@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from regard.data.batches import PackedBatches
@@ -21,6 +21,7 @@ def written(folder, lengths):
     return TokenStore.write(folder, documents, ("text",))
 
 
+@example(lengths=[1], context=1, seed=0, epoch=0)
 @given(lengths=LENGTHS, context=st.integers(1, 12), seed=st.integers(0, 99), epoch=st.integers(0, 5))
 def test_an_epoch_predicts_every_token_with_one_before_it_once(
     tmp_path_factory, lengths, context, seed, epoch
@@ -32,7 +33,7 @@ def test_an_epoch_predicts_every_token_with_one_before_it_once(
     values, offsets = windows.gather(np.arange(len(windows)), epoch)["text"]
     sequences = np.split(values, offsets[1:-1]) if len(offsets) > 1 else []
     assert [len(one) - 1 for one in sequences if len(one)] == sizes[sizes > 0].tolist()
-    predicted = np.concatenate([one[1:] for one in sequences])
+    predicted = np.concatenate([values[:0], *(one[1:] for one in sequences)])
     firsts = np.cumsum([0, *lengths[:-1]])[np.array(lengths) > 0]
     assert sorted(predicted.tolist()) == sorted(set(range(sum(lengths))) - set(firsts.tolist()))
     for one in sequences:  # no window has two documents, and none has a gap
