@@ -7,7 +7,8 @@ from typing import Any
 from regard._attention import attention
 from regard._aux import Aux, AuxOutput
 from regard._biases import Alibi, DenseBias, RelativeBias
-from regard._check import check
+from regard._check.check import check
+from regard._check.leaks import Leak, Leaks
 from regard._errors import (
     BackendError,
     CheckpointError,
@@ -17,7 +18,6 @@ from regard._errors import (
     ShapeError,
 )
 from regard._explain import Explanation, explain
-from regard._leaks import Leak, Leaks
 from regard._masks import Causal, Dense, Documents, Global, Lengths, Mask, Prefix, Window
 from regard._merge import merge
 from regard._packed import Packed

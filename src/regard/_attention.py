@@ -126,10 +126,10 @@ def finished(call: Call, out: Any, aux: AuxOutput | None) -> Any:
 def _entry(framework: str) -> Any:
     """The module whose `attend` is a framework's own way into the operator; it takes all the arguments of `attention`."""
     if framework == "torch":
-        from regard import _traced  # as a statement: a tracer reads this
+        from regard._entries import torch  # as a statement: a tracer reads this
 
-        return _traced
-    return importlib.import_module(f"regard._{framework}")
+        return torch
+    return importlib.import_module(f"regard._entries.{framework}")
 
 
 # TensorFlow's AutoGraph leaves alone what bears this name: it would rewrite whatever a `tf.function` calls.

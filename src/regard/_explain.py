@@ -134,9 +134,9 @@ def _refusals(call: Call, wanted: str | Sequence[str] | None, chosen: str | None
 
 def _lowering_of(query: Any) -> Any:
     if entry_of(query.values if isinstance(query, Packed) else query) == "tensorflow":
-        from regard import _tensorflow
+        from regard._entries import tensorflow
 
-        return _tensorflow.lowered
+        return tensorflow.lowered
     return lower
 
 

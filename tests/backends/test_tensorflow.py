@@ -486,7 +486,7 @@ def test_graphs_say_what_they_cannot_do():
 
 def test_without_the_kernel_tiles_serve(monkeypatch):
     monkeypatch.setattr("regard._attention.kernel", lambda: None)
-    monkeypatch.setattr("regard._tensorflow_graph.kernel", lambda: None)
+    monkeypatch.setattr("regard._entries.tensorflow_graph.kernel", lambda: None)
     monkeypatch.setattr(native, "forward", None)
     x = drawn(4, 2, 3)
     expected = attention(x.numpy(), x.numpy(), x.numpy(), backend="reference")

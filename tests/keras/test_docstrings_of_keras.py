@@ -1,4 +1,4 @@
-"""The examples of what imports Keras, in docstrings and README, which need a process with the backend."""
+"""The examples of what imports Keras, in docstrings and pages, which need a process with the backend."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def test_examples_give_what_they_say(name):
     assert result.failed == 0
 
 
-def test_the_code_of_the_readme_runs():
-    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_code_of_the_page_runs():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "attention.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(import keras\n.*?)^```", text, re.MULTILINE | re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {"np": np})
+    exec(compile(code, "attention.md", "exec"), {"np": np})
 
 
 @pytest.mark.parametrize("name", regard.keras.__all__)

@@ -19,12 +19,12 @@ from regard._attention import BACKENDS, lower
 from regard._aux import Aux, AuxOutput
 from regard._biases import Bias, DenseBias
 from regard._checks import check_packed, check_sinks, checked_forms, refuse_packed_arguments
+from regard._entries.tensorflow_host import Host
 from regard._errors import BackendError, RegardError, ShapeError
 from regard._lowering import kernel, missing
 from regard._masks import Dense, Lengths, Mask, Prefix, conjuncts
 from regard._packed import Packed
 from regard._plan import Plan, Spans, make_plan
-from regard._tensorflow_host import Host
 from regard.backends.tensorflow import function
 from regard.backends.tensorflow.exchange import is_compiled
 

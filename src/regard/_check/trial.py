@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regard._check.hosts import epsilon, gradient, host_name, is_floating, like, to_numpy, without_gradients
+from regard._check.leaks import Leak, Token
+from regard._check.probes import Mask, Probe, Tokens
 from regard._errors import ConfigError, ShapeError
-from regard._hosts import epsilon, gradient, host_name, is_floating, like, to_numpy, without_gradients
-from regard._leaks import Leak, Token
 from regard._packed import Packed
-from regard._probes import Mask, Probe, Tokens
 
 ROUNDINGS = 16.0  # by which a number may move that nothing has changed
 LARGE = 8.0  # standard deviations

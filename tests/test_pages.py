@@ -1,4 +1,4 @@
-"""The two READMEs say the same, and what they show works."""
+"""The READMEs and the pages in docs say the same in both languages, and what they show works."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ENGLISH = ROOT / "README.md"
-CHINESE = ROOT / "README.zh-CN.md"
-# The READMEs point at each other; every other link is the same in both.
-LANGUAGE_LINKS = {"README.md", "README.zh-CN.md"}
+# In the order in which a reader runs what they show.
+ENGLISH = [ROOT / "README.md", ROOT / "docs" / "applications.md", ROOT / "docs" / "attention.md"]
+PAIRS = [(page, page.with_suffix(".zh-CN.md")) for page in ENGLISH]
+PAGES = [page for pair in PAIRS for page in pair]
 
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!--\s*not run:\s*\S[^>]*-->\s*\Z")
@@ -24,7 +24,7 @@ NOT_RUN = re.compile(r"<!--\s*not run:\s*\S[^>]*-->\s*\Z")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced code block of a README."""
+    """A fenced code block of a page."""
 
     language: str
     code: str
@@ -46,31 +46,48 @@ def heading_levels(path: Path) -> list[int]:
 
 def links(path: Path) -> list[str]:
     targets = re.findall(r"\]\(([^)\s]+)[^)]*\)", prose(path))
-    targets += re.findall(r'(?:href|src)="([^"]+)"', prose(path))
-    return sorted(target for target in targets if target not in LANGUAGE_LINKS)
+    return targets + re.findall(r'(?:href|src)="([^"]+)"', prose(path))
+
+
+def targets(path: Path) -> list[str]:
+    """The files that a page points at, in whichever language; each points at its own twin, too."""
+    return sorted(link.partition("#")[0].replace(".zh-CN.md", ".md") for link in links(path))
+
+
+def anchors(path: Path) -> set[str]:
+    """What the headings of a page are called in links."""
+    headings = re.findall(r"^#+ (\S.*)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
 def table_shapes(path: Path) -> list[int]:
     return [row.count("|") for row in prose(path).splitlines() if row.startswith("|")]
 
 
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].name)
 @pytest.mark.parametrize(
-    "part", [heading_levels, links, blocks, table_shapes], ids=lambda part: part.__name__
+    "part", [heading_levels, targets, blocks, table_shapes], ids=lambda part: part.__name__
 )
-def test_the_readmes_are_equal_in(part):
-    assert part(ENGLISH) == part(CHINESE)
+def test_the_languages_are_equal_in(part, pair):
+    english, chinese = pair
+    assert part(english) == part(chinese)
 
 
-def test_the_readmes_point_at_each_other():
-    assert "(README.zh-CN.md)" in ENGLISH.read_text(encoding="utf-8")
-    assert "(README.md)" in CHINESE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].name)
+def test_the_languages_point_at_each_other(pair):
+    english, chinese = pair
+    assert f"({chinese.name})" in english.read_text(encoding="utf-8")
+    assert f"({english.name})" in chinese.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", [ENGLISH, CHINESE], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_local_links_lead_somewhere(path):
     for link in links(path):
-        if "://" not in link and not link.startswith(("#", "mailto:")):
-            assert (ROOT / link.partition("#")[0]).exists(), link
+        if "://" not in link and not link.startswith("mailto:"):
+            name, _, anchor = link.partition("#")
+            page = path.parent / name if name else path
+            assert page.exists(), link
+            assert not anchor or anchor in anchors(page), link
 
 
 def shell_commands(code: str) -> list[list[str]]:
@@ -94,17 +111,16 @@ def run_command(command: list[str], folder: Path) -> None:
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
 
 
-def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
+def test_the_code_of_the_pages_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "__readme__"}
-    for block in blocks(ENGLISH):
-        if not block.runs:
-            continue
-        if block.language == "python":
-            exec(compile(block.code, str(ENGLISH), "exec"), namespace)
-        elif block.language in {"bash", "sh", "shell", "console"}:
-            for command in shell_commands(block.code):
-                run_command(command, tmp_path)
+    namespace: dict[str, object] = {"__name__": "__pages__"}
+    for page in ENGLISH:
+        for block in blocks(page):
+            if block.runs and block.language == "python":
+                exec(compile(block.code, str(page), "exec"), namespace)
+            elif block.runs and block.language in {"bash", "sh", "shell", "console"}:
+                for command in shell_commands(block.code):
+                    run_command(command, tmp_path)
 
 
 def test_blocks_know_whether_they_run(tmp_path):

@@ -30,9 +30,9 @@ def attend(query: Any, key: Any, value: Any, **options: Any) -> Any:
     sinks = options["sinks"]
     options["sinks"] = None if sinks is None else tf.convert_to_tensor(sinks)
     if not tf.executing_eagerly() or any(tf.is_symbolic_tensor(array) for array in values):
-        from regard import _tensorflow_graph
+        from regard._entries import tensorflow_graph
 
-        return _tensorflow_graph.attend(query, key, value, **options)
+        return tensorflow_graph.attend(query, key, value, **options)
     aux, backend = options.pop("return_aux"), options.pop("backend")
     call = lowered(query, key, value, **options)
     name = choose(call, backend)

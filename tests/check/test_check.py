@@ -11,8 +11,8 @@ from torch import nn
 
 import regard
 import regard.nn
+from regard._check.probes import Tokens, future_probes, sequence_probes
 from regard._errors import ConfigError, ShapeError
-from regard._probes import Tokens, future_probes, sequence_probes
 
 LENGTHS = [5, 1, 0, 7, 3]
 OFFSETS = np.concatenate([[0], np.cumsum(LENGTHS)])

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from regard._check.hosts import has_gradients, host_name, is_floating
+from regard._check.leaks import Leak, Leaks
+from regard._check.probes import Probe, Tokens, future_probes, padding_probes, sequence_probes
+from regard._check.trial import Trial
 from regard._errors import ConfigError, ShapeError
-from regard._hosts import has_gradients, host_name, is_floating
-from regard._leaks import Leak, Leaks
 from regard._packed import Packed, checked_offsets
-from regard._probes import Probe, Tokens, future_probes, padding_probes, sequence_probes
-from regard._trial import Trial
 
 NAMED = 3  # leaks of a kind
 GRADIENTS = 6  # probes, beside the last, whose gradients are looked at

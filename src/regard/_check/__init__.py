@@ -1,0 +1,1 @@
+"""How `regard.check` finds what a model sees."""
