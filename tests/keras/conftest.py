@@ -6,9 +6,11 @@ Where every new shape compiles, which takes seconds, the tests that are not mark
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
+HERE = Path(__file__).parent
 BACKEND = os.environ.get("KERAS_BACKEND")
 COMPILED = BACKEND in {"jax", "tensorflow"}
 if BACKEND is None:
@@ -28,5 +30,5 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if COMPILED and item.get_closest_marker("everywhere") is None:
+        if COMPILED and HERE in item.path.parents and item.get_closest_marker("everywhere") is None:
             item.add_marker("slow")
