@@ -15,10 +15,8 @@ from regard.nn.linear import Linear, dtype_of_products
 from regard.nn.norm import normalize
 from regard.nn.transformer import EncoderDecoder, Shape
 
-STATE_DIM, TOKEN_DIM = (
-    64,
-    32,
-)  # of the one head that says where to copy from: for what tokens mean, and for which one stands before
+# Of the one head that says where to copy from: for what tokens mean, and for which one stands before.
+STATE_DIM, TOKEN_DIM = 64, 32
 SCALE = STATE_DIM**-0.5
 EPS = 1e-6
 
