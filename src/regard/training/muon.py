@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from regard.training.adamw import AdamW
 from regard.training.optimizer import Optimizer, with_gradients
+from regard.training.precision import resolved
 
 # Of four quintic steps, each the closest to 1 (in the largest error) over the singular values that the one before leaves, from
 # 0.003 to 1 at first: Amsel et al. 2025, "The Polar Express".
@@ -75,20 +76,18 @@ class Muon(Optimizer):
 def orthogonal(matrices: Tensor) -> Tensor:
     """The nearest orthogonal matrices, roughly: (B, m, n) with every singular value moved close to 1.
 
-    A Newton-Schulz iteration in bfloat16, whose rounding is far below the iteration's own error. It begins with matrices
+    A Newton-Schulz iteration in the dtype of the matrices: bfloat16's rounding is far below the iteration's own error. It begins with matrices
     divided by the fourth root of the sum of their singular values' fourth powers, the root of the norm of `X X^T`, which the iteration
     needs anyway: that bounds the largest singular value closer than the Frobenius norm does, and saves an iteration.
     """
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).to(torch.bfloat16)
+    x = matrices.mT if tall else matrices
     for number, (a, b, c) in enumerate(COEFFICIENTS):
         square = x @ x.mT
         if number == 0:
             largest = square.diagonal(dim1=1, dim2=2).amax(1)[:, None, None] + TINY
             square /= largest  # or squares of its numbers would not be seen in float32
-            bound = (square.norm(dim=(1, 2), keepdim=True, dtype=torch.float32) * MARGIN + TINY).to(
-                torch.bfloat16
-            )
+            bound = (square.norm(dim=(1, 2), keepdim=True, dtype=torch.float32) * MARGIN + TINY).to(x.dtype)
             square /= bound
         step = torch.baddbmm(square, square, square, beta=b, alpha=c)
         step.diagonal(dim1=1, dim2=2).add_(a)  # a x + step x in one product, without a copy of x
@@ -150,7 +149,8 @@ def _squares(matrix: Tensor) -> tuple[Tensor, ...]:
 
 
 def _stacked(matrices: list[Tensor]) -> Tensor:
-    """(B, m, n) in bfloat16, rounded while they are stacked."""
-    together = torch.empty(len(matrices), *matrices[0].shape, dtype=torch.bfloat16)
+    """(B, m, n) in bfloat16 where the CPU has instructions for it; where it has none, PyTorch's products of it take thirty times as long."""
+    dtype = torch.bfloat16 if resolved("auto") == "bf16" else matrices[0].dtype
+    together = torch.empty(len(matrices), *matrices[0].shape, dtype=dtype)
     torch._foreach_copy_(list(together.unbind()), matrices)
     return together
