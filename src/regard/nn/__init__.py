@@ -31,6 +31,12 @@ from regard.nn.consistency import (
     twice as twice,
 )
 from regard.nn.copying import CopyingEncoderDecoder as CopyingEncoderDecoder
+from regard.nn.distillation import (
+    taught as taught,
+)
+from regard.nn.distillation import (
+    teaching as teaching,
+)
 from regard.nn.encoder import TextEncoder as TextEncoder
 from regard.nn.feedforward import Dropout as Dropout
 from regard.nn.feedforward import FeedForward as FeedForward
