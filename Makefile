@@ -18,11 +18,12 @@ KERNEL := tools/editable/CMakeLists.txt $(wildcard csrc/*.* csrc/*/*)
 
 install: $(STAMP)
 
+# rouge-score has no wheel: it is built before isolation is off, which would ask for setuptools in .venv.
 $(STAMP): pyproject.toml constraints.txt $(KERNEL)
 	@echo "Installing into .venv; the first time takes a few minutes."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=.")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) scikit-build-core nanobind cmake ninja jaxlib
+	@$(PIP) scikit-build-core nanobind cmake ninja jaxlib rouge-score
 	@$(PIP) --no-build-isolation --editable ".[tasks,export,dev]"
 	@test $(REGARD_REQUIRE_KERNEL) = 1 || echo "No C++ compiler was found: regard works without its kernel, but slower."
 	@touch $(STAMP)
