@@ -1,5 +1,5 @@
 # make install   a virtual environment in .venv with everything; quick when nothing changed
-# make demo      train a small translator for three minutes and look at its attention
+# make demo      train a small translator for three minutes and a captioner for one, and look at their attention
 # make test      lint, types, import floors, tests
 # make sanitize  the kernel under sanitizers, with random calls; some minutes
 # make wheel     build a wheel and try it in an environment of its own
@@ -30,6 +30,7 @@ $(STAMP): pyproject.toml constraints.txt $(KERNEL)
 
 demo: install
 	@$(BIN)/python examples/demo.py
+	@$(BIN)/python examples/caption.py 1 runs/demo-captions
 
 test: lint types floors
 	@$(BIN)/python -m pytest -n 2 -q

@@ -66,7 +66,8 @@ class CopyingEncoderDecoder(EncoderDecoder):
     def loss(self, source: Packed, target: Packed, following: Tensor, smoothing: float = 0.0) -> Tensor:
         """The summed cross-entropy of the mixture, as three log-sum-exps: no scores of all pairs or of the vocabulary are kept.
 
-        `sum_t (1 - e) * -log p(y_t) + e * mean_v -log softmax(vocabulary)[v]`: the vocabulary's part alone is smoothed.
+        `sum_t (1 - e) * -log p(y_t) + e * mean_v -log softmax(vocabulary)[v]`: the vocabulary's part alone is smoothed. Inside
+        `consistent` and `taught` whole mixtures are compared, in blocks of rows, and sequences are gone through one by one.
 
         Arguments:
             source: token ids (total source,) of N sequences.

@@ -34,6 +34,7 @@ from regard.training.recipe import Recipe
 BEAM, PENALTY = 5, 1.0
 NOTHING = Hypothesis((), -math.inf)
 HYPOTHESES = 320  # written at once; sources of like length stand together
+TOKENS = 32768  # of sources that are read at once, unless one alone is longer
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class TextForText:
         limits = [limit(len(source)) for source in ordered]
         found = search(
             writer(ordered), limits, beam=beam, bos=self.tokenizer.bos, eos=self.tokenizer.eos, penalty=penalty,
-            together=max(1, HYPOTHESES // beam),
+            together=max(1, HYPOTHESES // beam), sizes=[len(source) for source in ordered], most=TOKENS,
         )  # fmt: skip
         placed = dict(zip(order, found, strict=True))
         return [placed[number] for number in range(len(sources))]
