@@ -76,6 +76,7 @@ class Trainer:
     texts: TokenStore | None = None
     """What the model is pretrained on, where it is."""
     teacher: nn.Module | None = None
+    """What is learned from beside the data, where there is one."""
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
