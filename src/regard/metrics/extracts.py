@@ -37,7 +37,7 @@ def gap_sentence(text: str) -> tuple[str, str, str] | None:
     Source: Zhang et al. 2020, "PEGASUS: Pre-training with Extracted Gap-sentences for Abstractive Summarization", Ind-Orig.
 
     >>> gap_sentence("It rains. A dog and a cat sleep. The cat is grey.")
-    ('It rains. A dog and a cat sleep.', 'The cat is grey.', '')
+    ('It rains.', 'A dog and a cat sleep.', 'The cat is grey.')
     """
     spans = _spans(text)
     if len(spans) < 2:

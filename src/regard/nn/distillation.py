@@ -54,7 +54,15 @@ def lesson() -> Lesson | None:
 
 @contextmanager
 def teaching() -> Iterator[list[Chances]]:
-    """While it lasts, losses over a vocabulary are 0 and keep what the model says: a list for `taught`."""
+    """While it lasts, losses over a vocabulary are 0 and keep what the model says: a list for `taught`.
+
+    >>> from regard.nn.loss import vocabulary_loss
+    >>> with regard.nn.teaching() as said:
+    ...     vocabulary_loss(torch.zeros(3, 4), torch.zeros(5, 4), torch.tensor([0, 4, 2]))
+    tensor(0.)
+    >>> said[0].log_p(0).exp().shape
+    torch.Size([3, 5])
+    """
     with torch.no_grad(), _asking(Lesson()) as found:
         yield found.said
 
