@@ -340,6 +340,32 @@ def test_a_folder_without_its_files(run, tmp_path):
     assert other.matcher.levels == task.matcher.levels
 
 
+def test_the_control_reads_and_shows_where_its_questions_looked(run, tmp_path):
+    data = run[-1].parent
+    recipe = RECIPE.replace(steps=4, evaluations=1, encoder="recurrent", decoder_layers=2)
+    trainer = runs.begin(
+        make_task("answer"), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence())
+    )  # fmt: skip
+    before = trainer.model.blocks[0].attention.layers[0].weight_hh_l0.clone()
+    assert trainer.run().evaluated == 1
+    assert not torch.equal(trainer.model.blocks[0].attention.layers[0].weight_hh_l0, before)
+    reader = regard.load(tmp_path / "run")
+    assert reader.recipe.encoder == "recurrent"
+    asked = [run[0].input_of(record) for record in run[2][:6]]
+    together = reader.predict(asked)
+    for one, given in zip(together, asked, strict=True):
+        assert one.start is None or given.passage[one.start : one.end] == one.text
+        assert reader.predict([given])[0].probability == pytest.approx(one.probability, abs=1e-5)
+    (answer,) = reader.predict(asked[:1], attention=True)
+    seen = answer.attention
+    assert (seen.question, len(seen.passage)) == (
+        ("Who", asked[0].text[4:-1], "?", "</s>"),
+        seen.weights.shape[-1],
+    )
+    assert seen.weights.shape[:3] == (1, 4, 4)
+    np.testing.assert_allclose(seen.weights.sum(-1), 1, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_answers_begin_with_a_pretrained_encoder(run, tmp_path, kind):
     """Passages are longer than it has positions for; the run is loaded without the folder that it came from."""

@@ -329,6 +329,23 @@ def test_sizes_fit_what_there_is():
         assert "vocabulary" not in sizes
 
 
+def test_the_control_classifies_texts(one, tmp_path):
+    """Its encoder has no attention; the query that pools its states is the same for both."""
+    data = one.parent
+    recipe = RECIPE.replace(steps=4, evaluations=1, encoder="recurrent")
+    predictor = regard.load(
+        begin(Classify(), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run")
+    )
+    layers = predictor.model.encoder.encoder
+    assert isinstance(layers, regard.nn.RecurrentEncoder)
+    assert not [each for each in layers.modules() if isinstance(each, regard.nn.SelfAttention)]
+    texts = [text for text, _ in sentences(5, 2)]
+    found = predictor(texts)
+    for text, each in zip(texts, found, strict=True):
+        assert sum(each.probabilities.values()) == pytest.approx(1)
+        assert predictor(text).probabilities == pytest.approx(each.probabilities, abs=1e-5)
+
+
 def test_recurrent_layers_read_no_pictures():
     task = Classify()
     task.reader.input, task.labels, task.patch = "image", ("a", "b"), 4

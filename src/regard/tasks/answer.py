@@ -31,7 +31,6 @@ from regard.metrics.buckets import Group
 from regard.metrics.measurement import by_example
 from regard.metrics.translation import Score, looks_chinese, looks_japanese
 from regard.metrics.words import characters
-from regard.nn.attention import SelfAttention
 from regard.nn.reader import PassageReader, SpanScores, span_loss
 from regard.nn.watch import watch
 from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, refuse_decoder, upper_sizes
@@ -173,6 +172,7 @@ class AnswerQuestions:
             longest=self.window.longest,
             dropout=recipe.dropout or 0.0,
             abstains=self.abstains,
+            kind=recipe.encoder,
             **upper_sizes(recipe, encoder),
         )
 
@@ -353,9 +353,11 @@ class AnswerQuestions:
         number = best_window(starts, self.window.size, *here)
         example = self._example(passage)
         example.add(question, [number])
-        with watch(model.blocks, SelfAttention) as seen:
+        with watch(*model.meeting_places) as seen:
             read(model, pack_streams([example.streams()], self.streams))
         weights = torch.stack(seen).float().numpy()
+        if model.meeting is None:  # passages are then seen beside the question itself
+            weights = weights[..., len(question.ids) + 1 :]
         size = min(self.window.size, len(passage.ids))
         return replace(answer, attention=looked(weights, question, passage, starts[number], size))
 

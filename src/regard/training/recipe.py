@@ -74,9 +74,9 @@ class Recipe:
     encoder_layers: int | None = None
     """Blocks of the encoder."""
     decoder_layers: int | None = None
-    """Blocks of the decoder; for roles, blocks that run once for each predicate."""
+    """Blocks of the decoder; for roles and answers, blocks that run once for each predicate or question."""
     encoder: str = "attention"
-    """"attention", or "recurrent": LSTMs of as many parameters in place of self-attention, for comparison; for roles also in the blocks that run once for each predicate."""
+    """"attention", or "recurrent": LSTMs of as many parameters in place of self-attention, for comparison; for roles and answers also above the encoder."""
     decoder: str = "attention"
     """The same for the decoder, which attends to its source all the same; tasks that only read have none."""
     dropout: float | None = None
