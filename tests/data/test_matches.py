@@ -95,6 +95,20 @@ def test_codes_say_what_is_defined(tokenizer, asked, told):
     assert all(PASSAGE_CODES <= code < CODES - 1 for code in codes_Q)  # the last one is that of an end
 
 
+def test_without_comparing_codes_say_how_frequent_a_unit_is(tokenizer):
+    question, passage = (Text(text, tokenizer) for text in ("the dog 42?", "The dog runs 42 x."))
+    levels = {"the": 0, "dog": 2}
+    asked, told = Matcher(levels, compares=False).codes(question, passage)
+    alone = Matcher(levels).codes(question, Text("x", tokenizer))[0]
+    assert asked.tolist() == alone.tolist()
+    assert asked.tolist() != Matcher(levels).codes(question, passage)[0].tolist()
+    known = read(Matcher(levels).codes(question, passage)[1])
+    assert known[:, 0].any()
+    found = read(told)
+    assert (found[:, 2] == known[:, 2]).all()
+    assert not found[:, [0, 1, 3, 4]].any()
+
+
 def test_forms_of_a_match(tokenizer):
     told = Text("Running runner dog cat .", tokenizer)
     codes = Matcher({}).codes(Text("runnable running Dog", tokenizer), told)[1]

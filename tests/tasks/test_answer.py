@@ -353,9 +353,9 @@ def test_the_control_reads_and_shows_where_its_questions_looked(run, tmp_path):
     assert reader.recipe.encoder == "recurrent"
     asked = [run[0].input_of(record) for record in run[2][:6]]
     together = reader.predict(asked)
-    for one, given in zip(together, asked, strict=True):
-        assert one.start is None or given.passage[one.start : one.end] == one.text
-        assert reader.predict([given])[0].probability == pytest.approx(one.probability, abs=1e-5)
+    for one, question in zip(together, asked, strict=True):
+        assert one.start is None or question.passage[one.start : one.end] == one.text
+        assert reader.predict([question])[0].probability == pytest.approx(one.probability, abs=1e-5)
     (answer,) = reader.predict(asked[:1], attention=True)
     seen = answer.attention
     assert (seen.question, len(seen.passage)) == (
@@ -382,6 +382,26 @@ def test_answers_begin_with_a_pretrained_encoder(run, tmp_path, kind):
     one = reader(given, attention=True)
     assert one.start is None or given[1][one.start : one.end] == one.text
     assert reader([given, ("Who?", "Dogs ran.")])[0].text == one.text
+
+
+def test_a_run_without_matches_stays_so(run, tmp_path):
+    data = run[-1].parent
+    trainer = runs.begin(
+        make_task("answer"), RECIPE.replace(steps=2, evaluations=1, matches=False), data / "train.jsonl",
+        data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence()),
+    )  # fmt: skip
+    trainer.run()
+    loaded = regard.load(tmp_path / "run").task
+    assert loaded.facts()["matches"] is False
+    assert run[0].facts()["matches"] is True
+    streams = [next(iter(task.encode(run[2][:3]))) for task in (trainer.task, loaded, run[0])]
+    assert streams[0] == streams[1] != streams[2]
+    assert streams[0][:-1] == streams[2][:-1]
+    path = tmp_path / "run" / "reading.json"
+    facts = json.loads(path.read_text(encoding="utf8"))
+    del facts["matches"]  # as a run of a time when there was no choice
+    path.write_text(json.dumps(facts), encoding="utf8")
+    assert regard.load(tmp_path / "run").task.facts()["matches"] is True
 
 
 @pytest.mark.parametrize(

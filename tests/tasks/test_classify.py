@@ -346,11 +346,16 @@ def test_the_control_classifies_texts(one, tmp_path):
         assert predictor(text).probabilities == pytest.approx(each.probabilities, abs=1e-5)
 
 
-def test_recurrent_layers_read_no_pictures():
-    task = Classify()
-    task.reader.input, task.labels, task.patch = "image", ("a", "b"), 4
-    with pytest.raises(ConfigError, match="pictures are read by attention alone"):
-        task.model(Recipe(**SIZES, encoder="recurrent"))
+def test_texts_and_pictures_obey_other_options(one, seen, tmp_path):
+    """What there is to read decides; nothing is known of it before."""
+    texts, pictures = one.parent / "train.jsonl", seen.parent / "train.jsonl"
+    for data, options, named in (
+        (texts, {"flip": True, "text": "sentence", "label": "kind"}, "flip = True"),
+        (pictures, {"encoder": "recurrent"}, "encoder = recurrent"),
+        (pictures, {"lowercase": True}, "lowercase = True"),
+    ):
+        with pytest.raises(ConfigError, match=rf"'classify' knows no such option.*Received: {named}"):
+            runs.prepare(Classify(), Recipe(steps=1, **options), data, None)
 
 
 def test_a_missing_or_damaged_file_of_labels_is_told(tmp_path):

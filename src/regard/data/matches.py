@@ -103,6 +103,8 @@ class Text:
 class Matcher:
     """Codes for the pieces of questions and passages; `levels` says how frequent units are, those not in it are rare.
 
+    Without `compares`, codes say only what is question and what passage, and how frequent units are.
+
     >>> tokenizer = Tokenizer.train(["Who wrote it? Ada wrote notes on it."] * 2, vocabulary_size=400)
     >>> matcher = Matcher(Matcher.frequencies([["who", "wrote", "it"], ["ada", "wrote", "notes"]]))
     >>> question, passage = (Text(text, tokenizer) for text in ("Who wrote notes?", "Ada wrote it."))
@@ -111,8 +113,8 @@ class Matcher:
     [0, 3, 0, 0]
     """
 
-    def __init__(self, levels: Mapping[str, int]) -> None:
-        self.levels = dict(levels)
+    def __init__(self, levels: Mapping[str, int], compares: bool = True) -> None:
+        self.levels, self.compares = dict(levels), compares
 
     @staticmethod
     def frequencies(texts: Iterable[Iterable[str]]) -> dict[str, int]:
@@ -131,7 +133,7 @@ class Matcher:
 
     def codes(self, question: Text, passage: Text) -> tuple[Integers, Integers]:
         """The codes of the question's pieces (Q,) and of the passage's (P,)."""
-        known = set(passage.units)
+        known = set(passage.units) if self.compares else set[str]()
         levels = self._levels(question.units)
         said = np.array([*(unit in known for unit in question.units), False], dtype=np.int64)
         asked = said * (RARE + 2) + np.append(levels, NO_UNIT)
@@ -146,6 +148,11 @@ class Matcher:
             return np.full(
                 len(passage.ids), np.ravel_multi_index((0, 0, NO_UNIT, 0, 0), SIZES), dtype=np.int64
             )
+        if not self.compares:
+            levels = _by_piece(passage, self._levels(passage.units))
+            levels[~passage.is_unit] = NO_UNIT
+            nothing = np.zeros_like(levels)
+            return np.ravel_multi_index((nothing, nothing, levels, nothing, nothing), SIZES)
         match = _forms(question, passage)
         run = _runs(question.units, passage.units, match > 0)
         levels = self._levels(passage.units)

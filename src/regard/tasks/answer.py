@@ -33,10 +33,11 @@ from regard.metrics.translation import Score, looks_chinese, looks_japanese
 from regard.metrics.words import characters
 from regard.nn.reader import PassageReader, SpanScores, span_loss
 from regard.nn.watch import watch
-from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, refuse_decoder, upper_sizes
+from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.tasks._examples import Example, Window, best_span, firsts, outcomes, read, rows_of
 from regard.tasks._reading import Answer, Question, looked, restored_answer
 from regard.training.loop import parts_of
+from regard.training.options import BEGUN, TEXTS
 from regard.training.presets import encoder_sizes
 from regard.training.recipe import Recipe
 
@@ -57,6 +58,10 @@ class AnswerQuestions:
     streams = ("golds", "lengths", "readings", "spellings", "texts", "codes")
     options = ("attention", "no_answer")
     score_options = ("language",)
+    recipe_options = (
+        *(name for name in TEXTS if name != "lowercase"),  # pieces are in lower case always
+        *(*BEGUN, "decoder_layers", "r_drop", "unspaced", "window", "stride", "matches"),
+    )
     tokenizer: Tokenizer
     matcher: Matcher
     unspaced: str
@@ -64,8 +69,7 @@ class AnswerQuestions:
     abstains: bool
 
     def configure(self, recipe: Recipe) -> None:
-        """Refuse a decoder: the fields have fixed names."""
-        refuse_decoder(recipe, self.name)
+        """Nothing: the fields have fixed names."""
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Questions with their passages and, as answers, spans; several files with commas between them are read in turn."""
@@ -126,7 +130,7 @@ class AnswerQuestions:
         self.unspaced = recipe.unspaced or _way_to_cut(list(passages)[:SAMPLE])
         # Case comes back by the spellings: names are seen in more forms than one.
         self.tokenizer = learn_tokenizer(texts, recipe, lowercase=True, unspaced=self.unspaced)
-        self.matcher = Matcher(Matcher.frequencies(map(units_of, texts)))
+        self.matcher = Matcher(Matcher.frequencies(map(units_of, texts)), recipe.matches)
         sizes = [SHORTEST]
         for passage, answered in passages.items():
             pieces = self.tokenizer.spans(passage)
@@ -283,7 +287,8 @@ class AnswerQuestions:
         self.tokenizer = load_tokenizer(folder)
         try:
             facts = json.loads((folder / READING).read_text(encoding="utf8"))
-            self.matcher = Matcher({str(unit): int(level) for unit, level in facts["levels"].items()})
+            levels = {str(unit): int(level) for unit, level in facts["levels"].items()}
+            self.matcher = Matcher(levels, bool(facts.get("matches", True)))
             self.window = Window(*(int(facts[name]) for name in ("window", "stride", "longest")))
             self.unspaced, self.abstains = str(facts["unspaced"]), bool(facts["abstains"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -298,7 +303,8 @@ class AnswerQuestions:
 
     def _facts(self) -> dict[str, Any]:
         window = {"window": self.window.size, "stride": self.window.stride, "longest": self.window.longest}
-        return {"unspaced": self.unspaced, **window, "abstains": self.abstains}
+        switches = {"abstains": self.abstains, "matches": self.matcher.compares}
+        return {"unspaced": self.unspaced, **window, **switches}
 
     def _golds(self, batch: dict[str, Packed]) -> np.ndarray:
         """(G, 3): the golds of a batch, with their readings' numbers in it."""

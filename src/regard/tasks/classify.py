@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from regard._errors import CheckpointError, ConfigError
+from regard._errors import CheckpointError
 from regard._packed import Packed
 from regard.data.checks import Record, checked
 from regard.data.labels import IMAGE, TEXT, LabelReader, label_numbers
@@ -38,7 +38,8 @@ from regard.nn.patches import PatchEncoder
 from regard.nn.watch import watch
 from regard.tasks._classification import Classification, restored_classification, seen_patches, seen_words
 from regard.tasks._classifier import Classifier
-from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, refuse_decoder, upper_sizes
+from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
+from regard.training.options import BEGUN, PICTURES, TEXTS, refuse_options
 from regard.training.presets import encoder_sizes
 from regard.training.recipe import Recipe
 
@@ -68,13 +69,22 @@ class Classify:
         return ("labels", "size", "patches") if self.reader.input == IMAGE else ("labels", "text")
 
     @property
+    def recipe_options(self) -> tuple[str, ...]:
+        """Of texts, of pictures, or of both as long as nothing was read."""
+        texts = () if self.reader.input == IMAGE else (*TEXTS, *BEGUN)
+        pictures = () if self.reader.input == TEXT else PICTURES
+        return tuple(dict.fromkeys(("text", "label", "r_drop", *texts, *pictures)))
+
+    @property
     def reads_pictures(self) -> bool:
         """Whether pictures are classified."""
         return self.reader.input == IMAGE
 
     def configure(self, recipe: Recipe) -> None:
-        """Take the names of the fields; refuse a decoder."""
-        refuse_decoder(recipe, self.name)
+        """Take the names of the fields."""
+        if recipe.init is not None and recipe.hidden is not None:
+            why = "above a pretrained encoder classes have no layer with a width"
+            refuse_options(recipe, ["hidden"], why, "init alone")
         self.reader = LabelReader(recipe.text, recipe.label)
 
     def name_fields(self, text: str | None, label: str | None) -> None:
@@ -146,11 +156,6 @@ class Classify:
         if self.reader.input == TEXT:
             encoder: nn.Module = make_encoder(recipe, self.tokenizer)
         else:
-            if recipe.encoder != "attention":
-                raise ConfigError(
-                    "pictures are read by attention alone. Expected: encoder = attention. "
-                    f"Received: {recipe.encoder}. To mend it: leave --encoder out."
-                )
             sizes = (recipe.dim or 128, recipe.heads or 4, recipe.hidden or 256, recipe.encoder_layers or 4)
             moves: dict[str, Any] = {"warp": recipe.warp or 0.0, "flip": recipe.flip, "tint": recipe.tint}
             encoder = PatchEncoder(self.patch, *sizes, dropout=dropout, **moves)

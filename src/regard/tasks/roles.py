@@ -35,8 +35,9 @@ from regard.metrics.translation import Score
 from regard.nn.loss import vocabulary_loss
 from regard.nn.roles import RoleLabeller
 from regard.nn.watch import watch
-from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, refuse_decoder, upper_sizes
+from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.tasks._labelling import Labelling, Proposition, read_propositions, restored_labelling
+from regard.training.options import BEGUN, TEXTS
 from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
 
@@ -54,6 +55,7 @@ class Roles:
     streams = ("pieces", "starts", "features", "predicates", "tags")
     options = ("attention",)
     score_options = ("each",)
+    recipe_options = (*TEXTS, *BEGUN, "decoder_layers", "r_drop")
     tokenizer: Tokenizer
     counts: WordCounts | None = None
     folder: Path | None = None
@@ -61,8 +63,7 @@ class Roles:
     """V first, then the others, the frequent ones first; role r has the tags 1 + 2r (B) and 2 + 2r (I)."""
 
     def configure(self, recipe: Recipe) -> None:
-        """Refuse a decoder: the fields have fixed names."""
-        refuse_decoder(recipe, self.name)
+        """Nothing: the fields have fixed names."""
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Sentences with their predicates and, as answers, roles."""

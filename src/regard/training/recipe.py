@@ -162,6 +162,8 @@ class Recipe:
     that a piece of the document sees, besides the first one; by default all of them."""
     coverage: float | None = None
     """For summaries: weight of the penalty for copying from a place again; it costs memory source x target, for one head."""
+    matches: bool = True
+    """For answers: tokens tell the model which words question and passage have in common, in which form, and how close by."""
     stride: int | None = None
     """Pieces from the beginning of one window to that of the next; less where a window would not overlap by the longest answer."""
     unspaced: str | None = None
