@@ -384,6 +384,33 @@ def test_answers_begin_with_a_pretrained_encoder(run, tmp_path, kind):
     assert reader([given, ("Who?", "Dogs ran.")])[0].text == one.text
 
 
+def test_questions_are_cut_by_what_is_known_of_them(run):
+    task, _, records, folder = run
+    asked = [one["question"].removeprefix("Who ").rstrip("?") for one in stories(150, 0)]
+    passages = [one["context"] for one in stories(150, 0)][::3]
+    words = [word.strip(".") for passage in passages for word in passage.split()]
+    loaded = make_task("answer")
+    loaded.load(folder)
+    for record in records[:6]:
+        verb = record.fields["question"].removeprefix("Who ").rstrip("?")
+        expected = min(asked.count(verb) + words.count(verb), len(asked))
+        assert [one.groups["frequency"].value(record) for one in (task, loaded)] == [expected] * 2
+        answered = bool(record.fields["answers"])  # and the verb stands beside the name
+        assert task.groups["distance"].value(record) == int(answered)
+    unknown = Record({**records[0].fields, "question": "Who flew?"}, "x", 1)
+    assert loaded.groups["frequency"].value(unknown) == 0
+    far = {
+        "context": "Ada, who never sang, wrote it.",
+        "question": "Who wrote?",
+        "answers": [{"text": "sang", "start": 15}],
+    }
+    assert task.groups["distance"].value(Record(far, "x", 1)) == 1
+    far["answers"][0] |= {"text": "Ada", "start": 0}
+    assert task.groups["distance"].value(Record({**far, "question": "?"}, "x", 1)) == 6
+    with pytest.raises(ConfigError, match="Expected: a run"):
+        AnswerQuestions().groups["frequency"].value(unknown)
+
+
 def test_a_run_without_matches_stays_so(run, tmp_path):
     data = run[-1].parent
     trainer = runs.begin(

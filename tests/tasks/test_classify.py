@@ -346,6 +346,20 @@ def test_the_control_classifies_texts(one, tmp_path):
         assert predictor(text).probabilities == pytest.approx(each.probabilities, abs=1e-5)
 
 
+def test_texts_are_cut_by_their_rarest_word(one, seen):
+    words = [word for text, _ in sentences(300, 0)[:260] for word in text.split()]
+    loaded = regard.load(one).task
+    record = Record({"sentence": "The old DOG.", "kind": "animal"}, "x", 1)
+    assert loaded.groups["frequency"].value(record) == min(
+        words.count(word) for word in ("the", "old", "dog")
+    )
+    assert loaded.groups["frequency"].value(Record({"sentence": "old fox", "kind": "x"}, "x", 1)) == 0
+    assert list(regard.load(seen).task.groups) == ["length"]
+    assert not (seen / "words.json").exists()
+    with pytest.raises(ConfigError, match="Expected: a run"):
+        Classify().groups["frequency"].value(Record({"text": "old"}, "x", 1))
+
+
 def test_texts_and_pictures_obey_other_options(one, seen, tmp_path):
     """What there is to read decides; nothing is known of it before."""
     texts, pictures = one.parent / "train.jsonl", seen.parent / "train.jsonl"

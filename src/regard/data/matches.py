@@ -70,6 +70,28 @@ def units_of(text: str) -> list[str]:
     return [match.group().lower() for match in UNIT.finditer(text)]
 
 
+def nearest_match(question: str, passage: str, begin: int, end: int) -> int:
+    """Units from the characters `begin` to `end` of a passage to the nearest unit outside them that the question has too.
+
+    Neighbours are 1 apart. Where the question has no unit of the passage it is the number of the passage's units.
+
+    >>> nearest_match("Who wrote the notes?", "Notes on it: Ada King wrote them.", 13, 21)
+    1
+    """
+    asked = set(units_of(question))
+    matches = list(UNIT.finditer(passage))
+    first = sum(match.end() <= begin for match in matches)
+    behind = sum(match.start() < end for match in matches)
+    return min(
+        (
+            first - place if place < first else place - behind + 1
+            for place, match in enumerate(matches)
+            if not first <= place < behind and match.group().lower() in asked
+        ),
+        default=len(matches),
+    )
+
+
 class Text:
     """A text as pieces, and as units.
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from regard._errors import CheckpointError
 from regard._packed import Packed
 from regard.data.checks import Record, checked
+from regard.data.frequency import WordCounts
 from regard.data.labels import IMAGE, TEXT, LabelReader, label_numbers
 from regard.data.packing import pack_streams
 from regard.data.patches import cut_patches, usual_patch
@@ -38,6 +39,7 @@ from regard.nn.patches import PatchEncoder
 from regard.nn.watch import watch
 from regard.tasks._classification import Classification, restored_classification, seen_patches, seen_words
 from regard.tasks._classifier import Classifier
+from regard.tasks._counting import CountsWords, frequency_group
 from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.training.options import BEGUN, PICTURES, TEXTS, refuse_options
 from regard.training.presets import encoder_sizes
@@ -48,7 +50,7 @@ TOGETHER = 8192  # tokens that are classified at once
 SIDE = 64
 
 
-class Classify:
+class Classify(CountsWords):
     """The task, as `regard.training` knows it."""
 
     name = "classify"
@@ -124,15 +126,17 @@ class Classify:
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """The names of the labels, and of texts the vocabulary."""
-        found: set[str] = set()
+        found, counts = set[str](), WordCounts()
         self.side, self.patch = recipe.side or SIDE, recipe.patch or 8
 
         def texts() -> Iterator[str]:
             for record in records:
                 found.update(self.reader.labels(record))
+                counts.add(characters(record.fields[self.reader.name]) if self.reader.input == TEXT else ())
                 yield record.fields[self.reader.name]
 
         if self.reader.input == TEXT:
+            self.counts = counts
             self.tokenizer = learn_tokenizer(texts(), recipe)
         else:
             for _ in texts():
@@ -243,7 +247,7 @@ class Classify:
 
     @property
     def groups(self) -> dict[str, Group]:
-        """The number of words of a text, or the longer side of a picture."""
+        """The number of words of a text and how well they are known, or the longer side of a picture."""
         if self.reader.input == IMAGE:
             return {
                 "length": Group(
@@ -255,7 +259,11 @@ class Classify:
             "length": Group(
                 "words of the text; characters of Chinese and Japanese",
                 lambda record: len(characters(record.fields[self.reader.name])),
-            )
+            ),
+            "frequency": frequency_group(
+                "the rarest word of the text",
+                lambda record: self.rarest(characters(record.fields[self.reader.name])),
+            ),
         }
 
     def restored(self, entry: Record, record: Record) -> Classification:
@@ -265,14 +273,16 @@ class Classify:
         return restored_classification(entry, record, name, given, bool(self.reader.several))
 
     def save(self, folder: Path) -> None:
-        """Write `classes.json`, and of texts `tokenizer.json`."""
+        """Write `classes.json`, and of texts `tokenizer.json` and, after `learn`, `words.json`."""
         facts = {"labels": self.labels, "side": self.side, "patch": self.patch, **self.reader.known()}
         (folder / LEARNED).write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
         if self.reader.input == TEXT:
             self.tokenizer.save(folder / "tokenizer.json")
+            self.save_counts(folder)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+        """Read what `save` wrote; `words.json` is read when it is asked for."""
+        self.expect_counts(folder)
         path = folder / LEARNED
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
