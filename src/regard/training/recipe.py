@@ -133,6 +133,8 @@ class Recipe:
     """Name of the field that is classified, or of the text to learn to write. Default: text, or image."""
     label: str | None = None
     """Name of the field of labels, one or a list of several. Default: label, or labels."""
+    ngrams: bool = True
+    """Whether a classifier of texts has a linear model of tokens and pairs of them beside attention."""
     side: int | None = None
     """Pictures are scaled down until their longer side has so many pixels."""
     patch: int | None = None
