@@ -73,7 +73,7 @@ class Classify(CountsWords):
     @property
     def recipe_options(self) -> tuple[str, ...]:
         """Of texts, of pictures, or of both as long as nothing was read."""
-        texts = () if self.reader.input == IMAGE else (*TEXTS, *BEGUN)
+        texts = () if self.reader.input == IMAGE else (*TEXTS, *BEGUN, "ngrams")
         pictures = () if self.reader.input == TEXT else PICTURES
         return tuple(dict.fromkeys(("text", "label", "r_drop", *texts, *pictures)))
 
