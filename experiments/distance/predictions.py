@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ LENGTHS = (1, 6, 11, 16, 21, 31)  # words of a source
 OF_PREDICATE = {"V", "C-V"}
 
 Role = tuple[str, int, int]
+Place = tuple[tuple[str, ...], int, int]
+"""Words, predicate, and how often both occurred before: sentences repeat, and each one counts."""
 
 
 def role_points(gold: Path, predicted: Path, kind: str, seed: int) -> list[Point]:
@@ -84,14 +87,17 @@ def _at(bucket: int, predicate: int, tags: Sequence[str]) -> set[Role]:
     }
 
 
-def _by_predicate(records: Iterable[dict[str, Any]]) -> dict[tuple[tuple[str, ...], int], Sequence[str]]:
-    """Tags by words and predicate; records hold one predicate, or the `predicates` of a sentence."""
-    tags: dict[tuple[tuple[str, ...], int], Sequence[str]] = {}
+def _by_predicate(records: Iterable[dict[str, Any]]) -> dict[Place, Sequence[str]]:
+    """Tags by place; records hold one predicate, or the `predicates` of a sentence."""
+    tags: dict[Place, Sequence[str]] = {}
+    seen = Counter[tuple[tuple[str, ...], int]]()
     for record in records:
         words = tuple(record["words"])
-        if "predicate" in record:
-            tags[words, record["predicate"]] = record["roles"]
-        else:
-            pairs = zip(record["predicates"], record["roles"], strict=True)
-            tags |= {(words, predicate): roles for predicate, roles in pairs}
+        single = "predicate" in record
+        predicates = [record["predicate"]] if single else record["predicates"]
+        for predicate, roles in zip(
+            predicates, [record["roles"]] if single else record["roles"], strict=True
+        ):
+            tags[words, predicate, seen[words, predicate]] = roles
+            seen[words, predicate] += 1
     return tags

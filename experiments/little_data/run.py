@@ -2,8 +2,10 @@
 
     python experiments/little_data/run.py --data DIR --out runs/little --minutes 5 --seeds 0 1 2
     python experiments/little_data/run.py --data DIR --out runs/little --table
+    python experiments/little_data/run.py --task answer --train A/train.jsonl.gz B/train.jsonl.gz --dev A/dev.jsonl.gz \
+        --test C/test.jsonl.gz --init FOLDER --recipes plain no_matches last_weights init --out runs/little-answers --minutes 5
 
-DIR holds train, dev and test as `.jsonl.gz`. A run that stands is not made again and one that was interrupted goes on: call it
+DIR holds train, dev and test as `.jsonl.gz`; each can be named by itself, training data as several files. A run that stands is not made again and one that was interrupted goes on: call it
 with the same arguments until all are done, or with more seeds or recipes to add to them. Runs of one seed stand side by side
 in time, so that a machine whose speed varies is fair to all recipes.
 """
@@ -28,7 +30,11 @@ RECIPES: dict[str, dict[str, object]] = {
     "bpe_dropout+pretrain": {"bpe_dropout": 0.1, "pretrain": 0.2},
     "bpe_dropout+r_drop": {"bpe_dropout": 0.1, "r_drop": 5.0},
     "all": {"bpe_dropout": 0.1, "r_drop": 5.0, "pretrain": 0.2},
+    "last_weights": {"average": 0},
+    "no_matches": {"matches": False},  # of answers alone
+    "init": {"init": None},  # the folder that --init names; of tasks that read
 }
+EVERYWHERE = [name for name in RECIPES if name not in ("no_matches", "init")]
 RESULT, PLAN = "result.json", "plan.json"
 
 
@@ -61,22 +67,40 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--task", default="translate")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--examples", type=int, help="train on so many of the first examples alone")
+    parser.add_argument("--data", type=Path, help="folder of train, dev and test")
+    parser.add_argument("--train", type=Path, nargs="+", help="training data instead of the folder's")
+    parser.add_argument("--dev", type=Path, help="dev data instead of the folder's")
+    parser.add_argument("--test", type=Path, help="test data instead of the folder's")
+    parser.add_argument("--init", help="pretrained encoder of the recipe init")
+    parser.add_argument(
+        "--examples", type=int, help="train on so many of the first examples alone, of the files in turn"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, help="budget of every run")
     parser.add_argument("--steps", type=int, help="the same in updates")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--recipes", nargs="+", default=EVERYWHERE, choices=list(RECIPES))
     parser.add_argument("--option", action="append", default=[], help="name=value, or name alone, for all")
     parser.add_argument("--table", action="store_true", help="print what there is and train nothing")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if "init" in options.recipes and options.init is None and not options.table:
+        parser.error("the recipe init needs --init FOLDER")
+    names = ("train", "dev", "test")
+    if options.data is None and not options.table and None in (getattr(options, name) for name in names):
+        parser.error("there is no data: expected --data, or --train, --dev and --test")
+    for name in names:
+        if getattr(options, name) is None and options.data is not None:
+            path = options.data / f"{name}.jsonl.gz"
+            setattr(options, name, [path] if name == "train" else path)
+    return options
 
 
 def keep_plan(options: argparse.Namespace) -> None:
     """Note under which conditions the runs of a folder are made; refuse to mix others with them."""
-    names = ("task", "data", "examples", "minutes", "steps", "option")
+    names = ("task", "train", "dev", "test", "init", "examples", "minutes", "steps", "option")
     plan = {name: str(getattr(options, name)) for name in names}
+    if options.train is not None:
+        plan["train"] = ",".join(map(str, options.train))
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / PLAN
     if not path.exists():
@@ -99,28 +123,31 @@ def make(run: Run, options: argparse.Namespace) -> None:
         budget = {"minutes": options.minutes, "steps": options.steps}
         common = {name: value or True for name, _, value in (one.partition("=") for one in options.option)}
         given = {**common, **RECIPES[run.recipe], "seed": run.seed}
+        if run.recipe == "init":
+            given["init"] = options.init
         flags = {**{name: value for name, value in budget.items() if value is not None}, **given}
         regard(
-            "train", options.task, "--train", training_data(options), "--dev", options.data / "dev.jsonl.gz",
+            "train", options.task, "--train", training_data(options), "--dev", options.dev,
             "--out", folder, *spelled(flags),
         )  # fmt: skip
-    scored = json.loads(regard("evaluate", folder, "--data", options.data / "test.jsonl.gz", "--json"))
+    scored = json.loads(regard("evaluate", folder, "--data", options.test, "--json"))
     result = {"recipe": run.recipe, "seed": run.seed, **facts(folder), "test": scored}
     (folder / RESULT).write_text(json.dumps(result, ensure_ascii=False) + "\n", encoding="utf8")
 
 
-def training_data(options: argparse.Namespace) -> Path:
-    """The training file, or a file of its first examples."""
-    whole: Path = options.data / "train.jsonl.gz"
+def training_data(options: argparse.Namespace) -> str:
+    """The training files with commas between them, or a file of their first examples, of each in turn."""
     if options.examples is None:
-        return whole
+        return ",".join(map(str, options.train))
     part: Path = options.out / f"train-{options.examples}.jsonl"
     if not part.exists():
         from regard.data.lines import read_lines
 
-        lines = [line for _, line in itertools.islice(read_lines(whole), options.examples)]
+        rounds = itertools.zip_longest(*map(read_lines, options.train))
+        several = (line for one in rounds for _, line in filter(None, one))
+        lines = list(itertools.islice(several, options.examples))
         part.write_text("\n".join(lines) + "\n", encoding="utf8")
-    return part
+    return str(part)
 
 
 def facts(folder: Path) -> dict[str, float]:
@@ -139,8 +166,8 @@ def regard(*arguments: object) -> str:
 def spelled(flags: dict[str, object]) -> Iterable[str]:
     """Options of a recipe as flags."""
     for name, value in flags.items():
-        yield f"--{name.replace('_', '-')}"
-        if value is not True:
+        yield f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+        if not isinstance(value, bool):
             yield str(value)
 
 

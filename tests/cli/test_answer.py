@@ -59,6 +59,15 @@ def test_scores(reader, regard_command):
     assert "297 examples" in regard_command("evaluate", reader / "run", "--data", data).out
 
 
+@pytest.mark.parametrize("name", ["frequency", "distance"])
+def test_scores_of_parts(reader, regard_command, name):
+    data = ("--data", sample_path("answer")["dev"], "--by", name)
+    parts = json.loads(regard_command("evaluate", reader / "run", *data, "--json").out)["by"]
+    assert (parts["name"], sum(bucket["count"] for bucket in parts["buckets"])) == (name, 297)
+    assert all({"f1", "exact"} == set(bucket["scores"]) for bucket in parts["buckets"])
+    assert len(parts["buckets"]) > 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

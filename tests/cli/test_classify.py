@@ -11,10 +11,11 @@ from PIL import Image
 import regard
 from regard.samples import sample_path
 
-TINY = (
-    *("--dim", "16", "--heads", "2", "--hidden", "16", "--encoder-layers", "1", "--vocabulary", "300"),
+SMALL = (
+    *("--dim", "16", "--heads", "2", "--hidden", "16", "--encoder-layers", "1"),
     *("--tokens", "512", "--evaluations", "1", "--steps", "2", "--threads", "1"),
 )
+TINY = (*SMALL, "--vocabulary", "300")
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +89,9 @@ def test_pictures(regard_command, refused, tmp_path):
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf8")
     run = tmp_path / "run"
     files = ("--train", tmp_path / "train.jsonl", "--out", run, "--label", "shade")
-    dry = regard_command("train", "classify", *files, *TINY, "--dry-run", "--flip")
+    dry = regard_command("train", "classify", *files, *SMALL, "--dry-run", "--flip")
     assert "patch = 2" in dry.out
-    assert regard_command("train", "classify", *files, *TINY, "--quiet").code == 0
+    assert regard_command("train", "classify", *files, *SMALL, "--quiet").code == 0
     assert (
         json.loads(regard_command("evaluate", run, "--data", tmp_path / "train.jsonl", "--json").out)["count"]
         == 24

@@ -126,7 +126,7 @@ def test_what_cannot_be_is_refused(refused, regard_command, folder, tmp_path):
     assert "--beam" in refused("predict", folder, "a", "--beam", "2")
     recurrent = regard_command("train", "generate", "--decoder", "recurrent", "--out", tmp_path / "r")
     assert recurrent.code == 2
-    assert "no recurrent decoder" in recurrent.err
+    assert "Received: decoder = recurrent. To mend it: leave --decoder out" in recurrent.err
     assert "units" in refused("train", "generate", "--units", "words", "--out", tmp_path / "r")
 
 

@@ -21,6 +21,7 @@ from regard.data.matches import (
     WEIGHTS,
     Matcher,
     Text,
+    nearest_match,
     units_of,
 )  # fmt: skip
 from regard.data.tokenizer import Tokenizer
@@ -93,6 +94,40 @@ def test_codes_say_what_is_defined(tokenizer, asked, told):
         else:
             assert tuple(row[:3]) == (0, 0, NO_UNIT)
     assert all(PASSAGE_CODES <= code < CODES - 1 for code in codes_Q)  # the last one is that of an end
+
+
+def test_without_comparing_codes_say_how_frequent_a_unit_is(tokenizer):
+    question, passage = (Text(text, tokenizer) for text in ("the dog 42?", "The dog runs 42 x."))
+    levels = {"the": 0, "dog": 2}
+    asked, told = Matcher(levels, compares=False).codes(question, passage)
+    alone = Matcher(levels).codes(question, Text("x", tokenizer))[0]
+    assert asked.tolist() == alone.tolist()
+    assert asked.tolist() != Matcher(levels).codes(question, passage)[0].tolist()
+    known = read(Matcher(levels).codes(question, passage)[1])
+    assert known[:, 0].any()
+    found = read(told)
+    assert (found[:, 2] == known[:, 2]).all()
+    assert not found[:, [0, 1, 3, 4]].any()
+
+
+@given(
+    st.lists(st.sampled_from("abcd"), max_size=4),
+    st.lists(st.sampled_from("abcdxyz"), min_size=1, max_size=9),
+    st.data(),
+)
+def test_the_nearest_match_is_outside_the_answer(asked, told, data):
+    first = data.draw(st.integers(0, len(told) - 1))
+    last = data.draw(st.integers(first, len(told) - 1))
+    passage = ", ".join(told)
+    found = nearest_match(" ".join(asked), passage, 3 * first, 3 * last + 1)
+    apart = [max(first - place, place - last) for place, word in enumerate(told) if word in asked]
+    assert found == min((one for one in apart if one > 0), default=len(told))
+
+
+def test_the_nearest_match_of_other_scripts():
+    assert nearest_match("タワーは何年?", "東京タワーは1958年に。", 6, 10) == 1
+    assert nearest_match("狗几岁?", "那只狗今年三岁。", 5, 6) == 1
+    assert nearest_match("Who?", "...", 0, 3) == 0
 
 
 def test_forms_of_a_match(tokenizer):

@@ -215,6 +215,18 @@ def test_roles_are_scored_by_the_distance_of_their_nearest_word(tmp_path):
         predictions.role_points(gold, write(found, GOLD[:1]), "attention", 0)
 
 
+def test_a_sentence_that_comes_again_counts_again(tmp_path):
+    predictions = part("predictions")
+    other = [{**GOLD[0], "roles": ["O", "B-V", "B-ARG1", "O", "O", "O", "O"]}]
+    gold = write(tmp_path / "gold.jsonl", [*GOLD, *other, *GOLD])
+    found = write(tmp_path / "found.jsonl", [*FOUND, *GOLD[:1], *FOUND])
+    rows = {point.bucket: point.rows for point in predictions.role_points(gold, found, "attention", 0)}
+    # Of the first predicate: half right, then by ARG0 and an end too much, then half right again.
+    assert rows[1] == [[2, 4], [0, 3], [2, 4], [0, 0], [0, 0]]
+    with pytest.raises(ValueError, match="lacks 2 of the 5 predicates"):
+        predictions.role_points(gold, write(found, [*FOUND, *GOLD[:1]]), "attention", 0)
+
+
 def test_translations_are_scored_by_the_length_of_their_source(tmp_path):
     predictions, points = part("predictions"), part("points")
     texts = [(f"{'a ' * count}b", f"{'x ' * count}y") for count in (2, 4, 5, 30)]

@@ -66,8 +66,51 @@ def test_the_table_says_mean_spread_and_difference_of_equal_seeds(script):
 
 
 def test_every_recipe_is_one_of_ours(script):
-    for options in script.RECIPES.values():
-        runs.recipe_from(options, "here")
+    for name, options in script.RECIPES.items():
+        runs.recipe_from(options | ({"init": "folder"} if name == "init" else {}), "here")
+
+
+def test_options_are_spelled_as_flags(script):
+    given = {"bpe_dropout": 0.1, "lowercase": True, "matches": False, "average": 0}
+    expected = ["--bpe-dropout", "0.1", "--lowercase", "--no-matches", "--average", "0"]
+    assert list(script.spelled(given)) == expected
+
+
+def test_several_training_files_are_read_together_or_in_turn(script, tmp_path):
+    for name, count in (("a", 2), ("b", 4)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{name}{number}\n" for number in range(count)))
+    files = [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
+    given = ["--train", *files, "--dev", "d", "--test", "t", "--out", str(tmp_path)]
+    assert script.training_data(script.parsed(given)) == ",".join(files)
+    part = script.training_data(script.parsed([*given, "--examples", "5"]))
+    assert Path(part).read_text(encoding="utf8").split() == ["a0", "b0", "a1", "b1", "b2"]
+
+
+def test_a_recipe_begins_with_the_folder_that_is_named(script, tmp_path, monkeypatch, capsys):
+    called = []
+
+    def here(*arguments):
+        called.append([str(argument) for argument in arguments])
+        if arguments[0] == "train":
+            folder = Path(arguments[arguments.index("--out") + 1])
+            folder.mkdir()
+            end = {"end": "x", "step": 1, "best": 1.0, "seconds": 6}
+            (folder / "metrics.jsonl").write_text(json.dumps(end) + "\n")
+        return json.dumps({"f1": 1.5})
+
+    monkeypatch.setattr(script, "regard", here)
+    given = ["--task", "answer", "--train", "a", "b", "--dev", "d", "--test", "t", "--out", str(tmp_path)]
+    given += ["--seeds", "1", "--recipes", "no_matches", "last_weights", "init"]
+    script.main([*given, "--init", "m"])
+    train, scored = called[0], called[1]
+    assert train[:6] == ["train", "answer", "--train", "a,b", "--dev", "d"]
+    assert scored == ["evaluate", str(tmp_path / "no_matches-1"), "--data", "t", "--json"]
+    assert ("--no-matches" in called[0], called[2][-4:-2]) == (True, ["--average", "0"])
+    assert called[4][-4:-2] == ["--init", "m"]
+    for wrong, message in ((given, "needs --init"), (["--out", str(tmp_path)], "there is no data")):
+        with pytest.raises(SystemExit):
+            script.main(wrong)
+        assert message in capsys.readouterr().err
 
 
 def test_runs_are_made_once_and_interrupted_ones_go_on(script, tmp_path, monkeypatch):

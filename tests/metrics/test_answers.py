@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import string
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -48,6 +51,82 @@ def test_each_style_as_its_script(style, prediction, answers, expected):
     scores = answer_scores([prediction], [answers], style)
     assert (scores.exact.statistics[0, 0], scores.f1.statistics[0, 0]) == expected
     assert (scores.exact.value, scores.f1.value) == (100 * expected[0], 100 * expected[1])
+
+
+def official_tokens(text):
+    """What is left of an answer: lower case, then no ASCII punctuation, then no articles, then cut at spaces."""
+    kept = [one for one in text.lower() if one not in string.punctuation]
+    runs = ("".join(run) for _, run in itertools.groupby(kept, key=lambda one: one.isalnum() or one == "_"))
+    return "".join(" " if run in ("a", "an", "the") else run for run in runs).split()
+
+
+def official_pair(prediction, gold, version):
+    """Exact match and F1 of one answer against one other, by the definition."""
+    ours, theirs = official_tokens(prediction), official_tokens(gold)
+    exact = float(ours == theirs)
+    if version == 2 and not (ours and theirs):
+        return exact, exact
+    left, same = list(theirs), 0
+    for token in ours:
+        if token in left:
+            left.remove(token)
+            same += 1
+    if not same:
+        return exact, 0.0
+    precision, recall = same / len(ours), same / len(theirs)
+    return exact, 2 * precision * recall / (precision + recall)
+
+
+def official(prediction, golds, version):
+    """The best over the answers of a question, each score by itself; version 2 leaves out answers that are nothing but articles."""
+    if version == 2:
+        golds = [gold for gold in golds if official_tokens(gold)] or [""]
+    pairs = [official_pair(prediction, gold, version) for gold in golds]
+    return tuple(max(column) for column in zip(*pairs, strict=True))
+
+
+# What the definition turns on: articles by themselves and inside of words, signs between and within words, spaces, scripts.
+PARTS = [
+    "a",
+    "an",
+    "The",
+    "the",
+    "dog",
+    "Dogs",
+    "U.S",
+    "it's",
+    "x-y",
+    "_",
+    "the_",
+    "—",
+    "-",
+    "“",
+    ".",
+    "é",
+    "İ",
+    "ẞ",
+    "１",
+    "狗",
+    "\u00a0",
+    "\n",
+]
+TEXT = st.lists(st.sampled_from([*PARTS, *PARTS[:6], " ", " ", " "]), max_size=9).map("".join) | st.text(
+    max_size=6
+)
+QUESTION = st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=3))
+
+
+@given(st.lists(QUESTION, min_size=1, max_size=4), st.sampled_from([1, 2]))
+def test_squad_is_its_definition(questions, version):
+    predictions, golds = map(list, zip(*questions, strict=True))
+    scores = answer_scores(predictions, golds, "squad" if version == 1 else "squad2")
+    expected = [official(*question, version) for question in questions]
+    exact, f1 = (np.array(column) for column in zip(*expected, strict=True))
+    assert scores.exact.statistics[:, 0].tolist() == exact.tolist()
+    np.testing.assert_allclose(scores.f1.statistics[:, 0], f1, rtol=1e-15)
+    assert (scores.exact.value, scores.f1.value) == pytest.approx(
+        (100 * exact.mean(), 100 * f1.mean()), rel=1e-12
+    )
 
 
 def test_where_squad_1_and_2_differ():

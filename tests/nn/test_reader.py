@@ -7,17 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import regard
-from regard._errors import ShapeError
+from regard._errors import ConfigError, ShapeError
+from regard.nn.attention import CrossAttention, SelfAttention
 from regard.nn.reader import PassageReader, SpanScores, ragged, span_loss
 
 LONGEST = 3
 
 
-def make(abstains=True, layers=1):
+def make(abstains=True, layers=1, **options):
     torch.manual_seed(0)
     encoder = regard.nn.TextEncoder(50, dim=16, heads=2, hidden=16, layers=1)
     sizes = {"spellings": 4, "parts": [[0, 1], [2, 1], [2, 0]], "heads": 2, "hidden": 16, "layers": layers}
-    return PassageReader(encoder, **sizes, longest=LONGEST, abstains=abstains).eval()
+    return PassageReader(encoder, **sizes, longest=LONGEST, abstains=abstains, **options).eval()
 
 
 def inputs(lengths, readings, seed=0):
@@ -71,6 +72,43 @@ def test_scores_are_those_of_the_formula():
         assert float(scores.nothing[number]) == pytest.approx(
             float(h[first - 1] @ model.none.weight[0]), abs=1e-4
         )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_control_attends_only_where_a_question_and_a_passage_meet(layers):
+    """Against the formula: every token sees the other text of its reading, and LSTMs read both from end to end."""
+    model, attentive = (make(layers=layers, kind=kind) for kind in ("recurrent", "attention"))
+    assert not [one for one in model.blocks.modules() if isinstance(one, SelfAttention | CrossAttention)]
+    counts = [sum(one.numel() for one in each.parameters()) for each in (model, attentive)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.05)
+    lengths, readings = [2, 1, 4, 1], [(0, 2), (0, 3), (1, 2)]
+    texts, spellings, pairs, codes = inputs(lengths, readings)
+    scores = model(texts, spellings, pairs, codes)
+    states = model.encoder(texts, model.spelling(spellings) * 4).values
+    begin, meeting = 0, model.meeting
+    for number, reading in enumerate(readings):
+        both = torch.cat([states[texts.offsets[one] : texts.offsets[one + 1]] for one in reading])
+        mine = codes[begin : begin + len(both)]
+        begin += len(both)
+        both = both + model.common(model.table[mine]).sum(1) * 4
+        first = lengths[reading[0]]
+        halves = meeting.attention_norm(both).split([first, lengths[reading[1]]])
+        found = [meeting.attention(halves[one][None], halves[1 - one][None])[0] for one in (0, 1)]
+        x = both + torch.cat(found)
+        x = regard.Packed(x + meeting.feed_forward(meeting.feed_forward_norm(x)), [0, len(x)])
+        for block in model.blocks:
+            x = block(x)
+        h = model.norm(x.values)
+        alone = model._scores(h, np.array([first]), np.array([lengths[reading[1]]]))
+        rows = slice(scores.offsets[number], scores.offsets[number + 1])
+        torch.testing.assert_close(scores.spans[rows], alone.spans, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(scores.nothing[number], alone.nothing[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_kind_that_there_is_not():
+    with pytest.raises(ConfigError, match="no layers of kind 'lstm'"):
+        make(kind="lstm")
 
 
 def test_codes_that_do_not_fit():

@@ -340,6 +340,32 @@ def test_a_folder_without_its_files(run, tmp_path):
     assert other.matcher.levels == task.matcher.levels
 
 
+def test_the_control_reads_and_shows_where_its_questions_looked(run, tmp_path):
+    data = run[-1].parent
+    recipe = RECIPE.replace(steps=4, evaluations=1, encoder="recurrent", decoder_layers=2)
+    trainer = runs.begin(
+        make_task("answer"), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence())
+    )  # fmt: skip
+    before = trainer.model.blocks[0].attention.layers[0].weight_hh_l0.clone()
+    assert trainer.run().evaluated == 1
+    assert not torch.equal(trainer.model.blocks[0].attention.layers[0].weight_hh_l0, before)
+    reader = regard.load(tmp_path / "run")
+    assert reader.recipe.encoder == "recurrent"
+    asked = [run[0].input_of(record) for record in run[2][:6]]
+    together = reader.predict(asked)
+    for one, question in zip(together, asked, strict=True):
+        assert one.start is None or question.passage[one.start : one.end] == one.text
+        assert reader.predict([question])[0].probability == pytest.approx(one.probability, abs=1e-5)
+    (answer,) = reader.predict(asked[:1], attention=True)
+    seen = answer.attention
+    assert (seen.question, len(seen.passage)) == (
+        ("Who", asked[0].text[4:-1], "?", "</s>"),
+        seen.weights.shape[-1],
+    )
+    assert seen.weights.shape[:3] == (1, 4, 4)
+    np.testing.assert_allclose(seen.weights.sum(-1), 1, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_answers_begin_with_a_pretrained_encoder(run, tmp_path, kind):
     """Passages are longer than it has positions for; the run is loaded without the folder that it came from."""
@@ -356,6 +382,53 @@ def test_answers_begin_with_a_pretrained_encoder(run, tmp_path, kind):
     one = reader(given, attention=True)
     assert one.start is None or given[1][one.start : one.end] == one.text
     assert reader([given, ("Who?", "Dogs ran.")])[0].text == one.text
+
+
+def test_questions_are_cut_by_what_is_known_of_them(run):
+    task, _, records, folder = run
+    asked = [one["question"].removeprefix("Who ").rstrip("?") for one in stories(150, 0)]
+    passages = [one["context"] for one in stories(150, 0)][::3]
+    words = [word.strip(".") for passage in passages for word in passage.split()]
+    loaded = make_task("answer")
+    loaded.load(folder)
+    for record in records[:6]:
+        verb = record.fields["question"].removeprefix("Who ").rstrip("?")
+        expected = min(asked.count(verb) + words.count(verb), len(asked))
+        assert [one.groups["frequency"].value(record) for one in (task, loaded)] == [expected] * 2
+        answered = bool(record.fields["answers"])  # and the verb stands beside the name
+        assert task.groups["distance"].value(record) == int(answered)
+    unknown = Record({**records[0].fields, "question": "Who flew?"}, "x", 1)
+    assert loaded.groups["frequency"].value(unknown) == 0
+    far = {
+        "context": "Ada, who never sang, wrote it.",
+        "question": "Who wrote?",
+        "answers": [{"text": "sang", "start": 15}],
+    }
+    assert task.groups["distance"].value(Record(far, "x", 1)) == 1
+    far["answers"][0] |= {"text": "Ada", "start": 0}
+    assert task.groups["distance"].value(Record({**far, "question": "?"}, "x", 1)) == 6
+    with pytest.raises(ConfigError, match="Expected: a run"):
+        AnswerQuestions().groups["frequency"].value(unknown)
+
+
+def test_a_run_without_matches_stays_so(run, tmp_path):
+    data = run[-1].parent
+    trainer = runs.begin(
+        make_task("answer"), RECIPE.replace(steps=2, evaluations=1, matches=False), data / "train.jsonl",
+        data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence()),
+    )  # fmt: skip
+    trainer.run()
+    loaded = regard.load(tmp_path / "run").task
+    assert loaded.facts()["matches"] is False
+    assert run[0].facts()["matches"] is True
+    streams = [next(iter(task.encode(run[2][:3]))) for task in (trainer.task, loaded, run[0])]
+    assert streams[0] == streams[1] != streams[2]
+    assert streams[0][:-1] == streams[2][:-1]
+    path = tmp_path / "run" / "reading.json"
+    facts = json.loads(path.read_text(encoding="utf8"))
+    del facts["matches"]  # as a run of a time when there was no choice
+    path.write_text(json.dumps(facts), encoding="utf8")
+    assert regard.load(tmp_path / "run").task.facts()["matches"] is True
 
 
 @pytest.mark.parametrize(

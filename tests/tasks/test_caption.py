@@ -221,12 +221,6 @@ def test_languages_are_names(languages):
         make_task("caption").configure(Recipe(steps=1, languages=languages))
 
 
-@pytest.mark.parametrize("kinds", [{"encoder": "recurrent"}, {"decoder": "recurrent"}])
-def test_recurrent_layers_are_refused(kinds):
-    with pytest.raises(ConfigError, match="by attention alone"):
-        make_task("caption").configure(replace(RECIPE, **kinds))
-
-
 def test_dev_records_must_have_the_first_language(folder, tmp_path):
     lines = (folder / "dev.jsonl").read_text(encoding="utf8").splitlines()
     entry = json.loads(lines[1])

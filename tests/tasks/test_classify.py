@@ -329,11 +329,47 @@ def test_sizes_fit_what_there_is():
         assert "vocabulary" not in sizes
 
 
-def test_recurrent_layers_read_no_pictures():
-    task = Classify()
-    task.reader.input, task.labels, task.patch = "image", ("a", "b"), 4
-    with pytest.raises(ConfigError, match="pictures are read by attention alone"):
-        task.model(Recipe(**SIZES, encoder="recurrent"))
+def test_the_control_classifies_texts(one, tmp_path):
+    """Its encoder has no attention; the query that pools its states is the same for both."""
+    data = one.parent
+    recipe = RECIPE.replace(steps=4, evaluations=1, encoder="recurrent")
+    predictor = regard.load(
+        begin(Classify(), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run")
+    )
+    layers = predictor.model.encoder.encoder
+    assert isinstance(layers, regard.nn.RecurrentEncoder)
+    assert not [each for each in layers.modules() if isinstance(each, regard.nn.SelfAttention)]
+    texts = [text for text, _ in sentences(5, 2)]
+    found = predictor(texts)
+    for text, each in zip(texts, found, strict=True):
+        assert sum(each.probabilities.values()) == pytest.approx(1)
+        assert predictor(text).probabilities == pytest.approx(each.probabilities, abs=1e-5)
+
+
+def test_texts_are_cut_by_their_rarest_word(one, seen):
+    words = [word for text, _ in sentences(300, 0)[:260] for word in text.split()]
+    loaded = regard.load(one).task
+    record = Record({"sentence": "The old DOG.", "kind": "animal"}, "x", 1)
+    assert loaded.groups["frequency"].value(record) == min(
+        words.count(word) for word in ("the", "old", "dog")
+    )
+    assert loaded.groups["frequency"].value(Record({"sentence": "old fox", "kind": "x"}, "x", 1)) == 0
+    assert list(regard.load(seen).task.groups) == ["length"]
+    assert not (seen / "words.json").exists()
+    with pytest.raises(ConfigError, match="Expected: a run"):
+        Classify().groups["frequency"].value(Record({"text": "old"}, "x", 1))
+
+
+def test_texts_and_pictures_obey_other_options(one, seen, tmp_path):
+    """What there is to read decides; nothing is known of it before."""
+    texts, pictures = one.parent / "train.jsonl", seen.parent / "train.jsonl"
+    for data, options, named in (
+        (texts, {"flip": True, "text": "sentence", "label": "kind"}, "flip = True"),
+        (pictures, {"encoder": "recurrent"}, "encoder = recurrent"),
+        (pictures, {"lowercase": True}, "lowercase = True"),
+    ):
+        with pytest.raises(ConfigError, match=rf"'classify' knows no such option.*Received: {named}"):
+            runs.prepare(Classify(), Recipe(steps=1, **options), data, None)
 
 
 def test_a_missing_or_damaged_file_of_labels_is_told(tmp_path):

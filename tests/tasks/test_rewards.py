@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from regard._errors import ConfigError
 from regard.data.packing import pack_streams
 from regard.metrics.captions import cider
 from regard.nn import Captioner, PatchEncoder
 from regard.tasks import _rewards
 from regard.tasks._caption import STREAMS, sizes_of
 from regard.tasks._rewards import DRAWN, draw, reward_loss
-from regard.tasks.translate import Translate
-from regard.training import runs
-from regard.training.recipe import Recipe
 
 END = 2
 
@@ -122,8 +118,3 @@ def test_captions_that_are_rewarded_become_likelier(model):
         reward_loss(model, batch, END, 4).backward()
         optimizer.step()
     assert likeness() > before + 0.3
-
-
-def test_other_tasks_have_no_such_finish(tmp_path):
-    with pytest.raises(ConfigError, match=r"'translate' is not scored by CIDEr-D.*leave --cider-finish out"):
-        runs.prepare(Translate(), Recipe(steps=1, cider_finish=0.1), tmp_path / "a.jsonl", None)

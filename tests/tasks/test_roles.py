@@ -377,5 +377,3 @@ def test_the_control_has_no_attention(run):
     first = sum(len(one[3]) * len(one[1]) for one in examples[:1])
     found = model.rows(task._words(model, alone), alone["predicates"]).values
     torch.testing.assert_close(rows.values[first : first + len(found)], found)
-    with pytest.raises(ConfigError, match="no decoder"):
-        task.configure(RECIPE.replace(decoder="recurrent"))

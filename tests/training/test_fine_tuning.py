@@ -18,6 +18,7 @@ from regard.nn.loss import vocabulary_loss
 from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder
 from regard.tasks.translate import Translate
 from regard.training import checkpoints, runs
+from regard.training.options import BEGUN
 from regard.training.progress import Reporter, Silence
 from regard.training.recipe import Recipe
 
@@ -49,6 +50,7 @@ class Asks(Translate):
 
     name = "asks"
     streams = ("source", "label")
+    recipe_options = (*Translate.recipe_options, *BEGUN)
 
     def sizes(self, examples):
         return {"vocabulary": 300, "dim": 8, "encoder_layers": 1, "heads": 2, "hidden": 8, "dropout": 0.0}

@@ -60,9 +60,10 @@ def evaluate(
         text: Name of the field that is classified. Default: as in training.
         label: Name of the field of labels. Default: as in training.
         each: The score of every role by itself, too.
-        by: Score parts of the examples too: by length; translations by frequency too, which is how often training saw the
-            rarest word, and roles by the frequency of the predicate, and by distance, to its farthest argument, texts by
-            position in the window, and captions by kind, a field of the records.
+        by: Score parts of the examples too: by length; where texts are read by frequency too, which is how often training saw
+            the rarest word, or the predicate of roles; roles by distance, from the predicate to its farthest argument, answers
+            by distance, to the nearest word that the question has too, texts by position in the window, and captions by
+            kind, a field of the records.
         predictions: Write what was predicted to this file, FILE.jsonl, for regard compare.
         json: One JSON object.
     """

@@ -70,6 +70,28 @@ def units_of(text: str) -> list[str]:
     return [match.group().lower() for match in UNIT.finditer(text)]
 
 
+def nearest_match(question: str, passage: str, begin: int, end: int) -> int:
+    """Units from the characters `begin` to `end` of a passage to the nearest unit outside them that the question has too.
+
+    Neighbours are 1 apart. Where the question has no unit of the passage it is the number of the passage's units.
+
+    >>> nearest_match("Who wrote the notes?", "Notes on it: Ada King wrote them.", 13, 21)
+    1
+    """
+    asked = set(units_of(question))
+    matches = list(UNIT.finditer(passage))
+    first = sum(match.end() <= begin for match in matches)
+    behind = sum(match.start() < end for match in matches)
+    return min(
+        (
+            first - place if place < first else place - behind + 1
+            for place, match in enumerate(matches)
+            if not first <= place < behind and match.group().lower() in asked
+        ),
+        default=len(matches),
+    )
+
+
 class Text:
     """A text as pieces, and as units.
 
@@ -103,6 +125,8 @@ class Text:
 class Matcher:
     """Codes for the pieces of questions and passages; `levels` says how frequent units are, those not in it are rare.
 
+    Without `compares`, codes say only what is question and what passage, and how frequent units are.
+
     >>> tokenizer = Tokenizer.train(["Who wrote it? Ada wrote notes on it."] * 2, vocabulary_size=400)
     >>> matcher = Matcher(Matcher.frequencies([["who", "wrote", "it"], ["ada", "wrote", "notes"]]))
     >>> question, passage = (Text(text, tokenizer) for text in ("Who wrote notes?", "Ada wrote it."))
@@ -111,8 +135,8 @@ class Matcher:
     [0, 3, 0, 0]
     """
 
-    def __init__(self, levels: Mapping[str, int]) -> None:
-        self.levels = dict(levels)
+    def __init__(self, levels: Mapping[str, int], compares: bool = True) -> None:
+        self.levels, self.compares = dict(levels), compares
 
     @staticmethod
     def frequencies(texts: Iterable[Iterable[str]]) -> dict[str, int]:
@@ -131,7 +155,7 @@ class Matcher:
 
     def codes(self, question: Text, passage: Text) -> tuple[Integers, Integers]:
         """The codes of the question's pieces (Q,) and of the passage's (P,)."""
-        known = set(passage.units)
+        known = set(passage.units) if self.compares else set[str]()
         levels = self._levels(question.units)
         said = np.array([*(unit in known for unit in question.units), False], dtype=np.int64)
         asked = said * (RARE + 2) + np.append(levels, NO_UNIT)
@@ -146,6 +170,11 @@ class Matcher:
             return np.full(
                 len(passage.ids), np.ravel_multi_index((0, 0, NO_UNIT, 0, 0), SIZES), dtype=np.int64
             )
+        if not self.compares:
+            levels = _by_piece(passage, self._levels(passage.units))
+            levels[~passage.is_unit] = NO_UNIT
+            nothing = np.zeros_like(levels)
+            return np.ravel_multi_index((nothing, nothing, levels, nothing, nothing), SIZES)
         match = _forms(question, passage)
         run = _runs(question.units, passage.units, match > 0)
         levels = self._levels(passage.units)

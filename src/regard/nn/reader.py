@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 from regard._errors import ShapeError
 from regard._packed import Packed
-from regard.nn._sequences import positions_of
+from regard.nn._sequences import positions_of, values_of
+from regard.nn.attention import CrossAttention, SelfAttention
 from regard.nn.blocks import EncoderBlock
 from regard.nn.consistency import asked as consistency_asked
 from regard.nn.encoder import initialize
 from regard.nn.feedforward import Dropout
 from regard.nn.norm import RMSNorm
+from regard.nn.recurrent import RecurrentEncoderBlock, known_kind
+from regard.nn.residual import Stream
 from regard.nn.rotary import Rotary
 
 RANK = 32  # of the score between a beginning and an end
@@ -42,12 +45,32 @@ class SpanScores:
     nothing: Tensor | None
 
 
+class MeetingBlock(EncoderBlock):
+    """An encoder block in which each text of a reading attends to the other one, and not to itself.
+
+    It has as many parameters as `EncoderBlock`. Source: Seo et al. 2017, "Bidirectional Attention Flow for Machine Comprehension".
+    """
+
+    def __init__(self, dim: int, heads: int, hidden: int, *, dropout: float = 0.0) -> None:
+        super().__init__(dim, heads, hidden, dropout=dropout)
+        self.attention = CrossAttention(dim, heads, qk_norm=True)  # type: ignore[assignment]
+
+    def forward(self, x: Packed) -> Packed:  # type: ignore[override]
+        """States (T, dim) of 2R texts, of which each even one and the next belong together, in and out."""
+        stream, inside = Stream.of(x).normalized(self.attention_norm)
+        found = self.attention(inside, inside, key_sequence=np.arange(len(x)) ^ 1)
+        return self._feed(stream.add(values_of(found), self.dropout)).like(x)
+
+
 class PassageReader(nn.Module):
     """Encodes questions and passages by themselves, each once, then reads each question together with passages.
 
     A reading is the states of a question and those of a passage, one after the other, plus an embedding of what the two have in
     common, through a few blocks in which every token sees both. The score of a span is `s_i + e_j + <a_i, c_j> + b_(j-i)`, with
     its last two terms the end given the beginning, and the length.
+
+    The recurrent control attends as well where the two meet, as a recurrent decoder does to its source: in the first block
+    every token sees the other text, and in those above it LSTMs read question and passage from end to end.
 
     Arguments:
         encoder: token ids, and what is added to their embeddings, to states; it has a width `dim`.
@@ -59,6 +82,10 @@ class PassageReader(nn.Module):
         longest: the most tokens of a span.
         dropout: share of the entries dropped in training.
         abstains: whether there may be no answer.
+        kind: "attention", or "recurrent" for LSTMs of as many parameters in all blocks but the first.
+
+    Raises:
+        ConfigError: `kind` is neither of the two.
 
     >>> encoder = regard.nn.TextEncoder(100, dim=32, heads=4, hidden=64, layers=1)
     >>> model = PassageReader(encoder, spellings=5, parts=[[0], [1]], heads=4, hidden=64, layers=1, longest=2)
@@ -82,6 +109,7 @@ class PassageReader(nn.Module):
         longest: int,
         dropout: float = 0.0,
         abstains: bool = False,
+        kind: str = "attention",
     ) -> None:
         super().__init__()
         self.dim, self.longest = encoder.dim, longest
@@ -90,8 +118,11 @@ class PassageReader(nn.Module):
         self.register_buffer("table", table, persistent=False)
         self.spelling = nn.Embedding(spellings, self.dim)
         self.common = nn.Embedding(int(table.max()) + 1, self.dim)
+        block: Any = known_kind(kind, {"attention": EncoderBlock, "recurrent": RecurrentEncoderBlock})
+        meets = kind == "recurrent" and layers > 0
+        self.meeting = MeetingBlock(self.dim, heads, hidden, dropout=dropout) if meets else None
         self.blocks = nn.ModuleList(
-            EncoderBlock(self.dim, heads, hidden, dropout=dropout) for _ in range(layers)
+            block(self.dim, heads, hidden, dropout=dropout) for _ in range(layers - meets)
         )
         self.norm = RMSNorm()
         self.rotary = Rotary(self.dim // heads)
@@ -126,12 +157,21 @@ class PassageReader(nn.Module):
         rows = torch.from_numpy(ragged(begins.ravel(), lengths.ravel()))
         common = F.embedding_bag(self.table[codes], self.common.weight, mode="sum") * self.dim**0.5
         offsets = np.concatenate([[0], np.cumsum(lengths.sum(axis=1))])
-        x = Packed(self.dropout(encoded.values[rows] + common), offsets)
+        values = self.dropout(encoded.values[rows] + common)
+        if self.meeting is not None:
+            texts_of = Packed(values, np.concatenate([[0], np.cumsum(lengths)]))
+            values = self.meeting(texts_of).values
+        x = Packed(values, offsets)
         turns = self.rotary(positions_of(x), x.values.dtype)
         for block in self.blocks:
             x = block(x, turns=turns)
         with torch.autocast(x.values.device.type, enabled=False):
             return self._scores(self.norm(x.values).float(), offsets[:-1] + lengths[:, 0], lengths[:, 1])
+
+    @property
+    def meeting_places(self) -> tuple[nn.Module, type[SelfAttention | CrossAttention]]:
+        """What `regard.nn.watch` is to be given: where questions look at passages, and by which kind of layer."""
+        return (self.blocks, SelfAttention) if self.meeting is None else (self.meeting, CrossAttention)
 
     def _scores(self, states: Tensor, begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> SpanScores:
         passages = states[torch.from_numpy(ragged(begins, lengths))]

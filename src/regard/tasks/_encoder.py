@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from regard._errors import ConfigError
 from regard.data.pretrained_tokenizer import PretrainedTokenizer
 from regard.data.tokenizer import Tokenizer
 from regard.nn.encoder import TextEncoder
@@ -46,12 +45,3 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """The vocabulary in a run folder, of which `tokenizer.save(folder / "tokenizer.json")` wrote the file."""
     kind = PretrainedTokenizer if (folder / ENCODER).is_dir() else Tokenizer
     return kind.load(folder / TOKENIZER)
-
-
-def refuse_decoder(recipe: Recipe, task: str) -> None:
-    """ConfigError where a decoder is chosen for a task that only reads."""
-    if recipe.decoder != "attention":
-        raise ConfigError(
-            f"the task {task} has no decoder. Expected: decoder = attention. Received: {recipe.decoder}. To mend it: leave --decoder "
-            "out; --encoder recurrent is the control."
-        )

@@ -98,13 +98,13 @@ def restored_answer(entry: Record, record: Record) -> Answer:
     return Answer(record.fields["question"], text, start, end, probability, no_answer)
 
 
-def looked(weights_BTHT: NDArray[np.float32], question: Text, passage: Text, begin: int, size: int) -> Looked:
+def looked(weights_BTHP: NDArray[np.float32], question: Text, passage: Text, begin: int, size: int) -> Looked:
     """The attention of a question's pieces and its end to `size` pieces of a passage, from `begin` on, between words.
 
-    `weights_BTHT` are those of one reading, the question first. What the question gave to itself is left out, and the rest scaled.
+    `weights_BTHP` are those of one reading, the question first, to the pieces of the passage and what is padded. Where the
+    question gave some to itself the rest is scaled.
     """
-    asked = len(question.ids) + 1
-    told = weights_BTHT[:, :asked, :, asked : asked + size].swapaxes(1, 2)
+    told = weights_BTHP[:, : len(question.ids) + 1, :, :size].swapaxes(1, 2)
     told = told / np.maximum(told.sum(-1, keepdims=True), 1e-12)
     spans = passage.spans[begin : begin + size]
     columns, rows = word_numbers(passage.text, spans)[:-1], word_numbers(question.text, question.spans)

@@ -17,7 +17,7 @@ from torch import Tensor
 from regard._errors import ConfigError
 from regard._packed import Packed
 from regard.data.checks import checked
-from regard.data.frequency import WORDS, WordCounts
+from regard.data.frequency import WordCounts
 from regard.data.lines import data_error, shorten
 from regard.data.records import Record, Source, read_records
 from regard.data.tokenizer import Tokenizer
@@ -28,6 +28,7 @@ from regard.metrics.words import characters
 from regard.nn.transformer import Shape
 from regard.pictures import AttentionPicture
 from regard.tasks._attention import Attention
+from regard.tasks._counting import CountsWords, frequency_group
 from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
 
@@ -76,7 +77,7 @@ class Written:
         return [str(number) for number in range(1, count + 1)]
 
 
-class TextForText:
+class TextForText(CountsWords):
     """A task whose record has `source` and `target` (or `targets`, several references), but for model, loss and score."""
 
     name: str
@@ -85,8 +86,6 @@ class TextForText:
     streams = ("source", "target")
     taught: ClassVar[dict[str, Any]] = {"vocabulary": None, "lowercase": False}
     tokenizer: Tokenizer
-    counts: WordCounts | None = None
-    folder: Path | None = None
 
     def configure(self, recipe: Recipe) -> None:
         """Nothing: the fields have fixed names."""
@@ -198,8 +197,8 @@ class TextForText:
                 "words of the source; characters of Chinese and Japanese",
                 lambda record: len(source_words(record)),
             ),
-            "frequency": Group(
-                "how often training saw the rarest word of the source", self._rarest, (1, 10, 100, 1000)
+            "frequency": frequency_group(
+                "the rarest word of the source", lambda record: self.rarest(source_words(record))
             ),
         }
 
@@ -222,13 +221,12 @@ class TextForText:
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and, after `learn`, `words.json`."""
         self.tokenizer.save(folder / "tokenizer.json")
-        if self.counts is not None:
-            self.counts.save(folder / WORDS)
+        self.save_counts(folder)
 
     def load(self, folder: Path) -> None:
         """Read `tokenizer.json`; `words.json` is read when it is asked for."""
         self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
-        self.folder, self.counts = folder, None
+        self.expect_counts(folder)
 
     def facts(self) -> dict[str, Any]:
         """The size of the vocabulary."""
@@ -245,11 +243,6 @@ class TextForText:
             decoder=recipe.decoder,
             **given,
         )
-
-    def _rarest(self, record: Record) -> int:
-        if self.counts is None:
-            self.counts = WordCounts.of_run(self.folder)
-        return self.counts.rarest(source_words(record))
 
 
 def learned_tokenizer(texts: Sequence[str], recipe: Recipe, usual: int) -> Tokenizer:

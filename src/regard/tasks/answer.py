@@ -19,25 +19,28 @@ from torch import Tensor, nn
 
 from regard._errors import CheckpointError, ConfigError
 from regard._packed import Packed
+from regard.data.frequency import WordCounts
 from regard.data.lines import data_error, kind, shorten
-from regard.data.matches import PARTS, SPELLINGS, Matcher, Text, units_of
+from regard.data.matches import PARTS, SPELLINGS, Matcher, Text, nearest_match, units_of
 from regard.data.packing import pack_streams
 from regard.data.passages import best_window, covering_pieces, window_starts
 from regard.data.questions import question_record, read_questions
 from regard.data.records import Record, Source
 from regard.data.tokenizer import Tokenizer
-from regard.metrics.answers import AnswerScores, answer_scores, best_threshold
+from regard.metrics.answers import best_threshold
 from regard.metrics.buckets import Group
 from regard.metrics.measurement import by_example
-from regard.metrics.translation import Score, looks_chinese, looks_japanese
+from regard.metrics.translation import Score
 from regard.metrics.words import characters
-from regard.nn.attention import SelfAttention
 from regard.nn.reader import PassageReader, SpanScores, span_loss
 from regard.nn.watch import watch
-from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, refuse_decoder, upper_sizes
+from regard.tasks._counting import CountsWords, frequency_group
+from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.tasks._examples import Example, Window, best_span, firsts, outcomes, read, rows_of
 from regard.tasks._reading import Answer, Question, looked, restored_answer
+from regard.tasks._scripts import scores_of, way_to_cut
 from regard.training.loop import parts_of
+from regard.training.options import BEGUN, TEXTS
 from regard.training.presets import encoder_sizes
 from regard.training.recipe import Recipe
 
@@ -48,16 +51,20 @@ PREDICTED = 16_384  # pieces of readings predicted at once
 CALIBRATED = 500  # dev examples by which abstaining is calibrated
 SHORTEST, LONGEST = 8, 64  # between them is the longest span that is looked for
 COVERED = 0.99  # of the training answers are no longer than that
-SAMPLE = 1000  # texts whose script is looked at
+DISTANCES = (1, 2, 3, 5, 9)  # words, where parts of examples begin
 
 
-class AnswerQuestions:
+class AnswerQuestions(CountsWords):
     """The task, as `regard.training` knows it."""
 
     name = "answer"
     streams = ("golds", "lengths", "readings", "spellings", "texts", "codes")
     options = ("attention", "no_answer")
     score_options = ("language",)
+    recipe_options = (
+        *(name for name in TEXTS if name != "lowercase"),  # pieces are in lower case always
+        *(*BEGUN, "decoder_layers", "r_drop", "unspaced", "window", "stride", "matches"),
+    )
     tokenizer: Tokenizer
     matcher: Matcher
     unspaced: str
@@ -65,8 +72,7 @@ class AnswerQuestions:
     abstains: bool
 
     def configure(self, recipe: Recipe) -> None:
-        """Refuse a decoder: the fields have fixed names."""
-        refuse_decoder(recipe, self.name)
+        """Nothing: the fields have fixed names."""
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Questions with their passages and, as answers, spans; several files with commas between them are read in turn."""
@@ -124,10 +130,13 @@ class AnswerQuestions:
             spans += [(one["start"], one["start"] + len(one["text"])) for one in found]
             answers.append(bool(found))
         texts = [*passages, *asked]
-        self.unspaced = recipe.unspaced or _way_to_cut(list(passages)[:SAMPLE])
+        self.unspaced = recipe.unspaced or way_to_cut(list(passages))
         # Case comes back by the spellings: names are seen in more forms than one.
         self.tokenizer = learn_tokenizer(texts, recipe, lowercase=True, unspaced=self.unspaced)
-        self.matcher = Matcher(Matcher.frequencies(map(units_of, texts)))
+        self.counts = WordCounts()
+        for text in texts:
+            self.counts.add(characters(text))
+        self.matcher = Matcher(Matcher.frequencies(map(units_of, texts)), recipe.matches)
         sizes = [SHORTEST]
         for passage, answered in passages.items():
             pieces = self.tokenizer.spans(passage)
@@ -173,6 +182,7 @@ class AnswerQuestions:
             longest=self.window.longest,
             dropout=recipe.dropout or 0.0,
             abstains=self.abstains,
+            kind=recipe.encoder,
             **upper_sizes(recipe, encoder),
         )
 
@@ -240,7 +250,7 @@ class AnswerQuestions:
         self, predictions: Sequence[Answer], records: Sequence[Record], *, language: str | None = None
     ) -> list[Score]:
         """F1 and exact match, against the best of a question's answers: of words, or of characters in Chinese and Japanese."""
-        scores = _scores(predictions, records, language)
+        scores = scores_of([one.text for one in predictions], records, language)
         answered = [bool(record.fields["answers"]) for record in records]
         # Without a model the predictions came from a file.
         if all(answered) or not getattr(self, "abstains", False):
@@ -256,16 +266,25 @@ class AnswerQuestions:
         self, predictions: Sequence[Answer], records: Sequence[Record], *, language: str | None = None
     ) -> list[float]:
         """The F1 of every answer."""
-        return by_example(_scores(predictions, records, language).f1)
+        return by_example(scores_of([one.text for one in predictions], records, language).f1)
 
     @property
     def groups(self) -> dict[str, Group]:
-        """The number of words of a passage."""
+        """The words of a passage, how well those of the question are known, and how far from the answer one of them is."""
         return {
             "length": Group(
                 "words of the passage; characters of Chinese and Japanese",
                 lambda record: len(characters(record.fields["context"])),
-            )
+            ),
+            "frequency": frequency_group(
+                "the rarest word of the question",
+                lambda record: self.rarest(characters(record.fields["question"])),
+            ),
+            "distance": Group(
+                "words from the answer to the nearest word that the question has too; 0: there is no answer",
+                _distance,
+                DISTANCES,
+            ),
         }
 
     def restored(self, entry: Record, record: Record) -> Answer:
@@ -273,17 +292,20 @@ class AnswerQuestions:
         return restored_answer(entry, record)
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and `reading.json`."""
+        """Write `tokenizer.json`, `reading.json` and, after `learn`, `words.json`."""
+        self.save_counts(folder)
         self.tokenizer.save(folder / "tokenizer.json")
         facts = {**self._facts(), "levels": self.matcher.levels}
         (folder / READING).write_text(json.dumps(facts, ensure_ascii=False), encoding="utf8")
 
     def load(self, folder: Path) -> None:
-        """Read `tokenizer.json` and `reading.json`."""
+        """Read `tokenizer.json` and `reading.json`; `words.json` is read when it is asked for."""
+        self.expect_counts(folder)
         self.tokenizer = load_tokenizer(folder)
         try:
             facts = json.loads((folder / READING).read_text(encoding="utf8"))
-            self.matcher = Matcher({str(unit): int(level) for unit, level in facts["levels"].items()})
+            levels = {str(unit): int(level) for unit, level in facts["levels"].items()}
+            self.matcher = Matcher(levels, bool(facts.get("matches", True)))
             self.window = Window(*(int(facts[name]) for name in ("window", "stride", "longest")))
             self.unspaced, self.abstains = str(facts["unspaced"]), bool(facts["abstains"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -298,7 +320,8 @@ class AnswerQuestions:
 
     def _facts(self) -> dict[str, Any]:
         window = {"window": self.window.size, "stride": self.window.stride, "longest": self.window.longest}
-        return {"unspaced": self.unspaced, **window, "abstains": self.abstains}
+        switches = {"abstains": self.abstains, "matches": self.matcher.compares}
+        return {"unspaced": self.unspaced, **window, **switches}
 
     def _golds(self, batch: dict[str, Packed]) -> np.ndarray:
         """(G, 3): the golds of a batch, with their readings' numbers in it."""
@@ -353,31 +376,17 @@ class AnswerQuestions:
         number = best_window(starts, self.window.size, *here)
         example = self._example(passage)
         example.add(question, [number])
-        with watch(model.blocks, SelfAttention) as seen:
+        with watch(*model.meeting_places) as seen:
             read(model, pack_streams([example.streams()], self.streams))
         weights = torch.stack(seen).float().numpy()
+        if model.meeting is None:  # passages are then seen beside the question itself
+            weights = weights[..., len(question.ids) + 1 :]
         size = min(self.window.size, len(passage.ids))
         return replace(answer, attention=looked(weights, question, passage, starts[number], size))
 
 
-def _way_to_cut(passages: Sequence[str]) -> str:
-    """How text without spaces is cut so that answers mostly begin and end where pieces do."""
-    if looks_chinese(passages):
-        return "characters"
-    return "scripts" if looks_japanese(passages) else "runs"
-
-
-def _scores(predictions: Sequence[Answer], records: Sequence[Record], language: str | None) -> AnswerScores:
-    texts = [[one["text"] for one in record.fields["answers"]] for record in records]
-    style = _style(language, [record.fields["context"] for record in records[:SAMPLE]])
-    if not all(texts):  # CMRC's script knows no such question
-        style = "squad2" if style == "squad" else "jaquad"
-    return answer_scores([one.text for one in predictions], texts, style)
-
-
-def _style(language: str | None, passages: Sequence[str]) -> str:
-    """The script by which answers in a language are scored."""
-    if language is None:
-        language = "zh" if looks_chinese(passages) else "ja" if looks_japanese(passages) else ""
-    code = language.casefold().replace("_", "-").split("-")[0]
-    return {"zh": "cmrc2018", "zho": "cmrc2018", "ja": "jaquad", "jpn": "jaquad"}.get(code, "squad")
+def _distance(record: Record) -> int:
+    """The least of all answers; 0 where there is none."""
+    asked, told = record.fields["question"], record.fields["context"]
+    bounds = [(one["start"], one["start"] + len(one["text"])) for one in record.fields["answers"]]
+    return min((nearest_match(asked, told, *span) for span in bounds), default=0)

@@ -50,6 +50,7 @@ from regard.tasks._caption import (
 )
 from regard.tasks._rewards import reward_loss
 from regard.tasks._writing import TextForText, learned_tokenizer
+from regard.training.options import PICTURES, PIECES, TAUGHT
 from regard.training.recipe import Recipe
 
 LEARNED = "captions.json"
@@ -66,6 +67,7 @@ class CaptionPictures:
     streams = STREAMS
     options = ("beam", "penalty", "attention", "precision", "language")
     score_options = ("language",)
+    recipe_options = (*PIECES, *PICTURES, *TAUGHT, "decoder_layers", "languages", "cider_finish", "r_drop")
     reads_pictures = True
     taught: ClassVar[dict[str, Any]] = {
         **TextForText.taught,
@@ -87,12 +89,7 @@ class CaptionPictures:
         return self.reader.languages
 
     def configure(self, recipe: Recipe) -> None:
-        """Take the languages; refuse recurrent layers."""
-        if (recipe.encoder, recipe.decoder) != ("attention", "attention"):
-            raise ConfigError(
-                "pictures are read by attention alone. Expected: encoder = decoder = attention. "
-                f"Received: {recipe.encoder}, {recipe.decoder}. To mend it: leave --encoder and --decoder out."
-            )
+        """Take the languages."""
         self.reader = CaptionReader(_languages(recipe.languages))
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:

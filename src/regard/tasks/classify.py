@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from regard._errors import CheckpointError, ConfigError
+from regard._errors import CheckpointError
 from regard._packed import Packed
 from regard.data.checks import Record, checked
+from regard.data.frequency import WordCounts
 from regard.data.labels import IMAGE, TEXT, LabelReader, label_numbers
 from regard.data.packing import pack_streams
 from regard.data.patches import cut_patches, usual_patch
@@ -38,7 +39,9 @@ from regard.nn.patches import PatchEncoder
 from regard.nn.watch import watch
 from regard.tasks._classification import Classification, restored_classification, seen_patches, seen_words
 from regard.tasks._classifier import Classifier
-from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, refuse_decoder, upper_sizes
+from regard.tasks._counting import CountsWords, frequency_group
+from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
+from regard.training.options import BEGUN, PICTURES, TEXTS, refuse_options
 from regard.training.presets import encoder_sizes
 from regard.training.recipe import Recipe
 
@@ -47,7 +50,7 @@ TOGETHER = 8192  # tokens that are classified at once
 SIDE = 64
 
 
-class Classify:
+class Classify(CountsWords):
     """The task, as `regard.training` knows it."""
 
     name = "classify"
@@ -68,13 +71,22 @@ class Classify:
         return ("labels", "size", "patches") if self.reader.input == IMAGE else ("labels", "text")
 
     @property
+    def recipe_options(self) -> tuple[str, ...]:
+        """Of texts, of pictures, or of both as long as nothing was read."""
+        texts = () if self.reader.input == IMAGE else (*TEXTS, *BEGUN, "ngrams")
+        pictures = () if self.reader.input == TEXT else PICTURES
+        return tuple(dict.fromkeys(("text", "label", "r_drop", *texts, *pictures)))
+
+    @property
     def reads_pictures(self) -> bool:
         """Whether pictures are classified."""
         return self.reader.input == IMAGE
 
     def configure(self, recipe: Recipe) -> None:
-        """Take the names of the fields; refuse a decoder."""
-        refuse_decoder(recipe, self.name)
+        """Take the names of the fields."""
+        if recipe.init is not None and recipe.hidden is not None:
+            why = "above a pretrained encoder classes have no layer with a width"
+            refuse_options(recipe, ["hidden"], why, "init alone")
         self.reader = LabelReader(recipe.text, recipe.label)
 
     def name_fields(self, text: str | None, label: str | None) -> None:
@@ -114,15 +126,17 @@ class Classify:
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """The names of the labels, and of texts the vocabulary."""
-        found: set[str] = set()
+        found, counts = set[str](), WordCounts()
         self.side, self.patch = recipe.side or SIDE, recipe.patch or 8
 
         def texts() -> Iterator[str]:
             for record in records:
                 found.update(self.reader.labels(record))
+                counts.add(characters(record.fields[self.reader.name]) if self.reader.input == TEXT else ())
                 yield record.fields[self.reader.name]
 
         if self.reader.input == TEXT:
+            self.counts = counts
             self.tokenizer = learn_tokenizer(texts(), recipe)
         else:
             for _ in texts():
@@ -146,11 +160,6 @@ class Classify:
         if self.reader.input == TEXT:
             encoder: nn.Module = make_encoder(recipe, self.tokenizer)
         else:
-            if recipe.encoder != "attention":
-                raise ConfigError(
-                    "pictures are read by attention alone. Expected: encoder = attention. "
-                    f"Received: {recipe.encoder}. To mend it: leave --encoder out."
-                )
             sizes = (recipe.dim or 128, recipe.heads or 4, recipe.hidden or 256, recipe.encoder_layers or 4)
             moves: dict[str, Any] = {"warp": recipe.warp or 0.0, "flip": recipe.flip, "tint": recipe.tint}
             encoder = PatchEncoder(self.patch, *sizes, dropout=dropout, **moves)
@@ -240,7 +249,7 @@ class Classify:
 
     @property
     def groups(self) -> dict[str, Group]:
-        """The number of words of a text, or the longer side of a picture."""
+        """The number of words of a text and how well they are known, or the longer side of a picture."""
         if self.reader.input == IMAGE:
             return {
                 "length": Group(
@@ -252,7 +261,11 @@ class Classify:
             "length": Group(
                 "words of the text; characters of Chinese and Japanese",
                 lambda record: len(characters(record.fields[self.reader.name])),
-            )
+            ),
+            "frequency": frequency_group(
+                "the rarest word of the text",
+                lambda record: self.rarest(characters(record.fields[self.reader.name])),
+            ),
         }
 
     def restored(self, entry: Record, record: Record) -> Classification:
@@ -262,14 +275,16 @@ class Classify:
         return restored_classification(entry, record, name, given, bool(self.reader.several))
 
     def save(self, folder: Path) -> None:
-        """Write `classes.json`, and of texts `tokenizer.json`."""
+        """Write `classes.json`, and of texts `tokenizer.json` and, after `learn`, `words.json`."""
         facts = {"labels": self.labels, "side": self.side, "patch": self.patch, **self.reader.known()}
         (folder / LEARNED).write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
         if self.reader.input == TEXT:
             self.tokenizer.save(folder / "tokenizer.json")
+            self.save_counts(folder)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+        """Read what `save` wrote; `words.json` is read when it is asked for."""
+        self.expect_counts(folder)
         path = folder / LEARNED
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))

@@ -45,6 +45,7 @@ from regard.tasks._continuation import (
 )
 from regard.tasks._language import Language
 from regard.tasks._scoring import band_count, by_position, likelihoods, read_windows
+from regard.training.options import TAUGHT, refuse_options
 from regard.training.presets import language_sizes
 from regard.training.recipe import Recipe
 
@@ -59,6 +60,16 @@ class Generate:
     streams = ("text",)
     options = ("length", "temperature", "top_k", "top_p", "seed", "stop", "count", "attention", "stride")
     score_options = ()
+    recipe_options = (
+        *TAUGHT,
+        "vocabulary",
+        "units",
+        "context",
+        "documents",
+        "text",
+        "decoder_layers",
+        "r_drop",
+    )
     descends = True
     taught: ClassVar[dict[str, Any]] = {"vocabulary": None, "units": "characters", "context": None}
     digits = 3
@@ -69,8 +80,9 @@ class Generate:
 
     def configure(self, recipe: Recipe) -> None:
         """Which field holds the text, what is a document, and how long training takes."""
-        if recipe.decoder != "attention":
-            raise ConfigError("the task 'generate' has no recurrent decoder. Leave --decoder out.")
+        if recipe.vocabulary is not None and recipe.units != "subwords":
+            why = "only subwords have a vocabulary of a size to choose"
+            refuse_options(recipe, ["vocabulary"], why, "units = subwords too")
         self.field, self.documents = recipe.text or "text", recipe.documents
         self.minutes = recipe.minutes
 

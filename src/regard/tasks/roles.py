@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from regard._errors import CheckpointError
 from regard._packed import Packed
-from regard.data.frequency import WORDS, WordCounts
+from regard.data.frequency import WordCounts
 from regard.data.packing import pack_ids
 from regard.data.records import Record, Source
 from regard.data.sentences import Sentence, read_sentences, sentence_of, sentence_record
@@ -35,8 +35,10 @@ from regard.metrics.translation import Score
 from regard.nn.loss import vocabulary_loss
 from regard.nn.roles import RoleLabeller
 from regard.nn.watch import watch
-from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, refuse_decoder, upper_sizes
+from regard.tasks._counting import CountsWords, frequency_group
+from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.tasks._labelling import Labelling, Proposition, read_propositions, restored_labelling
+from regard.training.options import BEGUN, TEXTS
 from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
 
@@ -47,22 +49,20 @@ MUCH = 100_000  # sentences
 UNSEEN = -1  # the tag of a role that no training record has
 
 
-class Roles:
+class Roles(CountsWords):
     """The task, as `regard.training` knows it."""
 
     name = "roles"
     streams = ("pieces", "starts", "features", "predicates", "tags")
     options = ("attention",)
     score_options = ("each",)
+    recipe_options = (*TEXTS, *BEGUN, "decoder_layers", "r_drop")
     tokenizer: Tokenizer
-    counts: WordCounts | None = None
-    folder: Path | None = None
     roles: tuple[str, ...]
     """V first, then the others, the frequent ones first; role r has the tags 1 + 2r (B) and 2 + 2r (I)."""
 
     def configure(self, recipe: Recipe) -> None:
-        """Refuse a decoder: the fields have fixed names."""
-        refuse_decoder(recipe, self.name)
+        """Nothing: the fields have fixed names."""
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Sentences with their predicates and, as answers, roles."""
@@ -208,8 +208,9 @@ class Roles:
                 lambda record: [len(record.fields["words"])] * len(record.fields["predicates"]),
             ),
             "distance": Group("words from the predicate to its farthest argument", _distances),
-            "frequency": Group(
-                "how often training saw the word as a predicate", self._frequencies, (1, 10, 100, 1000)
+            "frequency": frequency_group(
+                "the word as a predicate",
+                lambda record: [self.rarest([word]) for word in _predicates(record)],
             ),
         }
 
@@ -225,13 +226,12 @@ class Roles:
         """Write `tokenizer.json`, `labels.json` and, after `learn`, `words.json`."""
         self.tokenizer.save(folder / "tokenizer.json")
         (folder / LABELS).write_text(json.dumps({"roles": self.roles}, ensure_ascii=False), encoding="utf8")
-        if self.counts is not None:
-            self.counts.save(folder / WORDS)
+        self.save_counts(folder)
 
     def load(self, folder: Path) -> None:
         """Read `tokenizer.json` and `labels.json`; `words.json` is read when it is asked for."""
         self.tokenizer = load_tokenizer(folder)
-        self.folder, self.counts = folder, None
+        self.expect_counts(folder)
         try:
             self.roles = tuple(map(str, json.loads((folder / LABELS).read_text(encoding="utf8"))["roles"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -243,11 +243,6 @@ class Roles:
     def facts(self) -> dict[str, Any]:
         """The size of the vocabulary and the roles."""
         return {"vocabulary": len(self.tokenizer), "roles": list(self.roles)}
-
-    def _frequencies(self, record: Record) -> list[float]:
-        if self.counts is None:
-            self.counts = WordCounts.of_run(self.folder)
-        return [self.counts.rarest([word]) for word in _predicates(record)]
 
     def _words(self, model: RoleLabeller, batch: dict[str, Packed]) -> Packed:
         return model(batch["pieces"], batch["starts"], batch["features"].values.view(-1, COUNT))

@@ -28,6 +28,7 @@ from regard.nn.transformer import Shape
 from regard.nn.watch import watch
 from regard.tasks._attention import read_attention
 from regard.tasks._writing import BEAM, PENALTY, TextForText, Written, longest_target, shifted
+from regard.training.options import TAUGHT, TEXTS
 from regard.training.recipe import Recipe
 
 CALIBRATED = 200  # dev examples that are summarized to learn how long summaries should be
@@ -70,6 +71,7 @@ class Summarize(TextForText):
     result = Summary
     options = ("beam", "penalty", "attention", "repeats")
     score_options = ()
+    recipe_options = (*TEXTS, *TAUGHT, "decoder", "decoder_layers", "window", "coverage", "r_drop")
     defaults: ClassVar[dict[str, Any]] = {"penalty": None}
 
     def rehearsals(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:

@@ -29,6 +29,7 @@ from regard.nn.transformer import EncoderDecoder
 from regard.nn.watch import watch
 from regard.tasks._attention import Attention, read_attention
 from regard.tasks._writing import BEAM, PENALTY, TextForText, Written, longest_target, shifted
+from regard.training.options import TAUGHT, TEXTS
 from regard.training.recipe import Recipe
 
 
@@ -46,6 +47,7 @@ class Translate(TextForText):
     result = Translation
     options = ("beam", "penalty", "attention", "precision", "shortlist")
     score_options = ("lowercase", "language")
+    recipe_options = (*TEXTS, *TAUGHT, "decoder", "decoder_layers", "r_drop")
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new encoder-decoder of the recipe's size."""

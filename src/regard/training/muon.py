@@ -132,7 +132,7 @@ def heights_of_heads(model: nn.Module) -> dict[int, int]:
 
     A head is a map of its own: made orthogonal apart from the others, its steps take a fifth of the arithmetic.
     """
-    heights = {}
+    heights: dict[int, int] = {}
     for module in model.modules():
         if isinstance(module, SelfAttention | CrossAttention):
             projections = [layer for layer in module.children() if isinstance(layer, nn.Linear)]

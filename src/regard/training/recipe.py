@@ -74,9 +74,9 @@ class Recipe:
     encoder_layers: int | None = None
     """Blocks of the encoder."""
     decoder_layers: int | None = None
-    """Blocks of the decoder; for roles, blocks that run once for each predicate."""
+    """Blocks of the decoder; for roles and answers, blocks that run once for each predicate or question."""
     encoder: str = "attention"
-    """"attention", or "recurrent": LSTMs of as many parameters in place of self-attention, for comparison; for roles also in the blocks that run once for each predicate."""
+    """"attention", or "recurrent": LSTMs of as many parameters in place of self-attention, for comparison; for roles and answers also above the encoder."""
     decoder: str = "attention"
     """The same for the decoder, which attends to its source all the same; tasks that only read have none."""
     dropout: float | None = None
@@ -169,6 +169,8 @@ class Recipe:
     that a piece of the document sees, besides the first one; by default all of them."""
     coverage: float | None = None
     """For summaries: weight of the penalty for copying from a place again; it costs memory source x target, for one head."""
+    matches: bool = True
+    """For answers: tokens tell the model which words question and passage have in common, in which form, and how close by."""
     stride: int | None = None
     """Pieces from the beginning of one window to that of the next; less where a window would not overlap by the longest answer."""
     unspaced: str | None = None
@@ -205,10 +207,6 @@ class Recipe:
             raise ConfigError(
                 "unlabelled texts are for pretraining. Expected: pretrain too, 0.2 for a fifth of the budget. Received: "
                 "unlabelled only."
-            )
-        if self.teacher is None and self.teacher_share != Recipe.teacher_share:
-            raise ConfigError(
-                "a teacher has a share in the loss, and there is none. Expected: teacher too. Received: teacher_share only."
             )
         if self.init is None and self.frozen_layers is not None:
             raise ConfigError(

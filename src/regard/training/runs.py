@@ -22,6 +22,7 @@ from regard.data.store import TokenStore
 from regard.training import checkpoints, fine_tuning, teachers, workers
 from regard.training.loop import Trainer
 from regard.training.memory import keep_freed_memory, release_freed_memory
+from regard.training.options import refuse_unknown
 from regard.training.presets import Choice, Facts, fill
 from regard.training.pretraining import streams_of, texts_of, unlabelled
 from regard.training.progress import Reporter
@@ -88,17 +89,14 @@ def begin(
 def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Prepared:
     """Read all data once, checking every record, and fill the recipe from its size."""
     recipe = fine_tuning.located(recipe)
-    if recipe.cider_finish and not hasattr(task, "finish_loss"):
-        raise ConfigError(
-            f"the task {task.name!r} is not scored by CIDEr-D. Expected: 'caption'. Received: cider_finish = "
-            f"{recipe.cider_finish}. To mend it: leave --cider-finish out."
-        )
+    refuse_unknown(task, recipe)
     recipe = _agreed(task, recipe)
     task.configure(recipe)
     examples = characters = 0
     for record in _records(task, recipe, train):
         examples += 1
         characters += task.characters(record)
+    refuse_unknown(task, recipe)  # once more: it may depend on what there is to read
     every = 0 if dev is not None else _every(examples, train)
     recipe, choices = fill(
         recipe, Facts(examples, characters), fine_tuning.sizes_beside(recipe, task.sizes(examples))

@@ -40,11 +40,13 @@ class Task(Protocol):
     """The keywords of `predict`: of the flags of `regard predict`, those that this task knows."""
     score_options: tuple[str, ...]
     """The keywords of `score`: of the flags of `regard evaluate`, those that this task knows."""
+    recipe_options: tuple[str, ...]
+    """The options of a recipe that this task obeys beside those of every task; others are refused. It may depend on what was read."""
     tokenizer: Any
     """What texts are cut with, once it is learned or loaded; `encode` asks for it anew. A task without texts has none."""
 
     def configure(self, recipe: Recipe) -> None:
-        """Take from a recipe what reading depends on, such as names of fields, and refuse options that the task has no use for.
+        """Take from a recipe what reading depends on, such as names of fields, and refuse options that do not go together.
 
         Called before anything is read.
         """

@@ -28,19 +28,14 @@ def agreed(task: Task, recipe: Recipe, named: Any, teacher: Recipe) -> Recipe:
         teacher: the teacher's recipe.
 
     Raises:
-        ConfigError: the task cannot be taught, the teacher has learned another one, or an option was given otherwise.
+        ConfigError: the teacher has learned another task, or an option was given otherwise.
     """
-    decided: dict[str, Any] | None = getattr(task, "taught", None)
-    if decided is None:
-        raise ConfigError(
-            f"the task {task.name!r} has no teacher. Expected: a task that writes, such as 'translate'. "
-            f"Received: teacher {recipe.teacher}. To mend it: leave --teacher out."
-        )
     if named != task.name:
         raise ConfigError(
             f"a teacher knows another task. Expected: a run of {task.name!r}. Received: {recipe.teacher}, a run of {named!r}. "
             f"To mend it: name a run of {task.name!r} with --teacher, or leave it out."
         )
+    decided: dict[str, Any] = getattr(task, "taught", {})
     theirs = {name: _or(getattr(teacher, name), usual) for name, usual in decided.items()}
     for name, value in theirs.items():
         given = getattr(recipe, name)
