@@ -69,7 +69,14 @@ TRAINING = (
     "eole",
 )
 QUALITY = ("ours", "ours-168", "mbart", "marian", "joeynmt", "eole")
-DECODING = (*QUALITY, "ctranslate2", "ctranslate2-int8", "ctranslate2-ours", "ctranslate2-ours-int8")
+DECODING = (
+    *QUALITY,
+    "ours-int8",
+    "ctranslate2",
+    "ctranslate2-int8",
+    "ctranslate2-ours",
+    "ctranslate2-ours-int8",
+)
 
 
 def entry(name: str) -> Entry:
@@ -88,6 +95,8 @@ def entry(name: str) -> Entry:
             options |= VARIANTS[variant]
         else:
             raise ValueError(f"{name!r}: there is no variant {variant!r}; there are {', '.join(VARIANTS)}")
+    if base == "ours" and "compute" in options:
+        weights = "ours"  # fewer bits are for decoding alone
     return Entry(found.module, found.interpreter, options, weights)
 
 

@@ -45,6 +45,7 @@ class Ours:
         load: str | None = None,
         seed: int = 1,
         scale: float = 1.0,
+        compute: str = "fp32",
         **options: Any,
     ) -> None:
         self.folder = corpus_folder
@@ -53,7 +54,7 @@ class Ours:
         shape = {**SHAPE, "hidden": 256, "vocabulary": len(self.corpus.pieces), **peaks}
         # One evaluation, after the last update: peers do not stop for any either.
         self.recipe = Recipe(lowercase=True, tokens=tokens, seed=seed, evaluations=1, **{**shape, **options})
-        self.tokens, self.seed = tokens, seed
+        self.tokens, self.seed, self.compute = tokens, seed, compute
         self.predictor = None if load is None else regard.load(load)
         self.model = self._new().model if load is None else self.predictor.model
         self.trainer: Trainer | None = None
@@ -63,7 +64,7 @@ class Ours:
         return {
             "versions": {"regard": regard.__version__, "torch": torch.__version__},
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "precision": resolved(self.recipe.precision),
+            "precision": resolved(self.recipe.precision) if self.predictor is None else self.compute,
             "threads": torch.get_num_threads(),
         }
 
@@ -106,7 +107,8 @@ class Ours:
         seconds, found = [], []
         for first in range(0, len(numbers), batch):
             begin = time.perf_counter()
-            written = self.predictor([texts[number] for number in numbers[first : first + batch]], beam=beam)
+            some = [texts[number] for number in numbers[first : first + batch]]
+            written = self.predictor(some, beam=beam, precision=self.compute)
             seconds.append(time.perf_counter() - begin)
             found += [one.pieces for one in written]
         return {"seconds": seconds, "ids": corpus.in_order(numbers, found)}

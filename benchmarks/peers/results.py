@@ -46,6 +46,7 @@ def table(results: Results) -> str:
             columns[f"dev loss, {budget}"] = _cell("quality", budget, "dev_loss", "{:.3f}")
         else:
             columns[f"BLEU, {budget}"] = _cell("quality", budget, "bleu", "{:.2f}")
+            columns[f"chrF, {budget}"] = _cell("quality", budget, "chrf", "{:.2f}")
     for title, key, form in (
         ("greedy, sentences/s", "greedy 64", "{:,.0f}"),
         ("beam 5, sentences/s", "beam 5 64", "{:,.0f}"),

@@ -76,9 +76,9 @@ def speed(rounds: list[dict[str, Any]], rates: list[float], ours: list[float] | 
 def scores(
     contender: Contender, folder: Path, part: str, count: int, beams: Sequence[int] = (5, 1)
 ) -> dict[str, float]:
-    """BLEU by sacrebleu, without case, with 13a or what the target's script asks for; by everybody's own search."""
+    """BLEU by sacrebleu, without case, with 13a or what the target's script asks for, and chrF; by everybody's own search."""
     from regard.data.tokenizer import Tokenizer
-    from regard.metrics.translation import bleu
+    from regard.metrics.translation import bleu, chrf
 
     tokenizer = Tokenizer.load(folder / corpus.TOKENIZER)
     references = corpus.read(folder).parts[part].target_texts
@@ -86,8 +86,9 @@ def scores(
     for beam in beams:
         written = contender.ask("translate", beam=beam, batch=64, count=count, part=part)["ids"]
         texts = [tokenizer.decode(ids) for ids in written]
-        score = bleu(texts, [[text] for text in references[: len(texts)]], lowercase=True)
-        found["greedy_bleu" if beam == 1 else "bleu"] = score.value
+        right = [[text] for text in references[: len(texts)]]
+        for name, metric in (("bleu", bleu), ("chrf", chrf)):
+            found["greedy_" * (beam == 1) + name] = metric(texts, right, lowercase=True).value
     return found
 
 
@@ -97,9 +98,9 @@ def weights(names: Sequence[str], folder: Path, budget: str) -> tuple[dict[str, 
     missing = 0
     for name in names:
         owner = contenders.entry(name).weights
-        path = (
-            place(folder, budget, name) if owner is None else converted(place(folder, budget, owner), owner)
-        )
+        path = place(folder, budget, owner or name)
+        if contenders.entry(name).module == "ctranslate2":
+            path = converted(path, owner)
         if path.exists():
             found[name] = {"load": str(path)}
         else:

@@ -15,7 +15,7 @@ from regard.nn._products import product
 from regard.nn.chances import of_vocabulary
 from regard.nn.consistency import asked
 from regard.nn.distillation import lesson
-from regard.nn.linear import in_bfloat16
+from regard.nn.linear import has_bfloat16, in_bfloat16
 
 ROWS = 256  # rows of logits alive at once
 
@@ -29,6 +29,7 @@ class _VocabularyLoss(torch.autograd.Function):
         ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, smoothing: float, needs_grad: bool
     ) -> Tensor:
         narrow = in_bfloat16()
+        theirs = narrow and has_bfloat16()
         kernel_products = _for_kernel(states) and states.dtype == weight.dtype == torch.float32
         if kernel_products:
             states, weight = states.contiguous(), weight.contiguous()
@@ -42,10 +43,10 @@ class _VocabularyLoss(torch.autograd.Function):
             room = torch.empty(min(ROWS, len(states)), len(weight), dtype=table.dtype, device=states.device)
             for start in range(0, len(states), ROWS):
                 piece = slice(start, start + ROWS)
-                # Of whole blocks alone PyTorch's bfloat16 is quick, and then quicker than the kernel's: see regard.nn.linear.
+                # Of whole blocks alone, and on some CPUs, PyTorch's bfloat16 is quicker than the kernel's: see regard.nn.linear.
                 whole = len(states) - start >= ROWS
                 used = table if whole or kernel_products else wide
-                own = kernel_products and not (narrow and whole)
+                own = kernel_products and not (theirs and whole)
                 rows = states[piece].to(used.dtype)
                 logits = _product(rows, used.mT, room, own)
                 loss, slope = _piece(logits, targets[piece], smoothing, needs_grad)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from regard.nn import CrossAttention, SelfAttention
+from regard.nn.linear import has_bfloat16
 from regard.training.adamw import AdamW
 from regard.training.optimizer import Optimizer, with_gradients
-from regard.training.precision import resolved
 
 # Of four quintic steps, each the closest to 1 (in the largest error) over the singular values that the one before leaves, from
 # 0.003 to 1 at first: Amsel et al. 2025, "The Polar Express".
@@ -170,8 +170,8 @@ def _height(matrix: Tensor) -> int:
 
 
 def _stacked(matrices: list[Tensor]) -> Tensor:
-    """(B, m, n) in bfloat16 where the CPU has instructions for it; where it has none, PyTorch's products of it take thirty times as long."""
-    dtype = torch.bfloat16 if resolved("auto") == "bf16" else matrices[0].dtype
+    """(B, m, n) in bfloat16 where the CPU has instructions for it, rounded while they are stacked."""
+    dtype = torch.bfloat16 if has_bfloat16() else matrices[0].dtype
     together = torch.empty(len(matrices), *matrices[0].shape, dtype=dtype)
     torch._foreach_copy_(list(together.unbind()), matrices)
     return together

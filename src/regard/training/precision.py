@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from regard.nn.linear import has_bfloat16
+
 
 def autocast(precision: str) -> AbstractContextManager[None]:
     """Matrix products in bfloat16 for "bf16", and for "auto" where the CPU multiplies bfloat16 faster than float32."""
@@ -16,5 +18,4 @@ def resolved(precision: str) -> str:
     """The precision that is meant, fp32 or bf16."""
     if precision != "auto":
         return precision
-    has_instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if has_instructions else "fp32"
+    return "bf16" if has_bfloat16() else "fp32"
