@@ -173,7 +173,7 @@ def test_real_arrays_of_arrow_where_it_is_installed():
     arrow = pytest.importorskip("pyarrow")
     lists = [[1.0, 2.0], [], [3.0]]
     view = arrow.ListViewArray.from_arrays([2, 0, 0], [1, 2, 0], arrow.array([1.0, 2.0, 3.0]))
-    for given, expected in (
+    for lists_given, expected in (
         (arrow.array(lists), lists),
         (arrow.array(lists)[1:], lists[1:]),
         (arrow.array(lists, type=arrow.large_list(arrow.float32())), lists),
@@ -181,13 +181,13 @@ def test_real_arrays_of_arrow_where_it_is_installed():
         (arrow.array([[[1.0, 2.0]], []], type=arrow.list_(arrow.list_(arrow.float64(), 2))), [[[1, 2]], []]),
         (view, [[3], [1, 2], []]),
     ):
-        assert [part.tolist() for part in Packed.of(given).unpack()] == expected
+        assert [part.tolist() for part in Packed.of(lists_given).unpack()] == expected
     text = arrow.array([["a"]])
-    for given in (
+    for lists_given in (
         text, arrow.chunked_array([text]), arrow.array([[1, None]]), arrow.array([[[1]]]), arrow.array([None, [1]])
     ):  # fmt: skip
-        with pytest.raises(ShapeError, match="without nulls. Received .* of list<item:"):
-            Packed.of(given)
+        with pytest.raises(ShapeError, match=r"without nulls. Received .* of list<item:"):
+            Packed.of(lists_given)
 
 
 def test_a_jagged_tensor_with_holes_is_packed_without_them():

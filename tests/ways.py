@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from unittest import mock
 
-from regard import _attention
+from regard import _choice
 from regard._lowering import kernel
 from regard._plan import remembered_plan
 from regard.backends.tensorflow import blocks as tensorflow_blocks
 from regard.backends.torch import tiling
 
-PLAIN = {"numpy": ("reference",), "torch": ("tiled",), "tensorflow": ("tiled",)}
+PLAIN = {"numpy": ("reference",), "torch": ("tiled",), "jax": ("tiled",), "tensorflow": ("tiled",)}
 INSTRUCTION_SETS = kernel().instruction_sets() if kernel() else []
 WAYS = ["plain", *INSTRUCTION_SETS]
 
@@ -20,7 +20,7 @@ WAYS = ["plain", *INSTRUCTION_SETS]
 def used(way):
     """Let `attention` compute in one of `WAYS`."""
     if way == "plain":
-        with mock.patch.dict(_attention.BACKENDS, PLAIN):
+        with mock.patch.dict(_choice.BACKENDS, PLAIN):
             yield
         return
     module = kernel()
