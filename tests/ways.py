@@ -11,7 +11,7 @@ from regard._plan import remembered_plan
 from regard.backends.tensorflow import blocks as tensorflow_blocks
 from regard.backends.torch import tiling
 
-PLAIN = {"numpy": ("reference",), "torch": ("tiled",), "jax": ("tiled",), "tensorflow": ("tiled",)}
+PLAIN = {"numpy": ("reference",), "torch": ("tiled",), "tensorflow": ("tiled",)}
 INSTRUCTION_SETS = kernel().instruction_sets() if kernel() else []
 WAYS = ["plain", *INSTRUCTION_SETS]
 

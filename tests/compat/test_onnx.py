@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import warnings
 
 import numpy as np
@@ -19,9 +18,8 @@ with warnings.catch_warnings():
     ]
 
 from regard._errors import BackendError
-from regard.backends import native, reference
+from regard.backends import reference
 from regard.compat.onnx import backend
-from ways import used
 
 
 def test_all_cases_are_here():
@@ -30,17 +28,12 @@ def test_all_cases_are_here():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("framework", ["numpy", "torch", "jax", "tensorflow"])
-@pytest.mark.parametrize("way", ["chosen", "plain"])
-def test_conformance(case, framework, way, monkeypatch):
-    """By the kernel, where it is there, and by each framework's own operations."""
-    if framework != "numpy":  # never by the NumPy specification
+def test_conformance(case, framework, monkeypatch):
+    if framework != "numpy":  # computed by the framework's backend, not by the NumPy specification
         monkeypatch.setattr(reference, "forward", None)
         monkeypatch.setattr(reference, "look", None)
-    if way == "plain":
-        monkeypatch.setattr(native, "forward", None)
     for inputs, expected in case.data_sets:
-        with used("plain") if way == "plain" else contextlib.nullcontext():
-            received = backend(framework).run_model(case.model, inputs)
+        received = backend(framework).run_model(case.model, inputs)
         assert len(received) == len(expected)
         for output, wanted in zip(received, expected, strict=True):
             assert isinstance(output, np.ndarray)
