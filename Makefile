@@ -1,5 +1,5 @@
 # make install   a virtual environment in .venv with everything; quick when nothing changed
-# make demo      train a small translator for three minutes and look at its attention
+# make demo      train a small translator for three minutes and a captioner for one, and look at their attention
 # make test      lint, types, import floors, tests
 # make sanitize  the kernel under sanitizers, with random calls; some minutes
 # make wheel     build a wheel and try it in an environment of its own
@@ -18,17 +18,19 @@ KERNEL := tools/editable/CMakeLists.txt $(wildcard csrc/*.* csrc/*/*)
 
 install: $(STAMP)
 
+# rouge-score has no wheel: it is built before isolation is off, which would ask for setuptools in .venv.
 $(STAMP): pyproject.toml constraints.txt $(KERNEL)
 	@echo "Installing into .venv; the first time takes a few minutes."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=.")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(PIP) scikit-build-core nanobind cmake ninja jaxlib
+	@$(PIP) scikit-build-core nanobind cmake ninja jaxlib rouge-score
 	@$(PIP) --no-build-isolation --editable ".[tasks,export,dev]"
 	@test $(REGARD_REQUIRE_KERNEL) = 1 || echo "No C++ compiler was found: regard works without its kernel, but slower."
 	@touch $(STAMP)
 
 demo: install
 	@$(BIN)/python examples/demo.py
+	@$(BIN)/python examples/caption.py 1 runs/demo-captions
 
 test: lint types floors
 	@$(BIN)/python -m pytest -n 2 -q

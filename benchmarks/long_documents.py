@@ -1,11 +1,12 @@
-"""What a long document costs a summarizer in training: a window with a global token beside full attention, and beside LED.
+"""What a long document costs a summarizer: in training a window with a global token beside full attention, and beside LED; and in writing.
 
     python benchmarks/long_documents.py
     python benchmarks/long_documents.py --lengths 2048 4096 8192 16384 --window 256 --threads 2
 
 One document and a summary of 128 tokens, output and gradients of the whole loss; every figure is of a process of its own, the time
 the least of the rounds, the memory the peak above what stood before. LED (Beltagy et al. 2020) is transformers' own class with as
-many layers, heads and as wide a window, from random weights; where transformers is missing its column is left out.
+many layers, heads and as wide a window, from random weights; where transformers is missing its column is left out. Writing is a
+beam of 5 that reads the document by the window and writes as many tokens, without an end.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ import numpy as np
 import torch
 
 from regard import Packed
+from regard.decoding import search
+from regard.decoding.copying import CopyWriter
 from regard.nn import CopyingEncoderDecoder, Shape
 
 VOCABULARY, SUMMARY = 2000, 128
+BEAM, END = 5, 1
+WRITING = "writing"
 SIZES = {"dim": 128, "heads": 4, "hidden": 256, "encoder_layers": 2, "decoder_layers": 1}
 Step = Callable[[], object]
 
@@ -42,7 +47,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1)
     asked = parser.parse_args()
-    names = [f"window {asked.window}", "full attention"]
+    names = [f"window {asked.window}", WRITING, "full attention"]
     if importlib.util.find_spec("transformers"):
         names.append("LED")
     print(f"{asked.threads} threads; seconds, MiB\n")
@@ -50,7 +55,7 @@ def main() -> None:
     for length in asked.lengths:
         cells = []
         for name in names:
-            if name != names[0] and length > asked.others:
+            if name not in names[:2] and length > asked.others:
                 cells.append("")
                 continue
             seconds, peak = in_fresh_process(name, length, asked.window, asked.threads, asked.rounds)
@@ -67,7 +72,7 @@ def in_fresh_process(name: str, *arguments: int) -> tuple[float, int]:
 def measure(name: str, length: int, window: int, threads: int, rounds: int) -> tuple[float, int]:
     """The least time of a step, and the peak of memory above what stood before."""
     torch.set_num_threads(threads)
-    make = led_step if name == "LED" else our_step
+    make = {"LED": led_step, WRITING: our_writing}.get(name, our_step)
     make(64, window)()  # what is loaded and allocated once
     width = None if name == "full attention" else window
     step = make(length, width)
@@ -90,6 +95,25 @@ def our_step(length: int, window: int | None) -> Step:
         model.loss(source, target, target.values).backward()
 
     return step
+
+
+def our_writing(length: int, window: int | None) -> Step:
+    """Reading a document and writing a summary of it."""
+    model = CopyingEncoderDecoder(Shape(VOCABULARY, **SIZES, window=window)).eval()  # type: ignore[arg-type]
+    source = torch.randint(3, VOCABULARY, (length,)).tolist()
+
+    def step() -> None:
+        search(Endless(model, [source]), [SUMMARY], beam=BEAM, bos=0, eos=END)
+
+    return step
+
+
+class Endless(CopyWriter):
+    """Writes as much as it may."""
+
+    def scores(self, states: torch.Tensor, tokens: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities (M, vocabulary), that of the end next to nothing."""
+        return super().scores(states, tokens, read).index_fill(-1, torch.tensor([END]), -1e9)
 
 
 def led_step(length: int, window: int | None) -> Step:

@@ -98,8 +98,8 @@ class Counted:
 
     def __init__(self, trainer: Trainer) -> None:
         self.tokens, self.operations = 0, 0.0
-        self.model, self.pack = trainer.model, trainer._batch
-        trainer._batch = self.batch
+        self.model, self.pack = trainer.model, trainer.learning.batch
+        trainer.learning.batch = self.batch  # type: ignore[method-assign]
         for module in trainer.model.modules():
             if isinstance(module, nn.Linear):
                 module.register_forward_pre_hook(self.linear)
@@ -108,9 +108,9 @@ class Counted:
         """A linear layer is about to be applied."""
         self.operations += 6 * module.weight.numel() * (given[0].numel() // given[0].shape[-1])
 
-    def batch(self, indices: Any) -> Any:
+    def batch(self, indices: Any, step: int) -> Any:
         """The batch of these examples: its tokens, its pairs of attention, its scores over the vocabulary."""
-        packed = self.pack(indices)
+        packed = self.pack(indices, step)
         source, target = (np.diff(packed[name].offsets).astype(float) for name in ("source", "target"))
         shape = self.model.shape
         pairs = shape.encoder_layers * (source**2).sum()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 
@@ -28,9 +30,21 @@ class Budget:
             return min(1.0, self.done / self.updates)
         return min(1.0, self.seconds / (60 * (self.minutes or 1)))
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done meanwhile costs nothing."""
+        begin = time.perf_counter()
+        yield
+        self._begin += time.perf_counter() - begin
+
 
 def cosine(progress: float, warmup: float) -> float:
     """The share of the peak learning rate: a linear rise, then half a cosine down to 0."""
     if progress < warmup:
         return progress / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def linear(progress: float, warmup: float) -> float:
+    """The share of the peak learning rate: a linear rise, then a linear fall to 0."""
+    return progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)

@@ -71,13 +71,14 @@ class Ours:
         """Some updates, timed; on the batches that peers get in sorted order."""
         if self.trainer is None:
             self.trainer = self._new()
-            self.trainer.batches = SameBatches(self.corpus, self.tokens, self.seed)  # type: ignore[assignment]
-        counted = self.trainer.batches.useful  # type: ignore[attr-defined]
+            self.batches = SameBatches(self.corpus, self.tokens, self.seed)
+            self.trainer.learning.batches = self.batches  # type: ignore[assignment]
+        counted = self.batches.useful
         begin = time.perf_counter()
         for _ in range(updates):
             self.trainer.update(HALF)
         seconds = time.perf_counter() - begin
-        real = self.trainer.batches.useful - counted  # type: ignore[attr-defined]
+        real = self.batches.useful - counted
         return {"seconds": seconds, "updates": updates, "useful": real, "padded": real}
 
     def learn(

@@ -23,9 +23,24 @@ def test_it_prints_seconds_and_memory(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["long_documents.py", *options])
     benchmark.main()
     printed = capsys.readouterr().out
-    assert "| tokens | window 8 | full attention |" in printed
-    assert re.search(r"^\| 96 \| [\d.]+, \d+ \| [\d.]+, \d+ \|$", printed, re.MULTILINE)
-    assert re.search(r"^\| 200 \| [\d.]+, \d+ \|  \|$", printed, re.MULTILINE)
+    assert "| tokens | window 8 | writing | full attention |" in printed
+    assert re.search(r"^\| 96 (\| [\d.]+, \d+ ){3}\|$", printed, re.MULTILINE)
+    assert re.search(r"^\| 200 (\| [\d.]+, \d+ ){2}\|  \|$", printed, re.MULTILINE)
+
+
+def test_writing_is_as_long_as_the_summary(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    benchmark = importlib.import_module("long_documents")
+    monkeypatch.setattr(benchmark, "SUMMARY", 6)
+    found = []
+    searched = benchmark.search
+    monkeypatch.setattr(
+        benchmark, "search", lambda *given, **options: found.append(searched(*given, **options))
+    )
+    benchmark.our_writing(40, 8)()
+    ((hypotheses,),) = found
+    assert len(hypotheses) == benchmark.BEAM
+    assert {len(one.tokens) for one in hypotheses} == {5}
 
 
 def test_a_window_reads_less_than_the_whole(monkeypatch):

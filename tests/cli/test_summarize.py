@@ -93,3 +93,35 @@ def test_an_empty_document_and_a_window_of_lstms(refused, run, tmp_path):
     assert "the given texts, line 1" in refused("predict", run, " ")
     options = ("--window", "8", "--encoder", "recurrent", "--out", tmp_path / "run")
     assert "a window is one of attention" in refused("train", "summarize", *options, *TINY, "--quiet")
+
+
+def test_a_run_with_every_switch_and_a_teacher(regard_command, refused, run, few, tmp_path):
+    switches = (
+        "--r-drop",
+        "1",
+        "--coverage",
+        "1",
+        "--bpe-dropout",
+        "0.1",
+        "--variants",
+        "2",
+        "--pretrain",
+        "0.5",
+    )
+    sizes = [one for one in TINY if one not in {"--vocabulary", "300"}]
+    folder = tmp_path / "student"
+    given = ("--train", few, "--out", folder, "--teacher", run, "--teacher-share", "0.3", *switches, *sizes)
+    result = regard_command("train", "summarize", *given)
+    assert result.code == 0
+    assert f"taught by {run}" in result.err
+    assert "the first 50% writes a sentence that was left out" in result.err
+    assert regard_command("predict", folder, TEXT).code == 0
+    entry = regard_command("inspect", folder).out
+    assert "teacher_share" in entry
+    error = refused(
+        "train", "summarize", "--train", few, "--out", tmp_path / "x", "--teacher", tmp_path, *TINY
+    )
+    assert "holds no run" in error
+    error = refused("train", "translate", "--train", few, "--out", tmp_path / "x", "--teacher", run, *TINY)
+    assert "name a run of 'translate' with --teacher, or leave it out" in error
+    assert not (tmp_path / "x").exists()

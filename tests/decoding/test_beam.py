@@ -26,12 +26,14 @@ class Markov:
         self.histories = []  # of the rows of the last step: source and tokens
         self.steps = []  # hypotheses at every step
         self.lengths = []  # the lengths of the hypotheses at every step
+        self.live = []  # the sources at every step
 
     def begin(self, sources):
         self.begun = list(sources)
 
     def step(self, tokens, sources, parents, count, end):
         self.steps.append(len(tokens))
+        self.live.append(sorted(set(sources)))
         histories = []
         for token, source, parent in zip(tokens, sources, parents, strict=True):
             assert parent >= 0 or source in self.begun
@@ -182,6 +184,30 @@ def test_a_queue_changes_no_result(seed, beam, together, refills, limits):
     assert max(stepper.steps, default=0) <= together * beam
     if not refills:
         assert all(len(lengths) == 1 for lengths in stepper.lengths)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    beam=st.integers(1, 3),
+    refills=st.booleans(),
+    sources=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 6)), max_size=7),
+    most=st.integers(1, 12),
+)
+def test_what_sources_take_together_is_bounded_and_changes_no_result(seed, beam, refills, sources, most):
+    limits, sizes = [limit for limit, _ in sources], [size for _, size in sources]
+    table = tables(seed, sources=max(1, len(limits)), sharpness=2.0)
+    stepper = Markov(table, refills)
+    found = search(stepper, limits, beam=beam, bos=BOS, eos=EOS, sizes=sizes, most=most)
+    assert found == run(table, limits, beam=beam)
+    assert all(len(live) == 1 or sum(sizes[one] for one in live) <= most for live in stepper.live)
+
+
+def test_small_sources_stand_beside_a_large_one_where_they_fit():
+    table = torch.full((4, 3, 3), -20.0).double()
+    table[:, :, 2] = -1e-3
+    stepper = Markov(table)
+    search(stepper, [3] * 4, beam=1, bos=BOS, eos=EOS, sizes=[1, 1, 5, 9], most=7)
+    assert stepper.live == [[0, 1, 2]] * 3 + [[3]] * 3
 
 
 def test_others_begin_while_some_are_being_written():

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from regard._errors import DataError
-from regard.metrics.extracts import EXTRACTS, extracts, sentences
+from regard.metrics.extracts import EXTRACTS, extracts, gap_sentence, sentences
 from regard.metrics.summaries import KINDS, rouge
 
 DOCUMENTS = [
@@ -32,6 +32,24 @@ def test_sentences_are_cut_at_their_ends(text, count):
     found = sentences(text)
     assert len(found) == count
     assert "".join("".join(found).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "text", [*DOCUMENTS, "狗在跑。猫和狗在睡觉。猫是灰的。", "! ! !", "It rains. It rains. It pours."]
+)
+def test_the_sentence_that_is_left_out_has_the_highest_rouge_against_the_others(text):
+    parts = sentences(text)
+    found = gap_sentence(text)
+    if len(parts) == 1:
+        assert found is None
+        return
+    before, sentence, after = found
+    assert [part for part in (before, sentence, after) if part]
+    assert "".join((before + sentence + after).split()) == "".join(text.split())
+    others = [" ".join(parts[:n] + parts[n + 1 :]) for n in range(len(parts))]
+    tokenizer = "characters" if "。" in text else "english"
+    scores = rouge(parts, others, tokenizer)["rouge1"].statistics[:, 0].tolist()
+    assert sentence == parts[scores.index(max(scores))]
 
 
 def test_the_best_sentence_is_the_best_of_all_of_them():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from regard import Packed
 from regard.decoding.engine import is_for
-from regard.nn import CopyingEncoderDecoder, EncoderDecoder, Shape
+from regard.nn import CopyingEncoderDecoder, EncoderDecoder, Shape, consistent, taught, teaching, twice
 from regard.nn.copying import EPS, equal_places, repeated_looks
 
 VOCABULARY = 12
@@ -49,6 +49,16 @@ def plain_log_p(model, source, target):
         copied = weights @ F.one_hot(ids, VOCABULARY).to(weights.dtype)
         share = torch.sigmoid(states[rows] @ model.gate + model.gate_bias)[:, None]
         yield torch.log(share * torch.softmax(model.scores(states[rows]), -1) + (1 - share) * copied)
+
+
+def seen_log_p(model, source, target):
+    """As `plain_log_p`, by the one pass whose dropout the loss has."""
+    encoded = model.encode(source)
+    states = model.decode(target, encoded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "encode", lambda _: encoded)
+        patch.setattr(model, "decode", lambda *_: states)
+        yield from plain_log_p(model, source, target)
 
 
 def gradients(loss, model):
@@ -94,6 +104,55 @@ def test_coverage_is_a_part_of_the_loss_in_training():
     found = covered.loss(source, target, target.values) - plain.loss(source, target, target.values)
     assert found.item() == pytest.approx(2 * looks.item(), rel=1e-5)
     assert covered.eval().loss(source, target, target.values) == plain.loss(source, target, target.values)
+
+
+def doubled_loss(model, source, target, following, smoothing, coefficient):
+    with consistent(coefficient):
+        return model.loss(twice(source), twice(target), following.repeat(2), smoothing)
+
+
+@settings(max_examples=20, deadline=None)
+@given(lengths=PAIRS, smoothing=st.sampled_from([0.0, 0.1]))
+def test_two_passes_are_compared_by_their_mixtures(lengths, smoothing):
+    model = make(dropout=0.2)
+    source, target = packed([s for s, _ in lengths], 1), packed([t for _, t in lengths], 2)
+    following = packed([t for _, t in lengths], 3).values
+    torch.manual_seed(5)
+    found = doubled_loss(model, source, target, following, smoothing, 3.0)
+    torch.manual_seed(5)
+    truth = model.loss(twice(source), twice(target), following.repeat(2), smoothing)
+    torch.manual_seed(5)
+    p, q = torch.cat(list(seen_log_p(model, twice(source), twice(target)))).chunk(2)
+    expected = truth / 2 + 3.0 / 4 * ((p.exp() - q.exp()) * (p - q)).sum()
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(gradients(found, model), gradients(expected, model), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_equal_passes_agree_in_sequences_of_several_blocks():
+    model = make(torch.float32)
+    model.coverage = 1.0
+    source, target = packed([40, 3], 1), packed([600, 2], 2)
+    found = doubled_loss(model, source, target, target.values, 0.1, 5.0)
+    torch.testing.assert_close(found, model.loss(source, target, target.values, 0.1))
+
+
+@settings(max_examples=20, deadline=None)
+@given(lengths=PAIRS)
+def test_a_student_is_compared_with_the_mixture_of_its_teacher(lengths):
+    student, teacher = make(), make(hidden=24)
+    source, target = packed([s for s, _ in lengths], 1), packed([t for _, t in lengths], 2)
+    following = packed([t for _, t in lengths], 3).values
+    with teaching() as said:
+        assert teacher.loss(source, target, following) == 0
+    with taught(said, 0.25):
+        found = student.loss(source, target, following, 0.1)
+    p, q = (torch.cat(list(plain_log_p(model, source, target))) for model in (teacher, student))
+    divergence = (p.detach().exp() * (p.detach() - q)).sum()
+    expected = 0.75 * student.loss(source, target, following, 0.1) + 0.25 * divergence
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(gradients(found, student), gradients(expected, student), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_what_is_nowhere_in_the_source_can_still_be_written():

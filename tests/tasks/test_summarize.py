@@ -97,7 +97,10 @@ def test_a_summary_does_not_depend_on_its_batch(run, beam, monkeypatch):
     backwards = task.predict(model, inputs[::-1], beam=beam)[::-1]
     monkeypatch.setattr("regard.tasks._writing.HYPOTHESES", 7)
     small = task.predict(model, inputs, beam=beam)
-    for text, first, *others in zip(inputs, together, backwards, small, strict=True):
+    monkeypatch.setattr("regard.tasks._writing.HYPOTHESES", 320)
+    monkeypatch.setattr("regard.tasks._writing.TOKENS", 50)
+    few = task.predict(model, inputs, beam=beam)
+    for text, first, *others in zip(inputs, together, backwards, small, few, strict=True):
         assert first.source == text
         for other in others:
             assert other.text == first.text or abs(other.score - first.score) < 1e-5

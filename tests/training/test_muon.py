@@ -4,8 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from regard.nn import EncoderDecoder, Shape
-from regard.training.muon import Muon, _squares, make_optimizers, orthogonal, split_parameters
+from regard.nn import CrossAttention, EncoderDecoder, SelfAttention, Shape
+from regard.training.muon import (
+    Muon,
+    _height,
+    _stacked,
+    heights_of_heads,
+    make_optimizers,
+    orthogonal,
+    split_parameters,
+)
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (40, 16), (16, 40), (3, 100), (128, 96)])
@@ -34,10 +42,39 @@ def test_a_zero_gradient_is_no_direction():
     assert (orthogonal(torch.zeros(2, 4, 6)) == 0).all()
 
 
-def test_stacked_projections_are_cut_into_squares():
-    assert [tuple(part.shape) for part in _squares(torch.zeros(12, 4))] == [(4, 4)] * 3
-    assert [tuple(part.shape) for part in _squares(torch.zeros(4, 12))] == [(4, 12)]
-    assert [tuple(part.shape) for part in _squares(torch.zeros(10, 4))] == [(10, 4)]
+def test_matrices_of_several_squares_are_cut_into_them():
+    assert [_height(torch.zeros(rows, 4)) for rows in (12, 10, 4, 3)] == [4, 10, 4, 3]
+
+
+def test_projections_to_heads_are_cut_into_heads():
+    model = nn.ModuleList([SelfAttention(8, heads=2), CrossAttention(8, heads=4, kv_heads=2)])
+    self_attention, cross = model
+    heights = heights_of_heads(model)
+    assert heights == {
+        id(self_attention.query_key_value.weight): 4,
+        id(cross.query.weight): 2,
+        id(cross.key_value.weight): 2,
+    }
+
+
+def test_a_piece_of_some_height_moves_as_if_it_stood_alone():
+    torch.manual_seed(0)
+    start, grad = torch.randn(6, 4), torch.randn(6, 4)
+    together = nn.Parameter(start.clone())
+    together.grad = grad.clone()
+    Muon([together], lr=0.1, heights={id(together): 2}).step()
+    for rows in (slice(0, 2), slice(2, 4), slice(4, 6)):
+        alone = nn.Parameter(start[rows].clone())
+        alone.grad = grad[rows].clone()
+        Muon([alone], lr=0.1).step()
+        torch.testing.assert_close(together[rows], alone, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("has_instructions", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bfloat16_is_for_cpus_that_have_instructions_for_it(monkeypatch, has_instructions, dtype):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: has_instructions)
+    assert _stacked([torch.ones(2, 2)]).dtype == dtype
 
 
 def test_a_step_is_momentum_made_orthogonal():

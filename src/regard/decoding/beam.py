@@ -61,6 +61,8 @@ def search(
     eos: int,
     penalty: float = 1.0,
     together: int | None = None,
+    sizes: Sequence[int] | None = None,
+    most: int | None = None,
 ) -> list[list[Hypothesis]]:
     """Beam search: the likeliest ways to go on are kept at every step, by `log p / length ** penalty` in the end.
 
@@ -76,6 +78,8 @@ def search(
         eos: id of the end.
         penalty: exponent of the length by which scores are divided; 0 favors short outputs.
         together: the most sources that are written at once; by default all of them.
+        sizes: how much memory each source takes, such as its tokens.
+        most: how much of it sources that are written at once may take, unless it is one alone; by default all of it.
 
     Returns:
         For each source its finished hypotheses, at most `beam`, by `Hypothesis.score(penalty)`, best first. There is at
@@ -97,11 +101,17 @@ def search(
     state = _Search(np.maximum(np.asarray(limits, np.int64), 1), beam, bos, eos, penalty)
     waiting, count = 0, len(limits)
     together = max(1, count if together is None else together)
+    size = np.zeros(count, np.int64) if sizes is None or most is None else np.asarray(sizes, np.int64)
     while True:
-        room = together - len(state.sources)
+        room, alone = together - len(state.sources), len(state.sources) == 0
         # A few at a time: beginning costs nearly as much for one source as for several.
-        if waiting < count and (len(state.sources) == 0 or (stepper.refills and 4 * room >= together)):
+        if waiting < count and (alone or (stepper.refills and 4 * room >= together)):
             new = np.arange(waiting, min(count, waiting + room))
+            fit = size[state.sources].sum() + size[new].cumsum() <= (most or 0)
+            new = new[fit | (alone & (new == waiting))]
+        else:
+            new = np.arange(0)
+        if len(new):
             stepper.begin(new)
             state.begin(new)
             waiting += len(new)

@@ -31,11 +31,18 @@ from regard.nn.consistency import (
     twice as twice,
 )
 from regard.nn.copying import CopyingEncoderDecoder as CopyingEncoderDecoder
+from regard.nn.distillation import (
+    taught as taught,
+)
+from regard.nn.distillation import (
+    teaching as teaching,
+)
 from regard.nn.encoder import TextEncoder as TextEncoder
 from regard.nn.feedforward import Dropout as Dropout
 from regard.nn.feedforward import FeedForward as FeedForward
 from regard.nn.language import LanguageModel as LanguageModel
 from regard.nn.linear import Linear as Linear
+from regard.nn.ngrams import NgramBag as NgramBag
 from regard.nn.norm import RMSNorm as RMSNorm
 from regard.nn.patches import PatchEncoder as PatchEncoder
 from regard.nn.pooling import AttentionPool as AttentionPool

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from regard._errors import ConfigError, ShapeError
 from regard._packed import Packed
+from regard.nn.chances import Chances, added_up, apart
 from regard.nn.linear import in_bfloat16
 
 ROWS = 256  # rows of each pass whose logits are alive at once
@@ -38,11 +39,15 @@ class Consistency:
     def of_chances(self, loss: Tensor, *logs: Tensor) -> Tensor:
         """The same from the summed loss of both passes and their log-probabilities (2 T, ...), where these are few; -inf is never chosen."""
         self.losses += 1
-        total = loss / 2
-        for log in logs:
-            log_p, log_q = (half.masked_fill(half == -torch.inf, -1e4) for half in log.chunk(2))
-            total = total + self.coefficient / 4 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum()
-        return total
+        return loss / 2 + self.coefficient / 4 * sum(apart(*log.chunk(2)) for log in logs)
+
+    def of_blocks(self, loss: Tensor, chances: Chances) -> Tensor:
+        """The same where they are many; the first half of the blocks are those of the first pass."""
+        self.losses += 1
+        half, log_p = chances.blocks // 2, chances.log_p
+        return loss / 2 + self.coefficient / 4 * added_up(
+            half, lambda number: apart(log_p(number), log_p(half + number))
+        )
 
 
 _asked: ContextVar[Consistency | None] = ContextVar("consistency", default=None)
@@ -57,7 +62,7 @@ def asked() -> Consistency | None:
 def consistent(coefficient: float) -> Iterator[None]:
     """While it lasts, `vocabulary_loss` takes its rows for two passes of one batch, as `twice` makes them, and is `consistent_loss`.
 
-    So do the losses of spans and of labels, by `Consistency.of_chances`.
+    So do the losses of spans and of labels, by `Consistency.of_chances`, and of models that copy, by `Consistency.of_blocks`.
 
     Raises:
         ConfigError: nothing inside was such a loss: the two passes were compared by nothing.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 from regard._attention import attention
 from regard._aux import Aux
 from regard._packed import Packed
+from regard.nn.chances import ROWS, Chances
+from regard.nn.consistency import asked
+from regard.nn.distillation import lesson
 from regard.nn.linear import Linear, dtype_of_products
 from regard.nn.norm import normalize
 from regard.nn.transformer import EncoderDecoder, Shape
@@ -61,7 +66,8 @@ class CopyingEncoderDecoder(EncoderDecoder):
     def loss(self, source: Packed, target: Packed, following: Tensor, smoothing: float = 0.0) -> Tensor:
         """The summed cross-entropy of the mixture, as three log-sum-exps: no scores of all pairs or of the vocabulary are kept.
 
-        `sum_t (1 - e) * -log p(y_t) + e * mean_v -log softmax(vocabulary)[v]`: the vocabulary's part alone is smoothed.
+        `sum_t (1 - e) * -log p(y_t) + e * mean_v -log softmax(vocabulary)[v]`: the vocabulary's part alone is smoothed. Inside
+        `consistent` and `taught` whole mixtures are compared, in blocks of rows, and sequences are gone through one by one.
 
         Arguments:
             source: token ids (total source,) of N sequences.
@@ -71,15 +77,49 @@ class CopyingEncoderDecoder(EncoderDecoder):
         """
         encoded = self.encode(source)
         states = self.decode(target, encoded)
-        log_vocabulary, log_mean = self._written(states, following)
-        query, keys = self.copy_queries(states, target.values), self.copy_keys(encoded, source)
-        log_copy = self._copied(query, target, keys, source, following)
-        gate = self.gate_logits(states)
-        log_p = torch.logaddexp(F.logsigmoid(gate) + log_vocabulary, F.logsigmoid(-gate) + log_copy)
-        loss = -((1 - smoothing) * log_p + smoothing * log_mean).sum()
+        query = target.with_values(self.copy_queries(states, target.values))
+        keys = self.copy_keys(encoded, source)
+        chances = self.chances(states, query, keys, source)
+
+        def truth() -> Tensor:
+            log_vocabulary, log_mean = self._written(states, following)
+            log_copy = self._copied(query.values, target, keys, source, following)
+            gate = self.gate_logits(states)
+            log_p = torch.logaddexp(F.logsigmoid(gate) + log_vocabulary, F.logsigmoid(-gate) + log_copy)
+            loss = -((1 - smoothing) * log_p + smoothing * log_mean).sum()
+            consistency = asked()
+            return loss if consistency is None else consistency.of_blocks(loss, chances)
+
+        now = lesson()
+        loss = truth() if now is None else now.loss(truth, chances, states.new_zeros(()))
         if self.training and self.coverage:
-            loss = loss + self.coverage * repeated_looks(target.with_values(query), keys)
+            passes = 1 if asked() is None else 2  # two that are to agree count as one
+            loss = loss + self.coverage / passes * repeated_looks(query, keys)
         return loss
+
+    def chances(self, states: Tensor, query: Packed, keys: Packed, source: Packed) -> Chances:
+        """The mixture of vocabulary and source, in blocks of rows of one sequence each.
+
+        Arguments:
+            states: (total target, dim) of N targets.
+            query: (total target, D), what `copy_queries` gives.
+            keys: (total source, D), what `copy_keys` gives.
+            source: token ids (total source,) of N sequences.
+        """
+        blocks = [
+            (number, slice(begin, min(begin + ROWS, int(end))))
+            for number, (first, end) in enumerate(itertools.pairwise(query.offsets))
+            for begin in range(int(first), int(end), ROWS)
+        ]
+
+        def log_p(block: int) -> Tensor:
+            number, rows = blocks[block]
+            places = slice(int(keys.offsets[number]), int(keys.offsets[number + 1]))
+            scores = (query.values[rows] @ keys.values[places].mT).to(_summed_in(states)) * SCALE
+            tokens = source.values[places].expand(len(scores), -1)
+            return self.log_mixture(states[rows], torch.softmax(scores, -1), tokens)
+
+        return Chances(len(blocks), log_p)
 
     def gate_logits(self, states: Tensor) -> Tensor:
         """States (..., dim) to the logits (...,) of taking the next token from the vocabulary."""
@@ -111,9 +151,12 @@ class CopyingEncoderDecoder(EncoderDecoder):
 
     def log_mixture(self, states: Tensor, weights: Tensor, tokens: Tensor) -> Tensor:
         """The log p (M, vocabulary) of the next token, from states (M, dim) and copy weights (M, S) of places that hold `tokens` (M, S)."""
-        share = torch.sigmoid(self.gate_logits(states).float()).unsqueeze(-1)
-        p = share * torch.softmax(self.scores(states).float(), -1)
-        return p.scatter_add_(-1, tokens, (1 - share) * weights.to(p.dtype)).log()
+        dtype = _summed_in(states)
+        share = torch.sigmoid(self.gate_logits(states).to(dtype)).unsqueeze(-1)
+        p = share * torch.softmax(self.scores(states).to(dtype), -1)
+        p = p.scatter_add_(-1, tokens, (1 - share) * weights.to(dtype))
+        # Without a token in sight the logarithm's slope is infinite.
+        return p.clamp_min(torch.finfo(dtype).tiny).log()
 
     def copied_shares(self, states: Tensor, weights: Tensor, source: Tensor, written: Tensor) -> Tensor:
         """(T,): how probable it is that the tokens `written` (T,) were copied and not taken from the vocabulary.
@@ -202,6 +245,10 @@ def repeated_looks(query: Packed, key: Packed) -> Tensor:
             weights = torch.softmax((rows @ places.mT).float() * SCALE, -1)
             total = total + torch.minimum(weights[1:], weights[:-1].cumsum(0)).sum()
     return total
+
+
+def _summed_in(states: Tensor) -> torch.dtype:
+    return torch.promote_types(states.dtype, torch.float32)
 
 
 def _log_sum_exp(

@@ -12,7 +12,9 @@ from regard._arrays import is_traced
 from regard._errors import ShapeError
 from regard._lowering import kernel, threads
 from regard.nn._products import product
+from regard.nn.chances import of_vocabulary
 from regard.nn.consistency import asked
+from regard.nn.distillation import lesson
 from regard.nn.linear import in_bfloat16
 
 ROWS = 256  # rows of logits alive at once
@@ -85,10 +87,16 @@ def vocabulary_loss(states: Tensor, weight: Tensor, targets: Tensor, smoothing: 
             "targets that do not belong to the states. Expected: states (T, dim) and targets (T,). "
             f"Received: states {tuple(states.shape)} and targets {tuple(targets.shape)}. To mend it: flatten both."
         )
-    if (consistency := asked()) is not None:
-        return consistency.loss(states, weight, targets, smoothing)
-    needs_grad = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
-    return _VocabularyLoss.apply(states, weight, targets, smoothing, needs_grad)
+
+    def truth() -> Tensor:
+        if (consistency := asked()) is not None:
+            return consistency.loss(states, weight, targets, smoothing)
+        needs_grad = torch.is_grad_enabled() and (states.requires_grad or weight.requires_grad)
+        return _VocabularyLoss.apply(states, weight, targets, smoothing, needs_grad)
+
+    if (now := lesson()) is not None:
+        return now.loss(truth, of_vocabulary(states, weight), states.new_zeros(()))
+    return truth()
 
 
 def _product(rows: Tensor, table: Tensor, room: Tensor, own: bool) -> Tensor:

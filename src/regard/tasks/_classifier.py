@@ -1,4 +1,4 @@
-"""The model of a classifier: an encoder, a query that reads what it gives, and a score for each label."""
+"""The model of a classifier: an encoder, a query that reads what it gives, a score for each label, and of texts a bag of n-grams beside."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from torch import Tensor, nn
 
 from regard._packed import Packed
 from regard.nn.feedforward import Dropout
+from regard.nn.ngrams import NgramBag
 from regard.nn.norm import RMSNorm
 from regard.nn.pooling import AttentionPool
 
 
 class Classifier(nn.Module):
-    """`scores = head(norm(pool(encoder(x))))`; how sure they are is told by `temperature` and `threshold`, fitted on dev data.
+    """`scores = head(norm(pool(encoder(x)))) + ngrams(x)`; how sure they are is told by `temperature` and `threshold`, fitted on dev data.
 
     Arguments:
         encoder: gives `Packed` states (total, dim); with an attribute `dim`.
         heads: of the pooling query.
         labels: how many there are.
         dropout: share of the pooled state dropped in training.
+        vocabulary: of texts the number of token ids, for the bag of n-grams; None: there is none.
     """
 
-    def __init__(self, encoder: Any, heads: int, labels: int, dropout: float) -> None:
+    def __init__(
+        self, encoder: Any, heads: int, labels: int, dropout: float, vocabulary: int | None = None
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.pool = AttentionPool(encoder.dim, heads)
@@ -33,6 +37,7 @@ class Classifier(nn.Module):
             torch.zeros(labels, encoder.dim)
         )  # no layer: Muon would make its rows orthogonal
         self.bias = nn.Parameter(torch.zeros(labels))
+        self.ngrams = None if vocabulary is None else NgramBag(vocabulary, labels)
         self.temperature = nn.Parameter(torch.ones(()), requires_grad=False)
         self.threshold = nn.Parameter(torch.full((), 0.5), requires_grad=False)
 
@@ -41,4 +46,5 @@ class Classifier(nn.Module):
         states: Packed = self.encoder(*inputs)
         with torch.autocast(self.head.device.type, enabled=False):
             pooled = self.norm(self.pool(states.with_values(states.values.to(self.head.dtype))))
-            return self.dropout(pooled) @ self.head.mT + self.bias
+            scores = self.dropout(pooled) @ self.head.mT + self.bias
+            return scores if self.ngrams is None else scores + self.ngrams(inputs[0])

@@ -34,6 +34,7 @@ from regard.training.recipe import Recipe
 BEAM, PENALTY = 5, 1.0
 NOTHING = Hypothesis((), -math.inf)
 HYPOTHESES = 320  # written at once; sources of like length stand together
+TOKENS = 32768  # of sources that are read at once, unless one alone is longer
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class TextForText:
     result: type[Any] = Written
     fields = ("source", "target")
     streams = ("source", "target")
+    taught: ClassVar[dict[str, Any]] = {"vocabulary": None, "lowercase": False}
     tokenizer: Tokenizer
     counts: WordCounts | None = None
     folder: Path | None = None
@@ -110,13 +112,13 @@ class TextForText:
         return encoder_decoder_sizes(examples)
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
-        """Train the joint vocabulary and count the words of the sources."""
+        """Train the joint vocabulary, or take the teacher's, and count the words of the sources."""
         counts, texts = WordCounts(), []
         for record in records:
             counts.add(source_words(record))
             texts += [record.fields[name] for name in self.fields]
         self.counts = counts
-        self.tokenizer = Tokenizer.train(texts, recipe.vocabulary or 4000, lowercase=recipe.lowercase)
+        self.tokenizer = learned_tokenizer(texts, recipe, 4000)
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
         """Source and target as pieces, each with its end."""
@@ -175,7 +177,7 @@ class TextForText:
         limits = [limit(len(source)) for source in ordered]
         found = search(
             writer(ordered), limits, beam=beam, bos=self.tokenizer.bos, eos=self.tokenizer.eos, penalty=penalty,
-            together=max(1, HYPOTHESES // beam),
+            together=max(1, HYPOTHESES // beam), sizes=[len(source) for source in ordered], most=TOKENS,
         )  # fmt: skip
         placed = dict(zip(order, found, strict=True))
         return [placed[number] for number in range(len(sources))]
@@ -248,6 +250,13 @@ class TextForText:
         if self.counts is None:
             self.counts = WordCounts.of_run(self.folder)
         return self.counts.rarest(source_words(record))
+
+
+def learned_tokenizer(texts: Sequence[str], recipe: Recipe, usual: int) -> Tokenizer:
+    """The teacher's tokenizer where a recipe has one, else one that is trained, of `usual` pieces where the recipe leaves it open."""
+    if recipe.teacher is not None:
+        return Tokenizer.load(Path(recipe.teacher) / "tokenizer.json")
+    return Tokenizer.train(texts, recipe.vocabulary or usual, lowercase=recipe.lowercase)
 
 
 def source_words(record: Record) -> list[str]:

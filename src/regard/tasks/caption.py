@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ from regard.tasks._caption import (
     teacher_forced,
 )
 from regard.tasks._rewards import reward_loss
+from regard.tasks._writing import TextForText, learned_tokenizer
 from regard.training.recipe import Recipe
 
 LEARNED = "captions.json"
@@ -66,6 +67,10 @@ class CaptionPictures:
     options = ("beam", "penalty", "attention", "precision", "language")
     score_options = ("language",)
     reads_pictures = True
+    taught: ClassVar[dict[str, Any]] = {
+        **TextForText.taught,
+        **dict.fromkeys(("side", "patch", "languages")),
+    }
     tokenizer: Tokenizer
     reader: CaptionReader
     side: int
@@ -125,10 +130,10 @@ class CaptionPictures:
         }
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
-        """Train the vocabulary on all captions, of all languages together."""
+        """Train the vocabulary on all captions, of all languages together, or take the teacher's."""
         self.side, self.patch = recipe.side or SIDE, recipe.patch or PATCH
         texts = [caption for record in records for _, caption in self.reader.every(record)]
-        self.tokenizer = Tokenizer.train(texts, recipe.vocabulary or 2000, lowercase=recipe.lowercase)
+        self.tokenizer = learned_tokenizer(texts, recipe, 2000)
         self.longest = 2 * max(map(len, self.tokenizer.encode_batch(texts))) + 1
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[Any, ...]]:

@@ -154,7 +154,9 @@ class Classify:
             sizes = (recipe.dim or 128, recipe.heads or 4, recipe.hidden or 256, recipe.encoder_layers or 4)
             moves: dict[str, Any] = {"warp": recipe.warp or 0.0, "flip": recipe.flip, "tint": recipe.tint}
             encoder = PatchEncoder(self.patch, *sizes, dropout=dropout, **moves)
-        return Classifier(encoder, upper_sizes(recipe, encoder)["heads"], len(self.labels), dropout)
+        vocabulary = len(self.tokenizer) if self.reader.input == TEXT and recipe.ngrams else None
+        heads = upper_sizes(recipe, encoder)["heads"]
+        return Classifier(encoder, heads, len(self.labels), dropout, vocabulary)
 
     def loss(self, model: Classifier, batch: dict[str, Packed], smoothing: float) -> Tensor:
         """Cross-entropy of the labels, summed over examples; of several labels the sum of their binary ones."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -60,6 +60,7 @@ class Generate:
     options = ("length", "temperature", "top_k", "top_p", "seed", "stop", "count", "attention", "stride")
     score_options = ()
     descends = True
+    taught: ClassVar[dict[str, Any]] = {"vocabulary": None, "units": "characters", "context": None}
     digits = 3
     field = "text"
     documents = "files"
@@ -104,7 +105,17 @@ class Generate:
         return language_sizes(examples, self.minutes)
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
-        """Learn the alphabet or the pieces, and see whether documents are short."""
+        """Learn the alphabet or the pieces, and see whether documents are short; or take what a teacher learned."""
+        context = recipe.context or language_sizes(0)["context"]
+        if (recipe.tokens or context) < context:
+            raise ConfigError(
+                f"an update holds at least one window. Expected: --tokens of {context} or more, or a smaller --context. "
+                f"Received: {recipe.tokens}."
+            )
+        if recipe.teacher is not None:
+            known = Language.load(Path(recipe.teacher))
+            self.language = replace(known, field=self.field, documents=self.documents)
+            return
         counts = {"documents": 0, "characters": 0}
 
         def texts() -> Iterator[str]:
@@ -114,12 +125,6 @@ class Generate:
                 yield record.fields["text"]
 
         units = learn_units(recipe.units or "characters", texts(), recipe.vocabulary)
-        context = recipe.context or language_sizes(0)["context"]
-        if (recipe.tokens or context) < context:
-            raise ConfigError(
-                f"an update holds at least one window. Expected: --tokens of {context} or more, or a smaller --context. "
-                f"Received: {recipe.tokens}."
-            )
         marks = counts["characters"] <= MARKED * context * counts["documents"]
         self.language = Language(units, context, marks, self.field, self.documents)
 

@@ -5,7 +5,7 @@ A record has `source` and `target` (or `targets`, several references), as for tr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from regard.decoding import Hypothesis, Stepper
 from regard.decoding.copying import CopyWriter
 from regard.decoding.length import fit_penalty
 from regard.decoding.repetition import NoRepeats
-from regard.metrics.extracts import extracts
+from regard.metrics.extracts import extracts, gap_sentence
 from regard.metrics.measurement import Measurement, by_example
 from regard.metrics.summaries import KINDS, rouge
 from regard.nn.copying import CopyingEncoderDecoder
@@ -71,6 +71,18 @@ class Summarize(TextForText):
     options = ("beam", "penalty", "attention", "repeats")
     score_options = ()
     defaults: ClassVar[dict[str, Any]] = {"penalty": None}
+
+    def rehearsals(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
+        """Of documents with several sentences the one that says most of the others, as the target of what is left.
+
+        The unknown piece stands where it stood, by Zhang et al. 2020, "PEGASUS".
+        """
+        ends, hidden = [self.tokenizer.eos], [self.tokenizer.unk]
+        for record in records:
+            gap = gap_sentence(record.fields["source"])
+            if gap is not None:
+                before, sentence, after = self.tokenizer.encode_batch(list(gap))
+                yield [*before, *hidden, *after, *ends], [*sentence, *ends]
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new model of the recipe's size."""

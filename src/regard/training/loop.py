@@ -20,14 +20,13 @@ from regard.data.permutation import derived
 from regard.data.records import Record
 from regard.data.store import TokenStore
 from regard.metrics.translation import Score
-from regard.training import checkpoints, workers
+from regard.training import checkpoints, pretraining, workers
 from regard.training.averaging import WeightAverage
 from regard.training.fine_tuning import pretrained_groups
 from regard.training.memory import release_freed_memory
 from regard.training.muon import make_optimizers
 from regard.training.phases import Learning, Phase
 from regard.training.precision import autocast
-from regard.training.pretraining import Pretraining
 from regard.training.progress import Reporter
 from regard.training.recipe import Recipe
 from regard.training.schedule import learning_rate_share, stage
@@ -75,7 +74,9 @@ class Trainer:
     dev: Sequence[Record]
     reporter: Reporter
     texts: TokenStore | None = None
-    """What the encoder is pretrained on, where it is."""
+    """What the model is pretrained on, where it is."""
+    teacher: nn.Module | None = None
+    """What is learned from beside the data, where there is one."""
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
@@ -89,10 +90,10 @@ class Trainer:
             pretrained=pretrained_groups(self.model, self.recipe),
         )
         self.average = WeightAverage(self.model, self.recipe.average) if self.recipe.average else None
-        self.learning = Learning(self.task, self.model, self.recipe, self.store)
+        self.learning = Learning(self.task, self.model, self.recipe, self.store, self.teacher)
         self.batches = self.learning.batches
         self.pretraining = (
-            None if self.texts is None else Pretraining(self.task, self.model, self.recipe, self.texts)
+            None if self.texts is None else pretraining.before(self.task, self.model, self.recipe, self.texts)
         )
         self.dev_store: list[tuple[Any, ...]] = list(self.task.encode(self.dev))
 
@@ -106,8 +107,8 @@ class Trainer:
                 self.update(progress)
                 self.position.seconds = workers.first(time.monotonic() - started)
                 # Evaluations that fell due while another one ran are not made up for.
-                pretraining, share = stage(self.progress(), self.recipe.pretrain)
-                due = 0 if pretraining else int(share * self.recipe.evaluations + 1e-9)
+                is_before, share = stage(self.progress(), self.recipe.pretrain)
+                due = 0 if is_before else int(share * self.recipe.evaluations + 1e-9)
                 if due > self.position.evaluated:
                     self.position.evaluated = due
                     self.evaluate()
@@ -142,8 +143,8 @@ class Trainer:
         self.model.train()
         # Dropout depends on the step alone, so that no generator's state needs to be kept for any worker.
         torch.manual_seed(derived(self.recipe.seed, self.position.step, workers.rank()))
-        pretraining, done = stage(progress, self.recipe.pretrain)
-        phase: Phase = self.pretraining if pretraining and self.pretraining else self.learning
+        is_before, done = stage(progress, self.recipe.pretrain)
+        phase: Phase = self.pretraining if is_before and self.pretraining else self.learning
         share = learning_rate_share(done, self.recipe.warmup)
         indices = next(phase.batches)
         pieces = np.array_split(indices, self.recipe.accumulate)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from regard.nn import CrossAttention, SelfAttention
 from regard.training.adamw import AdamW
 from regard.training.optimizer import Optimizer, with_gradients
 from regard.training.precision import resolved
@@ -28,8 +29,9 @@ MARGIN = 1.01  # above what rounding to bfloat16 takes from a bound
 class Muon(Optimizer):
     """Momentum whose every step is made orthogonal (Jordan et al. 2024): `W -= lr * scale * orthogonal(momentum)`.
 
-    Matrices of one shape go through the iteration together. A matrix that holds several projections one above the
-    other, as query-key-value does, is cut into squares first: each is orthogonal for itself.
+    Pieces of one shape go through the iteration together. A matrix that `heights` names by its `id` is cut into pieces of so many
+    rows first, as projections to heads are; any other that holds several squares one above the other, as a recurrent layer's, into
+    those. Each piece is orthogonal for itself.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class Muon(Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        heights: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__([{"params": matrices}], lr=lr, momentum=momentum, weight_decay=weight_decay)
+        self.heights = heights or {}
 
     @torch.no_grad()
     def step(self) -> None:
@@ -49,11 +53,12 @@ class Muon(Optimizer):
             if not matrices:
                 continue
             directions = self._directions(matrices, group["momentum"])
-            pieces: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+            alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for matrix, direction in zip(matrices, directions, strict=True):
-                for part, turn in zip(_squares(matrix), _squares(direction), strict=True):
-                    pieces.setdefault(tuple(part.shape), []).append((part, turn))
-            for shape, pairs in pieces.items():
+                height = self.heights.get(id(matrix)) or _height(matrix)
+                for part, turn in zip(matrix.split(height), direction.split(height), strict=True):
+                    alike.setdefault(tuple(part.shape), []).append((part, turn))
+            for shape, pairs in alike.items():
                 steps = orthogonal(_stacked([turn for _, turn in pairs]))
                 scale = max(1, shape[0] / shape[1]) ** 0.5
                 parts = [part for part, _ in pairs]
@@ -122,6 +127,21 @@ def _matrices(module: nn.Module) -> list[Tensor]:
     return []
 
 
+def heights_of_heads(model: nn.Module) -> dict[int, int]:
+    """Rows that one head has in each projection to heads, by the `id` of the matrix.
+
+    A head is a map of its own: made orthogonal apart from the others, its steps take a fifth of the arithmetic.
+    """
+    heights = {}
+    for module in model.modules():
+        if isinstance(module, SelfAttention | CrossAttention):
+            projections = [layer for layer in module.children() if isinstance(layer, nn.Linear)]
+            heights |= {
+                id(layer.weight): module.head_dim for layer in projections if layer is not module.output
+            }
+    return heights
+
+
 def make_optimizers(
     model: nn.Module,
     matrix_learning_rate: float,
@@ -135,7 +155,7 @@ def make_optimizers(
     encoder knows would not outlive steps of Muon's size. Every group has its peak under "initial_lr".
     """
     matrices, rest = split_parameters(model, (one for group in pretrained for one in group["params"]))
-    muon = Muon(matrices, matrix_learning_rate, weight_decay=weight_decay)
+    muon = Muon(matrices, matrix_learning_rate, weight_decay=weight_decay, heights=heights_of_heads(model))
     groups = [{"params": rest}, *pretrained]
     adam = AdamW(groups, lr=learning_rate)
     for group in (*muon.param_groups, *adam.param_groups):
@@ -143,9 +163,10 @@ def make_optimizers(
     return muon, adam
 
 
-def _squares(matrix: Tensor) -> tuple[Tensor, ...]:
+def _height(matrix: Tensor) -> int:
+    """Rows of the squares that a matrix holds one above the other, or all of its rows."""
     rows, columns = matrix.shape
-    return matrix.split(columns) if rows > columns and rows % columns == 0 else (matrix,)
+    return columns if rows > columns and rows % columns == 0 else rows
 
 
 def _stacked(matrices: list[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from regard._packed import Packed
 from regard.data.batches import PackedBatches
 from regard.data.store import Gathered, TokenStore
 from regard.nn.consistency import consistent, twice
+from regard.nn.distillation import taught, teaching
 from regard.training import workers
 from regard.training.recipe import Recipe
 from regard.training.task import Task
@@ -44,10 +46,17 @@ class Phase(Protocol):
 
 
 class Learning:
-    """The task itself; where the recipe says so, with two passes that are to agree."""
+    """The task itself; where the recipe says so, with two passes that are to agree, or with a teacher."""
 
-    def __init__(self, task: Task, model: nn.Module, recipe: Recipe, store: TokenStore) -> None:
-        self.task, self.model, self.recipe, self.store = task, model, recipe, store
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        recipe: Recipe,
+        store: TokenStore,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        self.task, self.model, self.recipe, self.store, self.teacher = task, model, recipe, store, teacher
         # A task may cut its examples anew in every epoch.
         self.windows = task.windows(store, recipe) if hasattr(task, "windows") else None
         lengths = store.lengths if self.windows is None else self.windows.lengths
@@ -68,11 +77,15 @@ class Learning:
             finish: Any = self.task
             loss: Tensor = finish.finish_loss(self.model, batch)
             return loss
-        if not self.recipe.r_drop:
+        with ExitStack() as asked:
+            if self.recipe.r_drop:
+                batch = {name: twice(stream) for name, stream in batch.items()}
+                asked.enter_context(consistent(self.recipe.r_drop))
+            if self.teacher is not None:
+                with teaching() as said:
+                    self.task.loss(self.teacher, batch, 0.0)
+                asked.enter_context(taught(said, self.recipe.teacher_share))
             return self.task.loss(self.model, batch, self.recipe.label_smoothing or 0.0)
-        with consistent(self.recipe.r_drop):
-            doubled = {name: twice(stream) for name, stream in batch.items()}
-            return self.task.loss(self.model, doubled, self.recipe.label_smoothing or 0.0)
 
     def counted(self, batch: dict[str, Packed]) -> int:
         return self.task.counted(batch)
@@ -84,6 +97,16 @@ class Learning:
         """How many examples there are, and how many tokens they have, cut in one way."""
         variants = self.batches.variants
         return len(self.store) // variants, int(self.store.lengths.sum(dtype=np.int64)) // variants
+
+
+class Rehearsal(Learning):
+    """What the task learns before: the same, of examples that it made of texts without answers."""
+
+    learns = "writes a sentence that was left out of each of"
+
+    def __init__(self, task: Task, model: nn.Module, recipe: Recipe, store: TokenStore) -> None:
+        # These examples are cut into pieces in one way, and no teacher has seen their like.
+        super().__init__(task, model, recipe.replace(bpe_dropout=0.0), store)
 
 
 def batches_of(lengths: Any, recipe: Recipe, variants: int = 1) -> PackedBatches:

@@ -1,5 +1,7 @@
 """Self-pretraining: before the task itself the encoder learns to restore tokens of the task's own texts that are hidden.
 
+A task may make whole examples of these texts instead; then the same model learns them by the task's own loss.
+
 Sources: Devlin et al. 2019, "BERT"; Joshi et al. 2020, "SpanBERT" (spans); Krishna et al. 2023, "Downstream Datasets Make
 Surprisingly Good Pretraining Corpora".
 """
@@ -22,7 +24,7 @@ from regard.data.records import Record
 from regard.data.store import TokenStore
 from regard.nn.encoder import TextEncoder
 from regard.nn.loss import vocabulary_loss
-from regard.training.phases import batches_of, packed
+from regard.training.phases import Rehearsal, batches_of, packed
 from regard.training.recipe import Recipe
 from regard.training.task import Task
 
@@ -43,11 +45,13 @@ class Masked:
 
 
 class Pretraining:
-    """The phase: the encoder's states at hidden places predict what was hidden, by the tied embedding.
+    """The phase of a model whose encoder alone is pretrained: the encoder's states at hidden places predict what was hidden, by the tied embedding.
 
     Which tokens are hidden is a function of the recipe's seed, the step and the example. The unknown token stands for what is
     hidden; marks of begin and end are not.
     """
+
+    learns = "restores hidden pieces of"
 
     def __init__(self, task: Task, model: nn.Module, recipe: Recipe, store: TokenStore) -> None:
         self.encode, self.parts, self.embedding = reader(model)
@@ -101,16 +105,42 @@ def reader(model: nn.Module) -> tuple[Callable[[Packed], Packed], list[nn.Module
     )
 
 
-def texts_of(task: Task, records: Iterable[Record], recipe: Recipe) -> Iterator[tuple[Sequence[int]]]:
-    """What the encoder reads of the training records, and then of the recipe's unlabelled texts.
+def before(task: Task, model: nn.Module, recipe: Recipe, store: TokenStore) -> Pretraining | Rehearsal:
+    """The phase that comes before the task itself."""
+    return (Rehearsal if hasattr(task, "rehearsals") else Pretraining)(task, model, recipe, store)
+
+
+def streams_of(task: Task) -> tuple[str, ...]:
+    """The fields of what `texts_of` gives."""
+    return task.streams if hasattr(task, "rehearsals") else (FIELD,)
+
+
+def texts_of(
+    task: Task, model: nn.Module, records: Iterable[Record], recipe: Recipe
+) -> Iterator[tuple[Sequence[int], ...]]:
+    """What the encoder reads of the training records, and then of the recipe's unlabelled texts; or what the task makes of them.
 
     Raises:
-        ConfigError: the task reads no texts; at once.
+        ConfigError: at once, the task reads no texts, or its model has no encoder to pretrain; in the end, no text serves.
     """
+    if hasattr(task, "rehearsals"):
+        return _some(task.rehearsals(itertools.chain(records, unlabelled(task, recipe))))
+    reader(model)
     readings = getattr(task, "readings", None)
     if readings is None:
         raise ConfigError(f"the task {task.name} has no texts to pretrain on. Leave pretrain out.")
     return ((ids,) for ids in readings(itertools.chain(records, unlabelled(task, recipe))))
+
+
+def _some(examples: Iterable[tuple[Sequence[int], ...]]) -> Iterator[tuple[Sequence[int], ...]]:
+    none = True
+    for example in examples:
+        none = False
+        yield example
+    if none:
+        raise ConfigError(
+            "there is nothing to pretrain on. Expected: texts of two sentences or more. Received: none. Leave pretrain out."
+        )
 
 
 def unlabelled(task: Task, recipe: Recipe) -> Iterator[Record]:

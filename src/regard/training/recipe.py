@@ -90,7 +90,12 @@ class Recipe:
     r_drop: float = 0.0
     """Coefficient of the divergence between two passes under different dropout, at twice the cost of an update; 1 to 5 are usual."""
     pretrain: float = 0.0
-    """Share of the budget in which the encoder first learns to restore hidden pieces of the training inputs."""
+    """Share of the budget in which the encoder first learns to restore hidden pieces of the training inputs; for summarize, in which
+    the model learns to write a sentence that is left out of its document."""
+    teacher: str | None = None
+    """Folder of a finished run of the same task, a larger one, from which this one learns too; it brings the vocabulary."""
+    teacher_share: float = 0.5
+    """How much of the loss is the divergence from the teacher; the rest is the training data's."""
     unlabelled: str | None = None
     """More texts for `pretrain`: a file of inputs without answers, or of plain text, one a line."""
     init: str | None = None
@@ -133,6 +138,8 @@ class Recipe:
     """Name of the field that is classified, or of the text to learn to write. Default: text, or image."""
     label: str | None = None
     """Name of the field of labels, one or a list of several. Default: label, or labels."""
+    ngrams: bool = True
+    """Whether a classifier of texts has a linear model of tokens and pairs of them beside attention."""
     side: int | None = None
     """Pictures are scaled down until their longer side has so many pixels."""
     patch: int | None = None
@@ -181,6 +188,7 @@ class Recipe:
         for name in ("weight_decay", "r_drop", "frozen_layers", "coverage"):
             _check(self, name, lambda value: 0 <= value < math.inf, "0 or more")
         _check(self, "layer_decay", lambda value: value <= 1, "at most 1")
+        _check(self, "teacher_share", lambda value: 0 < value <= 1, "a number above 0, at most 1")
         _check(self, "unspaced", lambda value: value in CUTS, ", ".join(CUTS))
         _check(self, "units", lambda value: value in UNITS, ", ".join(UNITS))
         _check(self, "documents", lambda value: value in DOCUMENTS, " or ".join(DOCUMENTS))
@@ -197,6 +205,10 @@ class Recipe:
             raise ConfigError(
                 "unlabelled texts are for pretraining. Expected: pretrain too, 0.2 for a fifth of the budget. Received: "
                 "unlabelled only."
+            )
+        if self.teacher is None and self.teacher_share != Recipe.teacher_share:
+            raise ConfigError(
+                "a teacher has a share in the loss, and there is none. Expected: teacher too. Received: teacher_share only."
             )
         if self.init is None and self.frozen_layers is not None:
             raise ConfigError(

@@ -19,11 +19,11 @@ from torch import nn
 from regard._errors import CheckpointError, ConfigError, DataError
 from regard.data.records import Record, Source
 from regard.data.store import TokenStore
-from regard.training import checkpoints, fine_tuning, workers
+from regard.training import checkpoints, fine_tuning, teachers, workers
 from regard.training.loop import Trainer
 from regard.training.memory import keep_freed_memory, release_freed_memory
 from regard.training.presets import Choice, Facts, fill
-from regard.training.pretraining import FIELD, reader, texts_of, unlabelled
+from regard.training.pretraining import streams_of, texts_of, unlabelled
 from regard.training.progress import Reporter
 from regard.training.recipe import Recipe, read_toml, recipe_from, write_toml
 from regard.training.task import Task
@@ -80,7 +80,8 @@ def begin(
             f"{folder} holds a run already; nothing was changed. Go on with it by --resume, replace it by --overwrite, "
             "or name another folder with --out."
         )
-    _refuse_foreign(folder, train, dev, recipe.unlabelled, recipe.init)
+    taught_by = None if recipe.teacher is None else Path(recipe.teacher) / checkpoints.MODEL
+    _refuse_foreign(folder, train, dev, recipe.unlabelled, recipe.init, taught_by)
     return create(task, prepare(task, recipe, train, dev), folder, reporter)
 
 
@@ -92,6 +93,7 @@ def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Pr
             f"the task {task.name!r} is not scored by CIDEr-D. Expected: 'caption'. Received: cider_finish = "
             f"{recipe.cider_finish}. To mend it: leave --cider-finish out."
         )
+    recipe = _agreed(task, recipe)
     task.configure(recipe)
     examples = characters = 0
     for record in _records(task, recipe, train):
@@ -121,14 +123,19 @@ def create(task: Task, prepared: Prepared, folder: Path, reporter: Reporter) -> 
         fine_tuning.check_place(model, recipe)
         examples = encodings(task, lambda: _training_records(task, prepared), recipe)
         texts = _texts(task, model, prepared)
+        if recipe.teacher is not None:
+            _teacher(task, Path(recipe.teacher))  # refuses a damaged one
         deque(task.encode(prepared.dev_records), maxlen=0)  # refuses what the training data does not know
-        stores = [(TOKENS, examples, task.streams), *([] if texts is None else [(TEXTS, texts, (FIELD,))])]
+        stores = [(TOKENS, examples, task.streams)]
+        stores += [] if texts is None else [(TEXTS, texts, streams_of(task))]
         with _aside(folder) as place:  # encoding may meet what reading did not, such as a damaged picture
             for name, sequences, streams in stores:
                 TokenStore.write(place / name, sequences, streams)
+            if recipe.teacher is not None:
+                teachers.keep(Path(recipe.teacher), place / teachers.TEACHER)
             _clear(folder)
-            for name, *_ in stores:
-                (place / name).rename(state / name)
+            for made in list(place.iterdir()):
+                made.rename(state / made.name)
         task.save(folder)
         fine_tuning.keep_shape(recipe, folder)
     workers.wait()
@@ -202,7 +209,10 @@ def describe(trainer: Trainer, prepared: Prepared) -> str:
     if trainer.pretraining is not None:
         texts, pieces = trainer.pretraining.size()
         share = prepared.recipe.pretrain
-        lines.append(f"the first {share:.0%} restores hidden pieces of {texts:,} texts, {pieces:,} tokens")
+        lines.append(f"the first {share:.0%} {trainer.pretraining.learns} {texts:,} texts, {pieces:,} tokens")
+    if trainer.teacher is not None:
+        size = sum(parameter.numel() for parameter in trainer.teacher.parameters())
+        lines.append(f"taught by {prepared.recipe.teacher}, {size:,} parameters")
     if prepared.dev is None:
         lines.append(
             f"{len(prepared.dev_records):,} more are held out for the dev score, in {trainer.folder / checkpoints.STATE / DEV}"
@@ -216,15 +226,32 @@ def _trainer(task: Task, recipe: Recipe, folder: Path, dev: list[Record], report
     task.load(folder)
     state = folder / checkpoints.STATE
     texts = TokenStore.open(state / TEXTS) if recipe.pretrain else None
-    return Trainer(task, recipe, folder, TokenStore.open(state / TOKENS), dev, reporter, texts)
+    teacher = None if recipe.teacher is None else _teacher(task, state / teachers.TEACHER)
+    return Trainer(task, recipe, folder, TokenStore.open(state / TOKENS), dev, reporter, texts, teacher)
 
 
-def _texts(task: Task, model: nn.Module, prepared: Prepared) -> Iterator[tuple[Sequence[int]]] | None:
-    """What the encoder is pretrained on, where it is; ConfigError where there is no such encoder."""
+def _texts(task: Task, model: nn.Module, prepared: Prepared) -> Iterator[tuple[Sequence[int], ...]] | None:
+    """What the model is pretrained on, where it is."""
     if not prepared.recipe.pretrain:
         return None
-    reader(model)
-    return texts_of(task, _training_records(task, prepared), prepared.recipe)
+    return texts_of(task, model, _training_records(task, prepared), prepared.recipe)
+
+
+def _agreed(task: Task, recipe: Recipe) -> Recipe:
+    """The recipe with its teacher's whole path, and with what the teacher decides."""
+    if recipe.teacher is None:
+        return recipe
+    folder = Path(recipe.teacher).resolve()
+    config = read_config(folder)
+    taught = recipe.replace(teacher=str(folder))
+    return teachers.agreed(task, taught, config["run"].get("task"), recipe_of(config, folder))
+
+
+def _teacher(task: Task, folder: Path) -> nn.Module:
+    """The model in a teacher's folder, or in what is kept of it, which learns no more."""
+    model = task.model(recipe_of(read_config(folder), folder))
+    checkpoints.load_weights(folder, model)
+    return model.eval().requires_grad_(requires_grad=False)
 
 
 def _records(task: Task, recipe: Recipe, source: Source) -> Iterator[Record]:

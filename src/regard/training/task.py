@@ -29,7 +29,8 @@ class Task(Protocol):
     """An application: its records, its model, its loss and its score.
 
     It may also have `windows(store, recipe)`, which gives `lengths(epoch)` and `gather(indices, epoch)` where examples are cut
-    anew in every epoch, `descends`, True where a lower score is better, and `digits`, with which scores are shown.
+    anew in every epoch, `rehearsals(records)`, which makes examples of records without answers to be learned before,
+    `taught`, the options that a teacher decides, with what they are where a recipe leaves them open, `descends`, True where a lower score is better, and `digits`, with which scores are shown.
     """
 
     name: str
