@@ -28,7 +28,7 @@ def attend(query: Any, key: Any, value: Any, **options: Any) -> Any:
     query, key, value = (_tensors(array) for array in (_packed(query), _packed(key), _packed(value)))
     values = [array.values if isinstance(array, Packed) else array for array in (query, key, value)]
     sinks = options["sinks"]
-    check_frameworks(*values, options["bias"], sinks)
+    check_frameworks(values[0], values[1], values[2], options["bias"], sinks)
     options["sinks"] = None if sinks is None else tf.convert_to_tensor(sinks)
     if not tf.executing_eagerly() or any(tf.is_symbolic_tensor(array) for array in values):
         from regard._entries import tensorflow_graph
