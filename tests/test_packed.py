@@ -105,12 +105,21 @@ def test_packed_is_immutable():
         packed.values = np.ones(3)
 
 
+class Words:
+    """The type of PyArrow's strings."""
+
+    @property
+    def bit_width(self):
+        raise ValueError("Non-fixed width type")
+
+
 class Arrow:
     """What `Packed.of` looks at of a PyArrow array."""
 
     def __init__(self, numbers, size=None, nulls=0):
         self.numbers, self.null_count = numbers, nulls
-        self.type = SimpleNamespace(list_size=size) if size else SimpleNamespace(bit_width=64)
+        kind = SimpleNamespace(bit_width=64) if numbers.dtype.kind == "f" else Words()
+        self.type = SimpleNamespace(list_size=size) if size else kind
 
     def __getitem__(self, rows):
         return Arrow(self.numbers[rows], getattr(self.type, "list_size", None))
@@ -135,6 +144,66 @@ def test_a_list_of_arrow_is_taken_as_it_lies(size):
     whole.null_count = 1
     with pytest.raises(ShapeError, match=r"without nulls. Received SimpleNamespace"):
         Packed.of(whole)
+
+
+def test_lists_of_text_and_chunks_of_arrow():
+    words = SimpleNamespace(
+        null_count=0, values=Arrow(np.array(["a", "b"])), offsets=np.array([0, 2]), type="list<string>"
+    )
+    with pytest.raises(ShapeError, match=r"lists of numbers .* Received SimpleNamespace of list<string>;"):
+        Packed.of(words)
+    numbers = SimpleNamespace(null_count=0, values=Arrow(np.arange(3.0)), offsets=np.array([0, 2, 3]))
+    chunked = SimpleNamespace(null_count=0, num_chunks=1, chunk=[numbers].__getitem__)
+    assert np.shares_memory(Packed.of(chunked).values, numbers.values.numbers)
+    chunked = SimpleNamespace(null_count=0, num_chunks=2, combine_chunks=lambda: numbers)
+    assert Packed.of(chunked).offsets.tolist() == [0, 2, 3]
+
+
+def test_a_view_of_lists_has_offsets_that_mean_something_else():
+    rows = Arrow(np.array([3.0, 1.0, 2.0]))
+    view = SimpleNamespace(
+        null_count=0, offsets=np.array([2, 0, 0]), sizes=np.array([1, 2, 0]), flatten=lambda: rows
+    )
+    packed = Packed.of(view)
+    assert packed.offsets.tolist() == [0, 1, 3, 3]
+    assert packed.values.tolist() == [3, 1, 2]
+
+
+def test_real_arrays_of_arrow_where_it_is_installed():
+    arrow = pytest.importorskip("pyarrow")
+    lists = [[1.0, 2.0], [], [3.0]]
+    view = arrow.ListViewArray.from_arrays([2, 0, 0], [1, 2, 0], arrow.array([1.0, 2.0, 3.0]))
+    for lists_given, expected in (
+        (arrow.array(lists), lists),
+        (arrow.array(lists)[1:], lists[1:]),
+        (arrow.array(lists, type=arrow.large_list(arrow.float32())), lists),
+        (arrow.chunked_array([lists, lists]), lists * 2),
+        (arrow.array([[[1.0, 2.0]], []], type=arrow.list_(arrow.list_(arrow.float64(), 2))), [[[1, 2]], []]),
+        (view, [[3], [1, 2], []]),
+    ):
+        assert [part.tolist() for part in Packed.of(lists_given).unpack()] == expected
+    text = arrow.array([["a"]])
+    for lists_given in (
+        text, arrow.chunked_array([text]), arrow.array([[1, None]]), arrow.array([[[1]]]), arrow.array([None, [1]])
+    ):  # fmt: skip
+        with pytest.raises(ShapeError, match=r"without nulls. Received .* of list<item:"):
+            Packed.of(lists_given)
+
+
+def test_a_jagged_tensor_with_holes_is_packed_without_them():
+    whole = torch.arange(24.0).reshape(2, 4, 3).requires_grad_()
+    nested = torch.nested.narrow(whole, 1, torch.tensor([0, 1]), torch.tensor([2, 3]), layout=torch.jagged)
+    packed = Packed.of(nested)
+    assert packed.offsets.tolist() == [0, 2, 5]
+    assert torch.equal(packed.values, torch.cat([whole[0, :2], whole[1, 1:4]]))
+    packed.values.sum().backward()
+    assert whole.grad[:, :, 0].tolist() == [[1, 1, 0, 0], [0, 1, 1, 1]]
+
+
+def test_a_transposed_jagged_tensor_is_refused():
+    nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(1, 3)], layout=torch.jagged)
+    with pytest.raises(ShapeError, match=r"jagged layout, \(N, lengths, ...\), .* Received NestedTensor;"):
+        Packed.of(nested.transpose(1, 2))
 
 
 def test_a_jagged_tensor_is_taken_as_it_lies():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from unittest import mock
 
-from regard import _attention
+from regard import _choice
 from regard._lowering import kernel
 from regard._plan import remembered_plan
 from regard.backends.tensorflow import blocks as tensorflow_blocks
@@ -20,7 +20,7 @@ WAYS = ["plain", *INSTRUCTION_SETS]
 def used(way):
     """Let `attention` compute in one of `WAYS`."""
     if way == "plain":
-        with mock.patch.dict(_attention.BACKENDS, PLAIN):
+        with mock.patch.dict(_choice.BACKENDS, PLAIN):
             yield
         return
     module = kernel()

@@ -87,8 +87,8 @@ def _is_mapped() -> bool:
 def framework_of(*arrays: Any) -> str:
     """The one of `FRAMEWORKS` that all arrays belong to."""
     if len(set(map(type, arrays))) == 1:
-        return _framework(arrays[0])
-    names = {_framework(array) for array in arrays}
+        return framework_name(arrays[0])
+    names = {framework_name(array) for array in arrays}
     if len(names) > 1:
         raise RegardError(
             f"the arrays belong to different frameworks; expected one, received {' and '.join(sorted(names))}. "
@@ -97,7 +97,8 @@ def framework_of(*arrays: Any) -> str:
     return names.pop()
 
 
-def _framework(array: Any) -> str:
+def framework_name(array: Any) -> str:
+    """The one of `FRAMEWORKS` that an array belongs to."""
     if is_torch(array):
         return "torch"
     if isinstance(array, np.ndarray | np.generic):
@@ -110,6 +111,14 @@ def _framework(array: Any) -> str:
         f"cannot attend over {type(array).__name__}; expected NumPy arrays, PyTorch tensors, JAX arrays, TensorFlow tensors "
         "or regard.Packed. Convert with numpy.asarray(...)."
     )
+
+
+def dtype_name(array: Any) -> str:
+    """The name of an array's dtype, the same in every framework; of what has none, the name of its type."""
+    if not hasattr(array, "dtype"):
+        return type(array).__name__
+    # By its text alone, which a tracer can follow: "float32", "torch.float32" or "<dtype: 'float32'>".
+    return str(array.dtype).removeprefix("torch.").removeprefix("<dtype: '").removesuffix("'>")
 
 
 def device_of(array: Any) -> str:

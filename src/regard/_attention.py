@@ -10,29 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from regard._arrays import broadcast, device_of, entry_of, framework_of, host_array, host_integers, reshaped
+from regard._arrays import broadcast, device_of, dtype_name, entry_of, host_array, host_integers, reshaped
 from regard._aux import Aux, AuxOutput, TopK
 from regard._biases import Bias, DenseBias
 from regard._checks import (
+    check_frameworks,
+    check_over_sequences,
     check_packed,
-    check_same_sequences,
     check_sinks,
     checked_forms,
     refuse_packed_arguments,
+    unpacked,
 )
-from regard._errors import BackendError, RegardError, ShapeError
+from regard._choice import foreign, no_backend, wanted_names
+from regard._errors import RegardError, ShapeError
 from regard._lowering import beyond_limits, kernel, missing
 from regard._masks import Dense, Mask
 from regard._packed import Packed
 from regard._plan import Plan, is_small, leading_shape, make_plan, packed_spans, padded_spans, remembered_plan
-
-# The first of a framework's backends that can compute a call does.
-BACKENDS = {
-    "numpy": ("native", "reference"),
-    "torch": ("native", "tiled"),
-    "jax": ("native", "tiled"),
-    "tensorflow": ("native", "tiled"),
-}
 
 
 def attention(
@@ -204,17 +199,16 @@ def lower(
     sinks: Any,
     dropout_p: float,
     seed: Any,
+    framework: str | None = None,
 ) -> Call:
-    """Check a call's arguments and lower them to a plan and flat arrays."""
-    offsets = None
-    if isinstance(query, Packed):
-        offsets, cu_seqlens_q, query = query.offsets, query.offsets, query.values
-    if isinstance(key, Packed):
-        cu_seqlens_k, key = key.offsets, key.values
-    if isinstance(value, Packed):
-        check_same_sequences(cu_seqlens_k, value.offsets)
-        value = value.values
-    framework = framework_of(query, key, value)
+    """Check a call's arguments and lower them to a plan and flat arrays.
+
+    A `framework` is given by who knows it, because the arrays only stand in for its own; nothing is mixed then.
+    """
+    offsets = query.offsets if isinstance(query, Packed) else None
+    (query, key, value), cu_seqlens_q, cu_seqlens_k = unpacked(query, key, value, cu_seqlens_q, cu_seqlens_k)
+    if framework is None:
+        framework = check_frameworks(query, key, value, bias, sinks)
     checked_forms(query.shape, query.dtype, key.shape, key.dtype, value.shape, value.dtype)
     if sinks is not None:
         check_sinks(sinks, query.shape[-2])
@@ -273,32 +267,20 @@ def _bytes(array: Any, name: str) -> bytes | None:
 
 def choose(call: Call, backend: str | Sequence[str] | None) -> str:
     """The first of the wanted backends that can compute the call."""
-    served = BACKENDS[call.framework]
-    wanted = served if backend is None else ((backend,) if isinstance(backend, str) else tuple(backend))
     reasons = []
-    for name in wanted:
+    for name in wanted_names(call.framework, backend):
         reason = refusal(call, name)
         if reason is None:
             return name
         reasons.append(f"{name!r} {reason}")
-    known = sorted({name for names in BACKENDS.values() for name in names})
-    raise BackendError(
-        f"no wanted backend can compute this call: {'; '.join(reasons) or 'none was named'}. Expected one of "
-        f"{', '.join(map(repr, served))} (all there are: {', '.join(known)}). Leave backend=None to let regard choose."
-    )
+    raise no_backend(call.framework, reasons)
 
 
 def refusal(call: Call, name: str) -> str | None:
     """Why a backend cannot compute a call, or None where it can."""
-    frameworks = [framework for framework, names in BACKENDS.items() if name in names]
-    if not frameworks:
-        return "is no backend"
-    if call.framework not in frameworks:
-        *most, last = frameworks
-        kinds = f"{', '.join(most)} and {last}" if most else last
-        return f"computes {kinds} arrays, these are {call.framework}"
-    if name != "native":
-        return None
+    reason = foreign(call.framework, name)
+    if reason is not None or name != "native":
+        return reason
     device = device_of(call.arrays[0])
     if device != "cpu":
         return f"computes on a CPU, these arrays are on {device}"
@@ -321,20 +303,19 @@ def _run_torch(call: Call, name: str, aux: Aux | None) -> tuple[Any, AuxOutput |
     from regard.backends.torch import function, native
 
     bias = None if call.bias is None else function.brought(call.bias_array, call.arrays[0])
+    sinks = function.brought(call.sinks, call.arrays[0])
     if name == "native":
         # It takes the arrays as they are: flattening outside would be recorded for the backward pass, at a price.
-        out, lse = native.attend(call.plan, *call.arrays, bias, call.sinks, call.seed)
+        out, lse = native.attend(call.plan, *call.arrays, bias, sinks, call.seed)
         if aux is None:
             return out, None
         flat = lse.flatten(0, -2)
     else:
-        found, flat = function.attend(
-            call.plan, call.query, call.key, call.value, bias, call.sinks, call.seed
-        )
+        found, flat = function.attend(call.plan, call.query, call.key, call.value, bias, sinks, call.seed)
         out = call.shape_rows(found)
     look = native.look if name == "native" else function.look
     return out, None if aux is None else look(
-        call.plan, call.query, call.key, call.value, bias, call.sinks, flat, aux
+        call.plan, call.query, call.key, call.value, bias, sinks, flat, aux
     )
 
 
@@ -342,7 +323,7 @@ def _dense(mask: Any, bias: Any, leading: tuple[int, ...]) -> tuple[Mask | None,
     if mask is not None and not isinstance(mask, Mask):
         if "bool" not in str(getattr(mask, "dtype", None)):
             raise RegardError(
-                f"mask must be a Mask or a boolean array, True = may attend. Received {getattr(mask, 'dtype', type(mask))}; "
+                f"mask must be a Mask or a boolean array, True = may attend. Received {dtype_name(mask)}; "
                 "pass numbers that are added to the scores as bias."
             )
         mask = Dense(_over_sequences(mask, leading, "mask"))
@@ -356,12 +337,7 @@ def _over_sequences(array: Any, leading: tuple[int, ...], name: str) -> Any:
     given = tuple(array.shape[:-3])
     if math.prod(given) == 1:
         return reshaped(array, (1, *((1,) * (3 - array.ndim)), *array.shape[-3:]))
-    if len(given) > len(leading) or any(
-        a not in (1, b) for a, b in zip(given[::-1], leading[::-1], strict=False)
-    ):
-        raise ShapeError(
-            f"{name} must broadcast to {leading} sequences. Received shape {tuple(array.shape)}."
-        )
+    check_over_sequences(tuple(array.shape), leading, name)
     return reshaped(broadcast(array, (*leading, *array.shape[-3:])), (math.prod(leading), *array.shape[-3:]))
 
 

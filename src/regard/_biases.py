@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from regard._arrays import brought, reshaped, transposed_rows, widened
+from regard._arrays import brought, dtype_name, reshaped, transposed_rows, widened
 from regard._errors import ShapeError
 from regard._masks import check_dense
 
@@ -244,6 +244,6 @@ class RelativeBias(DistanceBias):
 
 
 def _check_floating(name: str, array: Any, remedy: str) -> None:
-    kind = str(getattr(array, "dtype", type(array).__name__))
+    kind = dtype_name(array)
     if "float" not in kind or kind == "float":
         raise ShapeError(f"{name} needs a floating-point array, got {kind}; {remedy}")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from regard._arrays import host_integers
+from regard._arrays import dtype_name, framework_name, framework_of, host_integers, is_traced
 from regard._biases import Bias
 from regard._errors import RegardError, ShapeError
 from regard._masks import Mask
+from regard._packed import Packed
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,11 @@ def checked_forms(
                 f"{name} must have shape (..., length, heads, size), or packed (total, heads, size). "
                 f"Received shape {tuple(array.shape)}."
             )
-        if not str(array.dtype).replace("torch.", "").startswith(("float", "bfloat")):
-            raise RegardError(
-                f"{name} must hold floating-point numbers. Received {array.dtype}; convert it first."
-            )
+        _check_floats(name, array)
     if not query.dtype == key.dtype == value.dtype:
         raise RegardError(
             "query, key and value must share one dtype. "
-            f"Received {query.dtype}, {key.dtype} and {value.dtype}; convert two of them."
+            f"Received {dtype_name(query)}, {dtype_name(key)} and {dtype_name(value)}; convert two of them."
         )
     if query.shape[-1] != key.shape[-1]:
         raise ShapeError(
@@ -67,17 +66,85 @@ def checked_forms(
 
 
 def check_sinks(sinks: Any, heads: int) -> None:
-    """Raise unless there is one number for each query head."""
-    if sinks is not None and tuple(sinks.shape) != (heads,):
+    """Raise unless there is one floating-point number for each query head."""
+    if sinks is None:
+        return
+    if tuple(sinks.shape) != (heads,):
         raise ShapeError(f"sinks must have shape (H,) = ({heads},). Received {tuple(sinks.shape)}.")
+    _check_floats("sinks", sinks)
 
 
-def check_same_sequences(offsets_k: Any, offsets_v: np.ndarray) -> None:
-    """Raise unless key and value are packed by the same offsets."""
-    if offsets_k is not None and not np.array_equal(host_integers(offsets_k, "cu_seqlens_k"), offsets_v):
+def _check_floats(name: str, array: Any) -> None:
+    if not dtype_name(array).startswith(("float", "bfloat")):
+        raise RegardError(
+            f"{name} must hold floating-point numbers. Received {dtype_name(array)}; convert it first."
+        )
+
+
+def check_frameworks(query: Any, key: Any, value: Any, bias: Any, sinks: Any) -> str:
+    """The framework of query, key and value; raise where what gets gradients beside them belongs to another.
+
+    NumPy's arrays get none, and stand beside those of any framework.
+    """
+    framework = framework_of(query, key, value)
+    beside = () if bias is None else tuple(vars(bias).values()) if isinstance(bias, Bias) else (bias,)
+    for array in (*(part for part in beside if hasattr(part, "dtype")), *(() if sinks is None else (sinks,))):
+        if framework_name(array) not in (framework, "numpy"):
+            framework_of(query, array)
+    return framework
+
+
+def unpacked(
+    query: Any, key: Any, value: Any, cu_seqlens_q: Any, cu_seqlens_k: Any
+) -> tuple[tuple[Any, Any, Any], Any, Any]:
+    """The arrays of what may be `Packed`, and the offsets of queries and keys, each from its one source."""
+    if isinstance(query, Packed):
+        _refuse_second_offsets("query", "cu_seqlens_q", cu_seqlens_q)
+        query, cu_seqlens_q = query.values, query.offsets
+    if isinstance(key, Packed):
+        _refuse_second_offsets("key", "cu_seqlens_k", cu_seqlens_k)
+        key, cu_seqlens_k = key.values, key.offsets
+    if isinstance(value, Packed):
+        _check_same_sequences(cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k, value.offsets)
+        value = value.values
+    return (query, key, value), cu_seqlens_q, cu_seqlens_k
+
+
+def _refuse_second_offsets(name: str, argument: str, offsets: Any) -> None:
+    if offsets is not None:
+        raise RegardError(
+            f"{argument} was given beside a Packed {name}, which has its offsets; expected one of them. Leave {argument} out."
+        )
+
+
+def _check_same_sequences(offsets_k: Any, offsets_v: Any) -> None:
+    """Raise unless key and value are packed by the same offsets; of what a tracer hides, only how many there are."""
+    if offsets_k is None:
+        raise RegardError(
+            "value is Packed, and nothing says where the keys' sequences lie; pass key as Packed too, or its cu_seqlens_k."
+        )
+    if is_traced(offsets_k) or is_traced(offsets_v):
+        same = offsets_k is offsets_v or len(offsets_k.shape) != 1 or _same_size(offsets_k, offsets_v)
+    else:
+        same = np.array_equal(host_integers(offsets_k, "cu_seqlens_k"), host_integers(offsets_v, "offsets"))
+    if not same:
         raise ShapeError(
             "key and value must be packed alike. Received different offsets; pack both from the same sequences."
         )
+
+
+def _same_size(one: Any, other: Any) -> bool:
+    sizes = one.shape[0], other.shape[0]
+    return sizes[0] == sizes[1] or None in sizes
+
+
+def check_over_sequences(shape: tuple[Any, ...], leading: tuple[Any, ...], name: str) -> None:
+    """Raise unless an array (..., H, T, S) broadcasts to the sequences; of sizes that are None nothing is known."""
+    given = shape[:-3]
+    if len(given) > len(leading) or any(
+        a not in (1, b) and None not in (a, b) for a, b in zip(given[::-1], leading[::-1], strict=False)
+    ):
+        raise ShapeError(f"{name} must broadcast to {leading} sequences. Received shape {shape}.")
 
 
 def check_packed(query: Any, key: Any, mask: Any, bias: Any) -> None:
@@ -95,6 +162,19 @@ def check_packed(query: Any, key: Any, mask: Any, bias: Any) -> None:
         raise RegardError(
             "packed arrays take a Bias; wrap a float array as regard.DenseBias(array) of shape (N, H, T, S)."
         )
+
+
+_LAYOUT = "cu_seqlens_q", "cu_seqlens_k", "key_sequence", "query_start"
+
+
+def check_layout(layout: Sequence[Any]) -> None:
+    """Raise for offsets, `key_sequence` and `query_start` that are written out and no integers; arrays are looked at later."""
+    for name, given in zip(_LAYOUT, layout, strict=True):
+        numbers = given if isinstance(given, list | tuple) else (given,)
+        if any(isinstance(number, float) for number in numbers):
+            raise RegardError(f"{name} must hold integers. Received dtype float64.")
+        if any(isinstance(number, list | tuple) for number in numbers):
+            raise ShapeError(f"{name} must be one-dimensional. Received shape {np.shape(given)}.")
 
 
 def refuse_packed_arguments(cu_seqlens_k: Any, key_sequence: Any) -> None:

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 class RegardError(ValueError):
     """Base of every error that regard raises on purpose; the message tells how to mend it."""
 
+    # By this TensorFlow sees that a text makes one, and hands it on out of `tf.function` as what it is.
+    __init__ = Exception.__init__
+
 
 class ShapeError(RegardError):
     """Arrays, lengths or offsets that do not fit together."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from regard._arrays import entry_of, is_tensorflow
-from regard._attention import BACKENDS, Call, choose, lower, refusal
+from regard._attention import Call, choose, lower, refusal
+from regard._choice import BACKENDS
 from regard._errors import BackendError
 from regard._masks import count_pairs
 from regard._packed import Packed

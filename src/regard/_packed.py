@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from regard._arrays import host_integers, is_jax, is_tensorflow, is_torch, is_traced
+from regard._arrays import brought, host_integers, is_jax, is_tensorflow, is_torch, is_traced
 from regard._errors import ShapeError
 
 
@@ -90,14 +90,17 @@ class Packed:
         """The ragged batch of another library, without a copy where that has its numbers in one piece.
 
         Args:
-            ragged: a TensorFlow `RaggedTensor` (N, None, ...), a PyTorch nested tensor of the jagged layout, or a PyArrow
-                `ListArray` of numbers or of lists of fixed size.
+            ragged: a TensorFlow `RaggedTensor` (N, None, ...), a PyTorch nested tensor of the jagged layout (N, lengths, ...), or
+                PyArrow's lists of numbers or of lists of fixed size: an array of lists, of large lists or of list views, or a
+                `ChunkedArray` of them. Several chunks are copied, and so is what has holes or another order: list views, and
+                what `torch.nested.narrow` gives.
 
         Returns:
             Its values and offsets. `tf.RaggedTensor.from_row_splits(packed.values, packed.offsets)` is the way back.
 
         Raises:
-            ShapeError: it is none of these, or ragged in more than its lengths; PyArrow's has nulls.
+            ShapeError: it is none of these, or ragged in more than its lengths; PyTorch's is transposed; PyArrow's has nulls, or
+                something else than numbers.
 
         >>> import torch
         >>> nested = torch.nested.nested_tensor([torch.zeros(3, 8), torch.zeros(2, 8)], layout=torch.jagged)
@@ -163,28 +166,67 @@ class Packed:
 
 def _ragged_parts(ragged: Any) -> tuple[Any, Any]:
     """Values and offsets, found by the attributes that each library has."""
+    found = None
     if is_torch(ragged) and ragged.is_nested and hasattr(ragged, "offsets"):
-        return ragged.values(), ragged.offsets()
-    if getattr(ragged, "ragged_rank", None) == 1:
-        return ragged.values, ragged.row_splits
-    if hasattr(ragged, "null_count") and hasattr(ragged, "offsets"):
-        offsets = np.asarray(ragged.offsets)
-        rows = ragged.values[int(offsets[0]) : int(offsets[-1])]
-        size = getattr(rows.type, "list_size", None)
-        flat = rows if size is None else rows.flatten()
-        if (
-            not ragged.null_count
-            and not rows.null_count
-            and not flat.null_count
-            and hasattr(flat.type, "bit_width")
-        ):
-            numbers = flat.to_numpy(zero_copy_only=False)
-            return numbers if size is None else numbers.reshape(-1, size), offsets - offsets[0]
-    raise ShapeError(
-        "Packed.of takes a TensorFlow RaggedTensor (N, None, ...), a PyTorch nested tensor of the jagged layout, or a PyArrow "
-        f"ListArray of numbers or of lists of fixed size, without nulls. Received {type(ragged).__name__}; build Packed(values, "
-        "offsets) or Packed.pack(sequences) from its parts."
-    )
+        found = _jagged_parts(ragged)
+    elif getattr(ragged, "ragged_rank", None) == 1:
+        found = ragged.values, ragged.row_splits
+    elif hasattr(ragged, "null_count"):
+        found = _arrow_parts(ragged)
+    if found is None:
+        raise ShapeError(
+            "Packed.of takes a TensorFlow RaggedTensor (N, None, ...), a PyTorch nested tensor of the jagged layout, (N, lengths, ...), "
+            "or PyArrow's lists of numbers or of lists of fixed size, without nulls. "
+            f"Received {type(ragged).__name__}{_arrow_kind(ragged)}; build Packed(values, offsets) or Packed.pack(sequences) "
+            "from its parts."
+        )
+    return found
+
+
+def _jagged_parts(nested: Any) -> tuple[Any, Any] | None:
+    """Of PyTorch's; what `torch.nested.narrow` left of a larger tensor stands with holes between, which are left out."""
+    if nested._ragged_idx != 1:  # it was transposed
+        return None
+    values, offsets, lengths = nested.values(), nested.offsets(), nested.lengths()
+    if lengths is None:
+        return values, offsets
+    starts, sizes = host_integers(offsets, "offsets")[: len(lengths)], host_integers(lengths, "lengths")
+    ends = np.cumsum(sizes)
+    token = np.repeat(starts - (ends - sizes), sizes) + np.arange(sizes.sum())
+    return values[brought(token, values)], np.concatenate([[0], ends])
+
+
+def _arrow_parts(lists: Any) -> tuple[Any, Any] | None:
+    """Of PyArrow's, or None where they hold something else than numbers."""
+    if hasattr(lists, "num_chunks"):
+        lists = lists.chunk(0) if lists.num_chunks == 1 else lists.combine_chunks()
+    if lists.null_count or not hasattr(lists, "offsets"):
+        return None
+    if hasattr(lists, "sizes"):  # a list view, whose lists may lie in any order
+        offsets, rows = np.concatenate([[0], np.cumsum(np.asarray(lists.sizes))]), lists.flatten()
+    else:
+        offsets = np.asarray(lists.offsets)
+        rows = lists.values[int(offsets[0]) : int(offsets[-1])]
+    size = getattr(rows.type, "list_size", None)
+    flat = rows if size is None else rows.flatten()
+    if rows.null_count or flat.null_count or not _is_fixed_width(flat.type):
+        return None
+    numbers = flat.to_numpy(zero_copy_only=False)
+    if numbers.dtype.kind not in "biuf":
+        return None
+    return numbers if size is None else numbers.reshape(-1, size), offsets - offsets[0]
+
+
+def _is_fixed_width(kind: Any) -> bool:
+    try:
+        return bool(kind.bit_width)
+    except (AttributeError, ValueError):  # PyArrow's answer for text and lists
+        return False
+
+
+def _arrow_kind(ragged: Any) -> str:
+    """What PyArrow's lists hold, for a message."""
+    return f" of {ragged.type}" if hasattr(ragged, "null_count") and hasattr(ragged, "type") else ""
 
 
 def _unchecked(values: Any, offsets: Any) -> Packed:

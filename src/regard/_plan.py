@@ -187,12 +187,18 @@ def leading_shape(q_shape: Shape, k_shape: Shape) -> Shape:
     """The leading shape that padded queries and keys broadcast to."""
     if q_shape[:-3] == k_shape[:-3]:
         return tuple(q_shape[:-3])
-    try:
-        return np.broadcast_shapes(q_shape[:-3], k_shape[:-3])
-    except ValueError as error:
-        raise ShapeError(
-            f"the leading dimensions of query and key must broadcast. Received {q_shape} and {k_shape}."
-        ) from error
+    check_leading(q_shape, k_shape)
+    return np.broadcast_shapes(q_shape[:-3], k_shape[:-3])
+
+
+def check_leading(q_shape: Shape, k_shape: Shape) -> None:
+    """Raise unless the leading dimensions broadcast; of sizes that are None nothing is known."""
+    for one, other in zip(q_shape[-4::-1], k_shape[-4::-1], strict=False):
+        if one != other and None not in {one, other} and 1 not in {one, other}:
+            raise ShapeError(
+                "the leading dimensions of query and key must broadcast. "
+                f"Received {tuple(q_shape)} and {tuple(k_shape)}."
+            )
 
 
 def padded_spans(q_shape: tuple[int, ...], k_shape: tuple[int, ...]) -> tuple[Spans, tuple[int, ...]]:
@@ -205,6 +211,19 @@ def padded_spans(q_shape: tuple[int, ...], k_shape: tuple[int, ...]) -> tuple[Sp
     reads = np.broadcast_to(np.arange(count_k).reshape(k_shape[:-3]), leading).reshape(-1)
     length_q, length_k = np.full(count, q_shape[-3]), np.full(count, k_shape[-3])
     return _unstarted(np.arange(count) * q_shape[-3], length_q, reads * k_shape[-3], length_k), leading
+
+
+def check_numbers(heads: int, kv_heads: int, softcap: float | None, dropout_p: float) -> None:
+    """Raise where a number of a call can't be, whatever its sequences."""
+    if kv_heads == 0 or heads % kv_heads:
+        raise ShapeError(
+            f"the number of query heads must be a multiple of the key heads. Received {heads} query heads "
+            f"and {kv_heads} key heads."
+        )
+    if softcap is not None and not softcap > 0:
+        raise RegardError(f"softcap must be positive, or None for no cap. Received {softcap}.")
+    if not 0 <= dropout_p < 1:
+        raise RegardError(f"dropout_p must be at least 0 and below 1. Received {dropout_p}.")
 
 
 def make_plan(
@@ -222,15 +241,7 @@ def make_plan(
     """Check the parameters against the spans and put them together; shapes are (..., T, H, D) and (..., S, Hk, D)."""
     total_queries, total_keys = math.prod(q_shape[:-2]), math.prod(k_shape[:-2])
     heads, kv_heads, head_dim = q_shape[-2], k_shape[-2], q_shape[-1]
-    if kv_heads == 0 or heads % kv_heads:
-        raise ShapeError(
-            f"the number of query heads must be a multiple of the key heads. Received {heads} query heads "
-            f"and {kv_heads} key heads."
-        )
-    if softcap is not None and not softcap > 0:
-        raise RegardError(f"softcap must be positive, or None for no cap. Received {softcap}.")
-    if not 0 <= dropout_p < 1:
-        raise RegardError(f"dropout_p must be at least 0 and below 1. Received {dropout_p}.")
+    check_numbers(heads, kv_heads, softcap, dropout_p)
     if mask is not None:
         mask.check(spans, total_queries, total_keys, heads)
         mask, lengths = split_lengths(mask)

@@ -22,7 +22,7 @@ from regard import (
     explain,
     merge,
 )
-from regard._attention import BACKENDS
+from regard._choice import BACKENDS
 from regard._errors import BackendError, RegardError, ShapeError
 from regard.backends import native
 from regard.backends.tensorflow import exchange, function

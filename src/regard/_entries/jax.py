@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from regard._arrays import broadcast, framework_of, host_array
-from regard._attention import BACKENDS, Call, _dense, choose, finished, lower
+from regard._arrays import broadcast, host_array
+from regard._attention import Call, _dense, choose, finished, lower
 from regard._aux import Aux, AuxOutput, TopK
-from regard._checks import check_packed, check_sinks, checked_forms, refuse_packed_arguments
+from regard._checks import (
+    check_frameworks,
+    check_layout,
+    check_packed,
+    check_sinks,
+    checked_forms,
+    refuse_packed_arguments,
+    unpacked,
+)
+from regard._choice import served_names
 from regard._errors import RegardError
 from regard._form import bias_array, written
 from regard._lowering import kernel
@@ -49,7 +59,8 @@ def attend(
     backend: Any,
 ) -> Any:
     """`regard.attention` for JAX; what no tracer hides is checked as everywhere."""
-    given = _Given(query, key, value, mask, bias, (cu_seqlens_q, cu_seqlens_k, key_sequence, query_start))
+    layout = (cu_seqlens_q, cu_seqlens_k, key_sequence, query_start)
+    given = _Given(query, key, value, mask, bias, sinks, layout)
     numbers = {"scale": scale, "softcap": softcap, "dropout_p": dropout_p}
     hidden_seed = _is_hidden(seed)
     call = None
@@ -62,7 +73,7 @@ def attend(
         alone = not hidden and len(call.arrays[0].sharding.device_set) == 1
         if name == "native" and alone and not given.is_plain:
             return finished(call, *_at_once(call, return_aux))
-    out, lse = given.bound(sinks, seed, numbers, _wanted(backend))
+    out, lse = given.bound(sinks, seed, numbers, served_names("jax", backend))
     aux = None if return_aux is None else _looked(given, call, lse, return_aux)
     formed = out if given.offsets is None else Packed(out, given.offsets)
     return formed if aux is None else (formed, aux)
@@ -71,17 +82,13 @@ def attend(
 class _Given:
     """The arrays of a call, where its sequences lie, and its mask and bias as such."""
 
-    def __init__(self, query: Any, key: Any, value: Any, mask: Any, bias: Any, layout: Sequence[Any]) -> None:
+    def __init__(
+        self, query: Any, key: Any, value: Any, mask: Any, bias: Any, sinks: Any, layout: Sequence[Any]
+    ) -> None:
         offsets_q, offsets_k, *rest = layout
-        self.offsets = None
-        self.value_offsets = None
-        if isinstance(query, Packed):
-            self.offsets, offsets_q, query = query.offsets, query.offsets, query.values
-        if isinstance(key, Packed):
-            offsets_k, key = key.offsets, key.values
-        if isinstance(value, Packed):
-            self.value_offsets, value = value.offsets, value.values
-        framework_of(query, key, value)
+        self.offsets = query.offsets if isinstance(query, Packed) else None
+        (query, key, value), offsets_q, offsets_k = unpacked(query, key, value, offsets_q, offsets_k)
+        check_frameworks(query, key, value, bias, sinks)
         self.leading: tuple[int, ...] | None = None
         if offsets_q is None and min(query.ndim, key.ndim) >= 3:
             self.leading = leading_shape(query.shape, key.shape)
@@ -98,18 +105,18 @@ class _Given:
         """The call with everything checked."""
         query, key, value = self.arrays
         offsets_q, offsets_k, key_sequence, query_start = self.layout
-        if self.value_offsets is not None:
-            value = Packed(value, self.value_offsets)
-        return lower(
-            Packed(query, self.offsets) if self.offsets is not None else query, key, value, mask=self.mask, bias=self.bias,
-            cu_seqlens_q=offsets_q, cu_seqlens_k=offsets_k, key_sequence=key_sequence, query_start=query_start, **parameters,
+        call = lower(
+            query, key, value, mask=self.mask, bias=self.bias, cu_seqlens_q=offsets_q, cu_seqlens_k=offsets_k,
+            key_sequence=key_sequence, query_start=query_start, framework="jax", **parameters,
         )  # fmt: skip
+        return replace(call, offsets=self.offsets)
 
     def check(self, sinks: Any, numbers: dict[str, Any], seed: Any) -> None:
         """Look at shapes alone."""
         query, key, value = self.arrays
         checked_forms(query.shape, query.dtype, key.shape, key.dtype, value.shape, value.dtype)
         check_sinks(sinks, query.shape[-2])
+        check_layout(self.layout)
         if numbers["dropout_p"] and seed is None:
             raise RegardError(
                 f"dropout needs a seed. Received dropout_p={numbers['dropout_p']} and seed=None; pass seed=<an integer>."
@@ -151,11 +158,6 @@ def _is_hidden(*values: Any) -> bool:
         if value is not None and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
             return True
     return False
-
-
-def _wanted(backend: Any) -> tuple[str, ...]:
-    names = BACKENDS["jax"] if backend is None else backend
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _operand(array: Any) -> Any:

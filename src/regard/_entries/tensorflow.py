@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from regard._arrays import framework_of, is_ragged_tensorflow
+from regard._arrays import is_ragged_tensorflow
 from regard._attention import Call, choose, lower
 from regard._aux import Aux, AuxOutput, TopK
+from regard._checks import check_frameworks
 from regard._errors import RegardError
 from regard._packed import Packed
 from regard.backends import native, reference
@@ -26,8 +27,8 @@ def attend(query: Any, key: Any, value: Any, **options: Any) -> Any:
         return _ragged(query, key, value, options)
     query, key, value = (_tensors(array) for array in (_packed(query), _packed(key), _packed(value)))
     values = [array.values if isinstance(array, Packed) else array for array in (query, key, value)]
-    framework_of(*values)
     sinks = options["sinks"]
+    check_frameworks(values[0], values[1], values[2], options["bias"], sinks)
     options["sinks"] = None if sinks is None else tf.convert_to_tensor(sinks)
     if not tf.executing_eagerly() or any(tf.is_symbolic_tensor(array) for array in values):
         from regard._entries import tensorflow_graph
@@ -46,11 +47,11 @@ def attend(query: Any, key: Any, value: Any, **options: Any) -> Any:
 def lowered(query: Any, key: Any, value: Any, **options: Any) -> Call:
     """A call of eager tensors checked and lowered: of the arrays, only shapes and dtypes are looked at."""
     query, key, value = (_tensors(_packed(array)) for array in (query, key, value))
-    call = lower(_stand_in(query), _stand_in(key), _stand_in(value), **options)
+    call = lower(_stand_in(query), _stand_in(key), _stand_in(value), framework="tensorflow", **options)
     arrays = [array.values if isinstance(array, Packed) else array for array in (query, key, value)]
     if call.leading is not None and tuple(arrays[0].shape[:-3]) != call.leading:
         arrays[0] = tf.broadcast_to(arrays[0], (*call.leading, *arrays[0].shape[-3:]))
-    return replace(call, framework="tensorflow", arrays=tuple(arrays))
+    return replace(call, arrays=tuple(arrays))
 
 
 def _ragged(query: Any, key: Any, value: Any, options: dict[str, Any]) -> Any:

@@ -14,17 +14,26 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from regard._arrays import device_of
-from regard._attention import BACKENDS, lower
+from regard._arrays import device_of, dtype_name
+from regard._attention import lower
 from regard._aux import Aux, AuxOutput
 from regard._biases import Bias, DenseBias
-from regard._checks import check_packed, check_sinks, checked_forms, refuse_packed_arguments
+from regard._checks import (
+    check_layout,
+    check_over_sequences,
+    check_packed,
+    check_sinks,
+    checked_forms,
+    refuse_packed_arguments,
+    unpacked,
+)
+from regard._choice import no_backend, served_names
 from regard._entries.tensorflow_host import Host
-from regard._errors import BackendError, RegardError, ShapeError
+from regard._errors import RegardError, ShapeError
 from regard._lowering import kernel, missing
 from regard._masks import Dense, Lengths, Mask, Prefix, conjuncts
 from regard._packed import Packed
-from regard._plan import Plan, Spans, make_plan
+from regard._plan import Plan, Spans, check_leading, make_plan
 from regard.backends.tensorflow import function
 from regard.backends.tensorflow.exchange import is_compiled
 
@@ -50,13 +59,8 @@ def attend(
     backend: Any,
 ) -> Any:
     """`regard.attention` where numbers can't be looked at."""
-    offsets = None
-    if isinstance(query, Packed):
-        offsets, cu_seqlens_q, query = query.offsets, query.offsets, query.values
-    if isinstance(key, Packed):
-        cu_seqlens_k, key = key.offsets, key.values
-    if isinstance(value, Packed):
-        value = value.values
+    offsets = query.offsets if isinstance(query, Packed) else None
+    (query, key, value), cu_seqlens_q, cu_seqlens_k = unpacked(query, key, value, cu_seqlens_q, cu_seqlens_k)
     _check(query, key, value, sinks, return_aux)
     if dropout_p and seed is None:
         raise RegardError(
@@ -66,14 +70,18 @@ def attend(
         check_packed(query, key, mask, bias)
     else:
         refuse_packed_arguments(cu_seqlens_k, key_sequence)
+        check_leading(tuple(query.shape), tuple(key.shape))
         query, mask, bias = _over_leading(query, key, mask, bias)
+    layout = (cu_seqlens_q, cu_seqlens_k, key_sequence, query_start)
+    check_layout(layout)
     call = _Call(
-        (query, key, value), mask, bias, sinks, (cu_seqlens_q, cu_seqlens_k, key_sequence, query_start),
+        (query, key, value), mask, bias, sinks, layout,
         {"scale": scale, "softcap": softcap, "dropout_p": float(dropout_p)}, seed,
     )  # fmt: skip
-    names = BACKENDS["tensorflow"] if backend is None else backend
+    call.check()
+    names = served_names("tensorflow", backend)
     if backend is None and call.is_tiny() and "tiled" in names:
-        names = "tiled"
+        names = ("tiled",)
     name = _chosen(query, names)
     out, lse = call.native() if name == "native" else call.tiled()
     formed = out if offsets is None else Packed(out, offsets)
@@ -95,6 +103,11 @@ class _Call:
     layout: tuple[Any, Any, Any, Any]  # offsets of queries and keys, key_sequence, query_start
     numbers: dict[str, Any]  # scale, softcap, dropout_p
     seed: Any
+
+    def check(self) -> None:
+        """Raise what eager calls raise, where all that they look at is known now."""
+        if self._is_known():
+            self._known()
 
     def native(self) -> tuple[Any, Any]:
         """Output and lse by the kernel, when the graph runs."""
@@ -146,8 +159,9 @@ class _Call:
         names = ("cu_seqlens_q", "cu_seqlens_k", "key_sequence", "query_start")
         layout = dict(zip(names, self.layout, strict=True))
         call = lower(
-            query, key, value, mask=self.mask, bias=self.bias, sinks=None, seed=0, **layout, **self.numbers
-        )
+            query, key, value, mask=self.mask, bias=self.bias, sinks=None, seed=0, framework="tensorflow",
+            **layout, **self.numbers,
+        )  # fmt: skip
         distances = call.plan.distances if call.plan.bias == "distance" else range(0)
         return call.plan, (None, None), distances
 
@@ -218,27 +232,19 @@ def _check(query: Any, key: Any, value: Any, sinks: Any, aux: Aux | None) -> Non
         )
 
 
-def _chosen(query: Any, backend: str | Sequence[str] | None) -> str:
-    names = (
-        BACKENDS["tensorflow"] if backend is None else ((backend,) if isinstance(backend, str) else backend)
-    )
+def _chosen(query: Any, names: Sequence[str]) -> str:
     reasons = []
     for name in names:
         reason = _refusal(query, name)
         if reason is None:
             return name
         reasons.append(f"{name!r} {reason}")
-    raise BackendError(
-        f"no wanted backend can compute this traced call: {'; '.join(reasons)}. Expected 'native' or 'tiled'. "
-        "Leave backend=None to let regard choose."
-    )
+    raise no_backend("tensorflow", reasons)
 
 
 def _refusal(query: Any, name: str) -> str | None:
     if name == "tiled":
         return None
-    if name != "native":
-        return "computes no tensors"
     if is_compiled():
         return "can't be called from what XLA compiles"
     on_gpu = device_of(query) == "gpu" if query.device else bool(tf.config.list_logical_devices("GPU"))
@@ -263,16 +269,16 @@ def _over_leading(query: Any, key: Any, mask: Any, bias: Any) -> tuple[Any, Mask
     if mask is not None and not isinstance(mask, Mask):
         if "bool" not in str(getattr(mask, "dtype", None)):
             raise RegardError(
-                f"mask must be a Mask or a boolean array, True = may attend. Received {getattr(mask, 'dtype', type(mask))}; "
+                f"mask must be a Mask or a boolean array, True = may attend. Received {dtype_name(mask)}; "
                 "pass numbers that are added to the scores as bias."
             )
-        mask = Dense(_over_sequences(mask, leading))
+        mask = Dense(_over_sequences(mask, leading, "mask"))
     if bias is not None and not isinstance(bias, Bias):
-        bias = DenseBias(_over_sequences(bias, leading))
+        bias = DenseBias(_over_sequences(bias, leading, "bias"))
     return query, mask, bias
 
 
-def _over_sequences(array: Any, leading: tuple[Any, ...]) -> Any:
+def _over_sequences(array: Any, leading: tuple[Any, ...], name: str) -> Any:
     """(..., H, T, S) with broadcastable leading dimensions -> (N or 1, H, T, S)."""
     array = tf.convert_to_tensor(array)
     if array.shape.rank < 3:
@@ -281,6 +287,8 @@ def _over_sequences(array: Any, leading: tuple[Any, ...]) -> Any:
     given = sizes[:-3]
     if all(isinstance(size, int) and size == 1 for size in given):
         return tf.reshape(array, (1, *sizes[-3:]))
+    known = tuple(size if isinstance(size, int) else None for size in leading)
+    check_over_sequences(tuple(array.shape), known, name)
     whole = tf.broadcast_to(array, (*leading, *sizes[-3:]))
     return tf.reshape(whole, (math.prod(leading), *sizes[-3:]))
 

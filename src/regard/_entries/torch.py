@@ -7,11 +7,21 @@ from typing import Any
 
 import torch
 
-from regard._attention import BACKENDS, _dense
+from regard._attention import _dense
 from regard._aux import Aux, AuxOutput
-from regard._checks import check_packed, check_sinks, checked_forms, refuse_packed_arguments
+from regard._checks import (
+    check_frameworks,
+    check_layout,
+    check_packed,
+    check_sinks,
+    checked_forms,
+    refuse_packed_arguments,
+    unpacked,
+)
+from regard._choice import served_names
 from regard._errors import RegardError
 from regard._packed import Packed, register_pytree
+from regard._plan import check_leading, check_numbers
 from regard.backends.torch import operator
 
 # A `Packed` that comes to be in a traced function may leave it.
@@ -38,30 +48,28 @@ def attend(
     backend: Any,
 ) -> Any:
     """`regard.attention` where numbers can't be looked at: what lies past the last offset gives 0."""
-    offsets = None
-    if isinstance(query, Packed):
-        offsets, cu_seqlens_q, query = query.offsets, query.offsets, query.values
-    if isinstance(key, Packed):
-        cu_seqlens_k, key = key.offsets, key.values
-    if isinstance(value, Packed):
-        value = value.values
+    offsets = query.offsets if isinstance(query, Packed) else None
+    (query, key, value), cu_seqlens_q, cu_seqlens_k = unpacked(query, key, value, cu_seqlens_q, cu_seqlens_k)
+    check_frameworks(query, key, value, bias, sinks)
     _check(query, key, value, sinks, return_aux)
     if dropout_p and seed is None:
         raise RegardError(
             f"dropout needs a seed. Received dropout_p={dropout_p} and seed=None; pass seed=<an integer>."
         )
+    check_numbers(query.shape[-2], key.shape[-2], softcap, dropout_p)
     rows, places = query.shape[:-2], ((), ())
     if cu_seqlens_q is not None:
         check_packed(query, key, mask, bias)
     else:
         refuse_packed_arguments(cu_seqlens_k, key_sequence)
+        check_leading(query.shape, key.shape)
         leading = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3])
         mask, bias = _dense(mask, bias, tuple(leading))
         rows = (*leading, query.shape[-3])
         query, places = query.expand(*rows, *query.shape[-2:]), (rows, key.shape[:-2])
     layout = (cu_seqlens_q, cu_seqlens_k, key_sequence, query_start)
-    names = BACKENDS["torch"] if backend is None else backend
-    names = (names,) if isinstance(names, str) else tuple(names)
+    check_layout(layout)
+    names = served_names("torch", backend)
     flat = _flat(query), _flat(key), _flat(value)
     out, lse = operator.attend(
         flat, bias, sinks, seed, places, layout, mask, scale, softcap, dropout_p, names

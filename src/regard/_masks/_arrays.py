@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regard._arrays import host_integers, is_jax, is_tensorflow, is_torch, is_traced, reshaped
+from regard._arrays import dtype_name, host_integers, is_jax, is_tensorflow, is_torch, is_traced, reshaped
 from regard._errors import ShapeError
 from regard._intervals import Spans
 
@@ -115,4 +115,4 @@ def show(value: Any) -> str:
         return repr(value)
     if isinstance(value, np.ndarray) and value.size <= 8:
         return repr(value.tolist())
-    return f"<{value.dtype} {tuple(value.shape)}>"
+    return f"<{dtype_name(value)} {tuple(value.shape)}>"

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from regard import _intervals
-from regard._arrays import host_array, is_traced
+from regard._arrays import dtype_name, host_array, is_traced
 from regard._errors import ShapeError
 from regard._intervals import Box, Boxes, Integers, Spans
 from regard._masks import _arrays
@@ -305,7 +305,7 @@ class Dense(Mask):
             object.__setattr__(self, "array", np.asarray(self.array))
         if "bool" not in str(self.array.dtype):
             raise ShapeError(
-                f"Dense needs a boolean array (True = may attend), got {self.array.dtype}; "
+                f"Dense needs a boolean array (True = may attend), got {dtype_name(self.array)}; "
                 "pass numbers that are added to the scores as bias="
             )
         _arrays.check_dense("Dense", self.array)

@@ -18,7 +18,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from regard._errors import BackendError
+from regard._choice import no_backend
 from regard._lowering import STORED, beyond_sizes, kernel, missing
 from regard.backends.jax import native, tiled
 from regard.backends.jax.request import Request, precision_of
@@ -242,9 +242,7 @@ def _room(request: Request, platform: str, arrays: Sequence[Any]) -> Any:
     for name in request.backends:
         if name == "tiled":
             return tiled
-        if name != "native":
-            reasons.append(f"{name!r} computes no JAX arrays")
-        elif platform != "cpu":
+        if platform != "cpu":
             reasons.append(f"'native' computes on a CPU, this program is for {platform}")
         elif kernel() is None:
             reasons.append(f"'native' {missing}")
@@ -252,10 +250,7 @@ def _room(request: Request, platform: str, arrays: Sequence[Any]) -> Any:
             reasons.append(f"'native' {refused}")
         else:
             return native
-    raise BackendError(
-        f"no wanted backend can compute this traced call: {'; '.join(reasons)}. Expected 'native' or 'tiled'. "
-        "Leave backend=None to let regard choose."
-    )
+    raise no_backend("jax", reasons)
 
 
 def _lowered(name: str, platform: str) -> Any:

@@ -58,7 +58,7 @@ def attend(
     form, others, numbers = written(backends, layout, mask, bias, torch.as_tensor)
     like = arrays[0]
     given = None if bias is None else function.brought(bias_array(bias), like)
-    tensors = (*arrays, given, sinks, _seed_tensor(seed, dropout_p))
+    tensors = (*arrays, given, function.brought(sinks, like), _seed_tensor(seed, dropout_p))
     rest = (numbers, *places, scale, softcap, dropout_p, form)
     if not torch.compiler.is_dynamo_compiling() and peek_interpreter_stack() is not None:
         out, lse = TransformedOperator.apply(rest, *tensors, *others)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from regard._arrays import host_integers
 from regard._biases import Bias
-from regard._errors import BackendError
+from regard._choice import no_backend
 from regard._form import Parts, planned
 from regard._lowering import kernel, missing
 from regard._plan import Plan
@@ -76,18 +76,13 @@ def _room(names: Sequence[str], device: torch.device) -> Any:
     for name in names:
         if name == "tiled":
             return function
-        if name != "native":
-            reasons.append(f"{name!r} computes no tensors")
-        elif device.type != "cpu":
-            reasons.append(f"'native' computes on a CPU, these arrays are on {device}")
+        if device.type != "cpu":
+            reasons.append(f"'native' computes on a CPU, these arrays are on {device.type}")
         elif kernel() is None:
             reasons.append(f"'native' {missing}")
         else:
             return native
-    raise BackendError(
-        f"no wanted backend can compute this traced call: {'; '.join(reasons)}. Expected 'native' or 'tiled'. "
-        "Leave backend=None to let regard choose."
-    )
+    raise no_backend("torch", reasons)
 
 
 # PyTorch keeps what is registered with it, and so this memory, longer than the kernel's own objects may live.
