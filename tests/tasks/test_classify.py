@@ -11,11 +11,13 @@ from PIL import Image
 
 import pretrained_folders as folders
 import regard
+from regard import Packed
 from regard._errors import CheckpointError, ConfigError, DataError
 from regard.data.packing import pack_streams
 from regard.data.records import Record
-from regard.nn import consistent, twice, watch
+from regard.nn import TextEncoder, consistent, twice, watch
 from regard.tasks import make_task
+from regard.tasks._classifier import Classifier
 from regard.tasks.classify import Classify
 from regard.training import checkpoints, runs
 from regard.training.progress import Reporter, Silence
@@ -211,7 +213,7 @@ def test_the_loss_is_the_formula(several, smoothing):
     labels = [["x"], ["y", "z"], []] if several else ["x", "z", "y"]
     rows = [{"text": text, "label": label} for text, label in zip(("a", "b c", "d e f"), labels, strict=True)]
     task, records = small_task(Recipe(**SIZES, steps=1, vocabulary=300), rows)
-    model = task.model(Recipe(**SIZES))
+    model = task.model(Recipe(**SIZES)).eval()
     torch.nn.init.normal_(model.head)
     batch = pack_streams(list(task.encode(records)), task.streams)
     scores = model(batch["text"])
@@ -449,12 +451,14 @@ def test_two_passes_are_asked_to_agree_on_labels(request, kind):
             with consistent(coefficient):
                 losses.append(task.loss(model, batch, 0.1))
     torch.manual_seed(1)
-    p, q = model(batch["text"]).chunk(2)
-    if kind == "one":
-        p, q = p.softmax(1), q.softmax(1)
-    else:
-        p, q = (torch.stack([one.sigmoid(), 1 - one.sigmoid()]) for one in (p, q))
-    apart = ((p - q) * (p / q).log()).sum()
+    apart = 0.0
+    for opinion in model.opinions(batch["text"]):
+        p, q = opinion.chunk(2)
+        if kind == "one":
+            p, q = p.softmax(1), q.softmax(1)
+        else:
+            p, q = (torch.stack([one.sigmoid(), 1 - one.sigmoid()]) for one in (p, q))
+        apart = apart + ((p - q) * (p / q).log()).sum()
     assert apart > 0
     torch.testing.assert_close(losses[1], losses[0] / 2 + 2.0 / 4 * apart, rtol=1e-4, atol=1e-5)
 
@@ -480,3 +484,22 @@ def test_a_damaged_picture_of_the_training_data_takes_no_run_away(tmp_path):
         runs.begin(Classify(), recipe, data, good, run, Reporter(None, Silence()), overwrite=True)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert not list(run.rglob(".regard-begin-*"))
+
+
+def test_in_training_attention_and_the_bag_of_ngrams_are_judged_one_by_one():
+    torch.manual_seed(0)
+    encoder = TextEncoder(20, dim=8, heads=2, hidden=8, layers=1)
+    model = Classifier(encoder, 2, labels=3, dropout=0.0, vocabulary=20)
+    torch.nn.init.normal_(model.head)
+    torch.nn.init.normal_(model.ngrams.table)
+    task = make_task("classify")
+    task.labels = ("a", "b", "c")
+    labels = Packed(torch.tensor([0, 2]), np.array([0, 1, 2]))
+    batch = {"labels": labels, "text": Packed(torch.arange(7), np.array([0, 3, 7]))}
+    opinions = model.opinions(batch["text"])
+    assert len(opinions) == 2
+    torch.testing.assert_close(model(batch["text"]), opinions[0] + opinions[1])
+    expected = [F.cross_entropy(one, labels.values, reduction="sum") for one in opinions]
+    torch.testing.assert_close(task.loss(model.train(), batch, 0.0), sum(expected))
+    together = F.cross_entropy(sum(opinions), labels.values, reduction="sum")
+    torch.testing.assert_close(task.loss(model.eval(), batch, 0.0), together)

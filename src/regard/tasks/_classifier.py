@@ -43,8 +43,16 @@ class Classifier(nn.Module):
 
     def forward(self, *inputs: Any) -> Tensor:
         """What the encoder takes, of N sequences, to scores (N, labels), in the weights' own precision."""
+        first, *others = self.opinions(*inputs)
+        return sum(others, first)
+
+    def opinions(self, *inputs: Any) -> list[Tensor]:
+        """The scores of what reads with attention, and of texts those of the bag of n-grams, which training judges one by one.
+
+        Judged by their sum alone, what learns the training data by heart first would leave the other nothing to learn.
+        """
         states: Packed = self.encoder(*inputs)
         with torch.autocast(self.head.device.type, enabled=False):
             pooled = self.norm(self.pool(states.with_values(states.values.to(self.head.dtype))))
             scores = self.dropout(pooled) @ self.head.mT + self.bias
-            return scores if self.ngrams is None else scores + self.ngrams(inputs[0])
+            return [scores] if self.ngrams is None else [scores, self.ngrams(inputs[0])]

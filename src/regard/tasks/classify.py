@@ -168,16 +168,22 @@ class Classify(CountsWords):
         return Classifier(encoder, heads, len(self.labels), dropout, vocabulary)
 
     def loss(self, model: Classifier, batch: dict[str, Packed], smoothing: float) -> Tensor:
-        """Cross-entropy of the labels, summed over examples; of several labels the sum of their binary ones."""
-        scores, labels = self._scores(model, batch), batch["labels"]
+        """Cross-entropy of the labels, summed over examples; of several labels the sum of their binary ones; in training that of every opinion."""
+        given, labels = self._given(batch), batch["labels"]
+        opinions = model.opinions(*given) if model.training else [model(*given)]
         if not self.reader.several:
-            loss = F.cross_entropy(scores, labels.values, label_smoothing=smoothing, reduction="sum")
-            chances = [F.log_softmax(scores, -1)]
+            losses = [
+                F.cross_entropy(scores, labels.values, label_smoothing=smoothing, reduction="sum")
+                for scores in opinions
+            ]
+            chances = [F.log_softmax(scores, -1) for scores in opinions]
         else:
             targets = _targets(labels, len(self.labels)) * (1 - smoothing) + smoothing / 2
-            loss = F.binary_cross_entropy_with_logits(scores, targets, reduction="sum")
-            chances = [F.logsigmoid(scores), F.logsigmoid(-scores)]
-        consistency = asked()
+            losses = [
+                F.binary_cross_entropy_with_logits(scores, targets, reduction="sum") for scores in opinions
+            ]
+            chances = [F.logsigmoid(sign * scores) for scores in opinions for sign in (1, -1)]
+        loss, consistency = torch.stack(losses).sum(), asked()
         return loss if consistency is None else consistency.of_chances(loss, *chances)
 
     def counted(self, batch: dict[str, Packed]) -> int:
@@ -313,9 +319,13 @@ class Classify(CountsWords):
         return size, patches
 
     def _scores(self, model: Classifier, batch: dict[str, Packed]) -> Tensor:
+        scores: Tensor = model(*self._given(batch))
+        return scores
+
+    def _given(self, batch: dict[str, Packed]) -> tuple[Any, ...]:
         if self.reader.input == TEXT:
-            return model(batch["text"])
-        return model(batch["patches"], batch["size"].values.view(-1, 2).numpy())
+            return (batch["text"],)
+        return batch["patches"], batch["size"].values.view(-1, 2).numpy()
 
     def _all_scores(self, model: Classifier, encoded: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
         """Scores (N, labels), computed in batches of examples of like length."""
