@@ -11,13 +11,11 @@ from PIL import Image
 
 import pretrained_folders as folders
 import regard
-from regard import Packed
 from regard._errors import CheckpointError, ConfigError, DataError
 from regard.data.packing import pack_streams
 from regard.data.records import Record
-from regard.nn import TextEncoder, consistent, twice, watch
+from regard.nn import consistent, twice, watch
 from regard.tasks import make_task
-from regard.tasks._classifier import Classifier
 from regard.tasks.classify import Classify
 from regard.training import checkpoints, runs
 from regard.training.progress import Reporter, Silence
@@ -488,18 +486,17 @@ def test_a_damaged_picture_of_the_training_data_takes_no_run_away(tmp_path):
 
 def test_in_training_attention_and_the_bag_of_ngrams_are_judged_one_by_one():
     torch.manual_seed(0)
-    encoder = TextEncoder(20, dim=8, heads=2, hidden=8, layers=1)
-    model = Classifier(encoder, 2, labels=3, dropout=0.0, vocabulary=20)
+    rows = [{"text": "a b", "label": "x"}, {"text": "b c d", "label": "y"}]
+    task, records = small_task(Recipe(**SIZES, steps=1, vocabulary=300), rows)
+    model = task.model(Recipe(**SIZES))
     torch.nn.init.normal_(model.head)
     torch.nn.init.normal_(model.ngrams.table)
-    task = make_task("classify")
-    task.labels = ("a", "b", "c")
-    labels = Packed(torch.tensor([0, 2]), np.array([0, 1, 2]))
-    batch = {"labels": labels, "text": Packed(torch.arange(7), np.array([0, 3, 7]))}
-    opinions = model.opinions(batch["text"])
+    batch = pack_streams(list(task.encode(records)), task.streams)
+    opinions, labels = model.opinions(batch["text"]), batch["labels"].values
     assert len(opinions) == 2
     torch.testing.assert_close(model(batch["text"]), opinions[0] + opinions[1])
-    expected = [F.cross_entropy(one, labels.values, reduction="sum") for one in opinions]
-    torch.testing.assert_close(task.loss(model.train(), batch, 0.0), sum(expected))
-    together = F.cross_entropy(sum(opinions), labels.values, reduction="sum")
+    one_by_one = sum(F.cross_entropy(one, labels, reduction="sum") for one in opinions)
+    together = F.cross_entropy(sum(opinions), labels, reduction="sum")
+    torch.testing.assert_close(task.loss(model.train(), batch, 0.0), one_by_one)
     torch.testing.assert_close(task.loss(model.eval(), batch, 0.0), together)
+    assert (one_by_one - together).abs() > 0.01
