@@ -127,7 +127,6 @@ def in_float64(model):
 
 
 class InFloat64(TorchFunctionMode):
-
     def __torch_function__(self, function, types, args=(), kwargs=None):
         function = torch.Tensor.double if function is torch.Tensor.float else function
         args = [torch.float64 if one is torch.float32 else one for one in args]
