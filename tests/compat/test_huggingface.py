@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from torch.overrides import TorchFunctionMode
 
 from regard import ConfigError
 from regard.compat.huggingface import register, unpadded
@@ -67,8 +68,8 @@ def made(name, implementation, **changes):
     return model.double() if name in EXACT else model
 
 
-def inputs_of(name, mask):
-    generator = torch.Generator().manual_seed(1)
+def inputs_of(name, mask, seed=1):
+    generator = torch.Generator().manual_seed(seed)
     if name == "ViT":
         return {"pixel_values": torch.randn(3, 3, 8, 8, generator=generator)}
     ids = torch.randint(1, 50, (3, 7), generator=generator)
@@ -112,18 +113,74 @@ def test_models_give_what_they_give(name, mask):
                 torch.testing.assert_close(grad, weights[key], atol=tolerance * largest, rtol=10 * tolerance)
 
 
+def in_float64(model):
+    """The model without float32 anywhere: some models' norms, softmax and rotary angles ask for it by name."""
+    model = model.double()
+    forward = model.forward
+
+    def called(**inputs):
+        with InFloat64():
+            return forward(**inputs)
+
+    model.forward = called
+    return model
+
+
+class InFloat64(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        function = torch.Tensor.double if function is torch.Tensor.float else function
+        args = [torch.float64 if one is torch.float32 else one for one in args]
+        options = {key: torch.float64 if one is torch.float32 else one for key, one in (kwargs or {}).items()}
+        found = function(*args, **options)
+        if any(getattr(one, "dtype", None) is torch.float64 for one in args):
+            assert getattr(found, "dtype", None) is not torch.float32
+        return found
+
+
+def results(model, name, mask, seeds=range(4)):
+    """The states of several batches, and the gradients of all weights, in float64: names to numbers."""
+    found = {}
+    for seed in seeds:
+        inputs = inputs_of(name, mask, seed)
+        dtype = next(model.parameters()).dtype
+        inputs = {
+            key: one.to(dtype) if torch.is_tensor(one) and one.is_floating_point() else one
+            for key, one in inputs.items()
+        }
+        states, grads = outcome(model, inputs, None if "decoder_input_ids" in inputs else mask)
+        for key, one in {"states": states, **grads}.items():
+            if one is not None:
+                found.setdefault(key, []).append(one.double())
+    return {key: torch.stack(parts) for key, parts in found.items()}
+
+
+@pytest.mark.parametrize("mask", ["none", "right", "left"])
 @pytest.mark.parametrize("name", ["Bert", "Bart", "T5", "Llama", "ViT"])
-def test_errors_are_those_of_the_precision(name):
-    """In float32 within twice eager's own error, against eager in float64."""
-    inputs = inputs_of(name, MASKS["right"])
-    keep = None if "decoder_input_ids" in inputs or name == "ViT" else MASKS["right"]
-    wide = {key: one.double() if one.is_floating_point() else one for key, one in inputs.items()}
-    exact, _ = outcome(made(name, "eager").double(), wide, keep)
-    errors = [
-        float((outcome(made(name, implementation).float(), inputs, keep)[0].double() - exact).abs().max())
-        for implementation in ("eager", "regard")
-    ]
-    assert errors[1] <= 2 * errors[0]
+def test_errors_are_those_of_the_precision(name, mask):
+    """States and gradients of float32 are within twice eager's own errors, against eager in float64.
+
+    Errors are root mean squares: the largest of a bias' few is a matter of luck.
+    """
+    if name == "ViT" and mask != "none":
+        pytest.skip("pictures have no padding")
+    mask = MASKS[mask]
+    exact = results(in_float64(made(name, "eager")), name, mask)
+    models = {way: made(name, way).float() for way in ("eager", "regard")}
+    if name != "T5":
+        models["unpadded"] = unpadded(made(name, "eager").float())
+    errors = {
+        way: {
+            key: float((one - exact[key]).square().mean().sqrt())
+            for key, one in results(model, name, mask).items()
+        }
+        for way, model in models.items()
+    }
+    eager = errors.pop("eager")
+    assert eager["states"] > 0
+    for way, ours in errors.items():
+        assert ours.keys() == eager.keys() == exact.keys()
+        worse = {key: (error, eager[key]) for key, error in ours.items() if not error <= 2 * eager[key]}
+        assert not worse, (way, worse)
 
 
 @pytest.mark.parametrize("name", ["Bert", "Llama", "Bart"])

@@ -12,6 +12,7 @@ import pytest
 from regard._attention import BACKENDS
 
 FOLDER = Path(__file__).parent
+MORE = {"torch": [str(FOLDER.parent / "check" / "test_keras.py")]}
 
 
 # PyTorch's process runs the same tests as NumPy's, and one more.
@@ -23,6 +24,7 @@ SLOW = {"numpy"}
 )
 def test_all_tests_pass_on(backend):
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(FOLDER)]
+    command += MORE.get(backend, [])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     result = subprocess.run(
         command, env=environment | {"KERAS_BACKEND": backend}, capture_output=True, text=True, check=False
