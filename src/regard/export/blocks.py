@@ -58,11 +58,10 @@ def block_to_onnx(block: EncoderBlock | DecoderBlock, path: Path | str, *, mask:
     graph = LayerGraph("decoder_block" if decodes else "encoder_block")
     x = graph.input("x", np.float32, ["batch", "length", dim])
     lengths = graph.input("lengths", np.int64, ["batch"])
-    context = context_of(graph, block.context_attention) if isinstance(block, DecoderBlock) else None
-
     inside = graph.norm(x, dim, block.attention_norm.eps)
     x = graph.add("Add", x, attended(graph, block.attention, inside, lengths, window))
-    if context is not None:
+    if isinstance(block, DecoderBlock):
+        context = context_of(graph, block.context_attention)
         inside = graph.norm(x, dim, block.context_norm.eps)
         x = graph.add("Add", x, attended_to(graph, block.context_attention, inside, *context))
     inside = project(graph, graph.norm(x, dim, block.feed_forward_norm.eps), block.feed_forward.gate_up)
