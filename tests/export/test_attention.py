@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx.reference import ReferenceEvaluator
 
+from graphs import compare, padded
 from regard import Causal, Lengths, Packed, Window
 from regard._errors import ConfigError
 from regard.export import attention_to_onnx
@@ -21,26 +21,6 @@ LAYERS = {
     "concat": ({"combine": "concat", "qk_norm": True}, Causal()),
 }
 LENGTHS = [5, 1, 7]
-
-
-def runner(path, name):
-    if name == "reference":
-        return ReferenceEvaluator(onnx.load(path)).run
-    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: make install")
-    return runtime.InferenceSession(path, providers=["CPUExecutionProvider"]).run
-
-
-def padded(packed, junk):
-    out = np.full((len(packed), max(packed.lengths), packed.values.shape[-1]), junk, np.float32)
-    for row, part in zip(out, packed.unpack(), strict=True):
-        row[: len(part)] = part
-    return out
-
-
-def compare(path, program, inputs, expected):
-    (found,) = runner(path, program)(None, inputs)
-    for row, part in zip(found, expected.unpack(), strict=True):
-        np.testing.assert_allclose(row[: len(part)], part.numpy(), atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("program", ["runtime", "reference"])
@@ -61,14 +41,15 @@ def test_self_attention(tmp_path, name, program):
 
 @pytest.mark.parametrize("program", ["runtime", "reference"])
 @pytest.mark.parametrize("options", [{}, {"kv_heads": 2, "qk_norm": True, "bias": True, "context_dim": 10}])
+@pytest.mark.parametrize("lengths", [(2, 9, 4), (1, 1, 1), (0, 3, 1)])
 @torch.no_grad()
-def test_cross_attention(tmp_path, options, program):
+def test_cross_attention(tmp_path, lengths, options, program):
     torch.manual_seed(0)
     layer = CrossAttention(16, heads=4, **options)
     path = attention_to_onnx(layer, str(tmp_path / "layer.onnx"))
     x = Packed.pack([torch.randn(length, 16) for length in LENGTHS])
-    context = Packed.pack([torch.randn(length, options.get("context_dim", 16)) for length in (2, 9, 4)])
-    inputs = {"x": padded(x, 3.0), "context": padded(context, 5.0), "context_lengths": np.array([2, 9, 4])}
+    context = Packed.pack([torch.randn(length, options.get("context_dim", 16)) for length in lengths])
+    inputs = {"x": padded(x, 3.0), "context": padded(context, 5.0), "context_lengths": np.array(lengths)}
     compare(path, program, inputs, layer(x, context))
 
 

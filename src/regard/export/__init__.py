@@ -9,6 +9,7 @@ from typing import Any
 from regard._errors import ConfigError, nearest
 
 FORMATS = {"ctranslate2": "CTranslate2, a C++ runtime for translation", "onnx": "ONNX Runtime and its like"}
+LAYERS = {"attention_to_onnx": "attention", "block_to_onnx": "blocks"}  # what writes a layer, and its file
 
 
 def export(predictor: Any, to: str, folder: Path) -> list[Path]:
@@ -40,6 +41,6 @@ def export(predictor: Any, to: str, folder: Path) -> list[Path]:
 
 def __getattr__(name: str) -> Any:
     # Layers bring PyTorch along, which the list of formats does without.
-    if name == "attention_to_onnx":
-        return importlib.import_module("regard.export.attention").attention_to_onnx
+    if name in LAYERS:
+        return getattr(importlib.import_module(f"regard.export.{LAYERS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

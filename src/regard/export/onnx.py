@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from regard.export._graph import Graph
+from regard.export._layers import LayerGraph
 from regard.export.files import TOKENIZER, needed, prepare
 from regard.export.weights import EPSILON, ROTARY_BASE, Weights
 
@@ -50,10 +50,9 @@ class _Blocks:
     """What both graphs are made of; tokens are (batch, length, dim)."""
 
     def __init__(self, name: str, weights: Weights, table: Any) -> None:
-        self.graph, self.weights = Graph(name), weights
+        self.graph, self.weights = LayerGraph(name), weights
         self.shape, self.head_dim = weights.shape, weights.head_dim
         self.table = self.graph.constant(table, np.float32)
-        self.wide = self.graph.constant(np.ones(self.shape.dim), np.float32)
 
     def embedded(self, tokens: str) -> str:
         """Token ids (batch, length) to the scaled embeddings."""
@@ -62,52 +61,30 @@ class _Blocks:
 
     def norm(self, x: str) -> str:
         """The norm of a token."""
-        return self.graph.add("RMSNormalization", x, self.wide, axis=-1, epsilon=EPSILON)
+        return self.graph.norm(x, self.shape.dim, EPSILON)
 
     def norm_of_heads(self, x: str) -> str:
         """The norm of each head of a token, or nothing where the model has none."""
         if not self.shape.qk_norm:
             return x
-        add, graph = self.graph.add, self.graph
-        heads = add("Reshape", x, graph.constant([0, 0, self.shape.heads, self.head_dim]))
-        gain = graph.constant(np.ones(self.head_dim), np.float32)
-        normed = add("RMSNormalization", heads, gain, axis=-1, epsilon=EPSILON)
-        return add("Reshape", normed, graph.constant([0, 0, self.shape.dim]))
+        return self.graph.norm_of_heads(x, self.shape.heads, self.head_dim, EPSILON)
 
     def linear(self, x: str, name: str, outputs: int, inputs: int) -> str:
         """The product with a weight of the model."""
-        weight = self.weights.take(name, outputs, inputs)
-        return self.graph.add("MatMul", x, self.graph.constant(weight.T, np.float32))
+        return self.graph.linear(x, self.weights.take(name, outputs, inputs))
 
     def turns(self, tokens: str, start: str | None = None) -> tuple[str, str]:
-        """Cosines and sines (batch, length, head size / 2) of the positions of the tokens, in float64 until then."""
-        add, graph = self.graph.add, self.graph
-        axis, kinds = graph.constant([0]), graph.onnx.TensorProto
-        length = graph.add("Shape", tokens, start=1, end=2)
-        zero, one = graph.constant(0), graph.constant(1)
-        position = add("Range", zero, add("Squeeze", length, axis), one)
-        if start is not None:
-            position = add("Add", position, start)
-        pair = np.arange(0, self.head_dim, 2)
-        speed = graph.constant(ROTARY_BASE ** (-pair / self.head_dim), np.float64)
-        wide = add("Cast", position, to=kinds.DOUBLE)
-        angle = add("Mul", add("Unsqueeze", wide, graph.constant([-1])), speed)
-        sizes = add("Concat", graph.add("Shape", tokens), graph.constant([self.head_dim // 2]), axis=0)
-        cosine, sine = (
-            add("Expand", add("Cast", add(name, angle), to=kinds.FLOAT), sizes) for name in ("Cos", "Sin")
-        )
-        return cosine, sine
-
-    def turned(self, x: str, turns: tuple[str, str]) -> str:
-        """Heads turned by their positions."""
-        return self.graph.add("RotaryEmbedding", x, *turns, interleaved=1, num_heads=self.shape.heads)
+        """Cosines and sines of the positions of the tokens."""
+        return self.graph.turns(tokens, self.head_dim, ROTARY_BASE, start)
 
     def own(self, x: str, name: str, turns: tuple[str, str]) -> tuple[str, str, str]:
         """Queries, keys and values of self-attention."""
         dim = self.shape.dim
         projected = self.linear(self.norm(x), f"{name}.attention.query_key_value.weight", 3 * dim, dim)
         query, key, value = self.graph.add_several("Split", 3, projected, axis=-1, num_outputs=3)
-        query, key = (self.turned(self.norm_of_heads(one), turns) for one in (query, key))
+        query, key = (
+            self.graph.turned(self.norm_of_heads(one), turns, self.shape.heads) for one in (query, key)
+        )
         return query, key, value
 
     def attention(self, outputs: int, *inputs: str) -> list[str]:
@@ -122,21 +99,10 @@ class _Blocks:
 
     def fed_forward(self, x: str, name: str) -> str:
         """The second half of a block."""
-        add, dim, hidden = self.graph.add, self.shape.dim, self.shape.hidden
+        dim, hidden = self.shape.dim, self.shape.hidden
         both = self.linear(self.norm(x), f"{name}.feed_forward.gate_up.weight", 2 * hidden, dim)
-        gate, up = self.graph.add_several("Split", 2, both, axis=-1, num_outputs=2)
-        inside = add("Mul", add("Mul", gate, add("Sigmoid", gate)), up)
-        return add("Add", x, self.linear(inside, f"{name}.feed_forward.down.weight", dim, hidden))
-
-    def within(self, lengths: str, keys: str, queries: str) -> str:
-        """A mask (sentences, 1, queries, keys): keys of padding are seen by nobody. ONNX Runtime wants every query named."""
-        add, graph = self.graph.add, self.graph
-        size = add("Squeeze", add("Shape", keys, start=1, end=2), graph.constant([0]))
-        position = add("Range", graph.constant(0), size, graph.constant(1))
-        inside = add("Less", position, add("Unsqueeze", lengths, graph.constant([1])))
-        one, rows = graph.constant([1]), add("Shape", queries, start=1, end=2)
-        sizes = add("Concat", one, one, rows, one, axis=0)
-        return add("Expand", add("Unsqueeze", inside, graph.constant([1, 2])), sizes)
+        down = self.linear(self.graph.gated(both), f"{name}.feed_forward.down.weight", dim, hidden)
+        return self.graph.add("Add", x, down)
 
 
 class _Encoder(_Blocks):
@@ -145,7 +111,7 @@ class _Encoder(_Blocks):
         graph, dim = self.graph, self.shape.dim
         source = graph.input("source", np.int64, ["sentences", "source_length"])
         lengths = graph.input("lengths", np.int64, ["sentences"])
-        mask, turns, x = self.within(lengths, source, source), self.turns(source), self.embedded(source)
+        mask, turns, x = graph.within(lengths, source, source), self.turns(source), self.embedded(source)
         for number in range(self.shape.encoder_layers):
             name = f"encoder.blocks.{number}"
             (found,) = self.attention(1, *self.own(x, name, turns), mask)
@@ -175,7 +141,7 @@ class _Decoder(_Blocks):
         )
         written = graph.add("Shape", pasts[0][0], start=2, end=3)
         causal, turns = self._causal(written), self.turns(self.tokens, written)
-        context_mask = graph.add("Gather", self.within(lengths, contexts[0][0], self.tokens), self.sources)
+        context_mask = graph.add("Gather", graph.within(lengths, contexts[0][0], self.tokens), self.sources)
         x = self.embedded(self.tokens)
         for number in layers:
             name = f"decoder.blocks.{number}"
