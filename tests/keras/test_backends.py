@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from regard._attention import BACKENDS
+from regard._choice import BACKENDS
 
 FOLDER = Path(__file__).parent
 MORE = {"torch": [str(FOLDER.parent / "check" / "test_keras.py")]}
