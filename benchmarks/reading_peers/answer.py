@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reading_peers.models import Sizes, reader
-from reading_peers.rows import Ids, ids, mask, parts, stacked
+from reading_peers.rows import Ids, batch, ids, parts
 from reading_peers.source import Source, some
 from regard.data.passages import covering_pieces, window_starts
 from regard.data.records import Record
@@ -63,8 +63,8 @@ class Answers:
     def loss(self, model: Any, numbers: Sequence[int]) -> Tensor:
         """The mean over windows of that of start and end."""
         starts, ends = torch.tensor([self.golds[number] for number in numbers]).T
-        batch = self._batch([self.rows[number] for number in numbers])
-        loss: Tensor = model(**batch, start_positions=starts, end_positions=ends).loss
+        given = batch(self.vocabulary, [self.rows[number] for number in numbers])
+        loss: Tensor = model(**given, start_positions=starts, end_positions=ends).loss
         return loss
 
     def dev_score(self, model: Any) -> float:
@@ -82,7 +82,7 @@ class Answers:
             owners += [number] * len(found)
         best = [(-np.inf, 0, 0)] * len(records)
         for part in parts([len(row.ids) for row in rows], PREDICTED):
-            out = model(**self._batch([rows[number] for number in part]))
+            out = model(**batch(self.vocabulary, [rows[number] for number in part]))
             starts, ends = out.start_logits.float().numpy(), out.end_logits.float().numpy()
             for place, number in enumerate(part):
                 row = rows[number]
@@ -124,11 +124,6 @@ class Answers:
         if not row.start <= first <= last < row.start + row.size:
             return 0, 0
         return row.begin + first - row.start, row.begin + last - row.start
-
-    def _batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        column = [row.ids for row in rows]
-        types = {"token_type_ids": stacked([row.types for row in rows], 0)} if self.vocabulary.typed else {}
-        return {"input_ids": stacked(column, self.vocabulary.pad), "attention_mask": mask(column), **types}
 
 
 def best_span(starts: NDArray[np.floating], ends: NDArray[np.floating]) -> tuple[float, int, int]:

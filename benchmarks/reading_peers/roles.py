@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from reading_peers.models import Sizes, reader
-from reading_peers.rows import Ids, ids, mask, parts, stacked
+from reading_peers.rows import Ids, batch, ids, parts, stacked
 from reading_peers.source import Source, some
 from regard.data.records import Record
 from regard.data.spelling import Spelling
@@ -76,7 +76,7 @@ class Roles:
         for row, number in zip(rows, numbers, strict=True):
             labels.append(np.full(len(row.ids), IGNORED, np.int32))
             labels[-1][row.firsts] = self.labels[number][: len(row.firsts)]
-        loss: Tensor = model(**self._batch(rows), labels=stacked(labels, IGNORED)).loss
+        loss: Tensor = model(**batch(self.vocabulary, rows), labels=stacked(labels, IGNORED)).loss
         return loss
 
     def dev_score(self, model: Any) -> float:
@@ -91,7 +91,7 @@ class Roles:
         scores: list[Any] = [None] * len(rows)
         for part in parts([len(row.ids) for row in rows], PREDICTED):
             chosen = [rows[number] for number in part]
-            logits = model(**self._batch(chosen)).logits.float().log_softmax(-1)
+            logits = model(**batch(self.vocabulary, chosen)).logits.float().log_softmax(-1)
             for number, row, found in zip(part, chosen, logits, strict=True):
                 scores[number] = found[torch.from_numpy(row.firsts).long()].numpy()
         sentences = [self.task.input_of(record) for record in records]
@@ -133,11 +133,6 @@ class Roles:
         """What stands around a predicate."""
         before, behind = self.vocabulary.marks
         return [before], [behind]
-
-    def _batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        column = [row.ids for row in rows]
-        types = {"token_type_ids": stacked([row.types for row in rows], 0)} if self.vocabulary.typed else {}
-        return {"input_ids": stacked(column, self.vocabulary.pad), "attention_mask": mask(column), **types}
 
 
 def _filled(scores: Any, words: int) -> Any:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from reading_peers.vocabulary import Vocabulary
 
 Ids = NDArray[np.int32]
 
@@ -29,6 +32,13 @@ def mask(rows: Sequence[Ids]) -> Tensor:
     """(rows, longest): 1 where a row is, 0 where it is padded."""
     lengths = torch.tensor([len(row) for row in rows])
     return (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+
+
+def batch(vocabulary: Vocabulary, rows: Sequence[Any]) -> dict[str, Tensor]:
+    """What a model of the vocabulary is given of rows that have `ids` and `types`."""
+    column = [row.ids for row in rows]
+    types = {"token_type_ids": stacked([row.types for row in rows], 0)} if vocabulary.typed else {}
+    return {"input_ids": stacked(column, vocabulary.pad), "attention_mask": mask(column), **types}
 
 
 def parts(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

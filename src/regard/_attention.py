@@ -10,20 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from regard._arrays import broadcast, device_of, dtype_name, entry_of, host_array, host_integers, reshaped
+from regard._arrays import broadcast, device_of, entry_of, host_array, host_integers, reshaped
 from regard._aux import Aux, AuxOutput, TopK
 from regard._biases import Bias, DenseBias
 from regard._checks import (
+    check_boolean,
     check_frameworks,
     check_over_sequences,
     check_packed,
+    check_seed,
     check_sinks,
     checked_forms,
     refuse_packed_arguments,
     unpacked,
 )
 from regard._choice import foreign, no_backend, wanted_names
-from regard._errors import RegardError, ShapeError
+from regard._errors import ShapeError
 from regard._lowering import beyond_limits, kernel, missing
 from regard._masks import Dense, Mask
 from regard._packed import Packed
@@ -212,10 +214,7 @@ def lower(
     checked_forms(query.shape, query.dtype, key.shape, key.dtype, value.shape, value.dtype)
     if sinks is not None:
         check_sinks(sinks, query.shape[-2])
-    if dropout_p and seed is None:
-        raise RegardError(
-            f"dropout needs a seed. Received dropout_p={dropout_p} and seed=None; pass seed=<an integer>."
-        )
+    check_seed(dropout_p, seed)
     leading: tuple[int, ...] | None = None
     if cu_seqlens_q is not None:
         check_packed(query, key, mask, bias)
@@ -321,11 +320,7 @@ def _run_torch(call: Call, name: str, aux: Aux | None) -> tuple[Any, AuxOutput |
 
 def _dense(mask: Any, bias: Any, leading: tuple[int, ...]) -> tuple[Mask | None, Bias | None]:
     if mask is not None and not isinstance(mask, Mask):
-        if "bool" not in str(getattr(mask, "dtype", None)):
-            raise RegardError(
-                f"mask must be a Mask or a boolean array, True = may attend. Received {dtype_name(mask)}; "
-                "pass numbers that are added to the scores as bias."
-            )
+        check_boolean(mask)
         mask = Dense(_over_sequences(mask, leading, "mask"))
     if bias is not None and not isinstance(bias, Bias):
         bias = DenseBias(_over_sequences(bias, leading, "bias"))

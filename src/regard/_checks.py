@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from regard._arrays import dtype_name, framework_name, framework_of, host_integers, is_traced
+from regard._aux import Aux
 from regard._biases import Bias
 from regard._errors import RegardError, ShapeError
 from regard._masks import Mask
@@ -72,6 +73,36 @@ def check_sinks(sinks: Any, heads: int) -> None:
     if tuple(sinks.shape) != (heads,):
         raise ShapeError(f"sinks must have shape (H,) = ({heads},). Received {tuple(sinks.shape)}.")
     _check_floats("sinks", sinks)
+
+
+def check_seed(dropout_p: float, seed: Any) -> None:
+    """Raise where there is dropout and nothing that decides it."""
+    if dropout_p and seed is None:
+        raise RegardError(
+            f"dropout needs a seed. Received dropout_p={dropout_p} and seed=None; pass seed=<an integer>."
+        )
+
+
+def check_boolean(mask: Any) -> None:
+    """Raise unless an array that is to be a mask holds truth values."""
+    if "bool" not in str(getattr(mask, "dtype", None)):
+        raise RegardError(
+            f"mask must be a Mask or a boolean array, True = may attend. Received {dtype_name(mask)}; "
+            "pass numbers that are added to the scores as bias."
+        )
+
+
+def asks_for_weights(aux: Aux) -> bool:
+    """Whether more is asked for than the lse."""
+    return aux.rows is not None or aux.topk is not None or aux.key_sums
+
+
+def hidden_weights() -> RegardError:
+    """What is raised where weights are asked for and a tracer hides the arrays."""
+    return RegardError(
+        "under a tracer, return_aux gives the lse alone. Received a request for rows, topk or key_sums; "
+        "ask for them outside the traced function."
+    )
 
 
 def _check_floats(name: str, array: Any) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from broken_pictures import png_of_size
 from regard.cli import main
 
 PASSAGE = {"context": "Ada wrote the notes. Bob read them.", "question": "Who wrote?"}
@@ -127,18 +126,6 @@ def test_labels_that_training_never_saw(refused, regard_command, trained_on, tmp
     check(message, path, 2, "the label 'stone' was never seen", "animal", "plant")
     path = write(tmp_path / "roles.jsonl", [{**ROLES, "roles": ["B-ARG9", "I-ARG9", "B-V", "O"]}])
     assert "unseen ARG9" in regard_command("evaluate", trained_on("roles", [ROLES] * 4), "--data", path).out
-
-
-def png_of_size(width, height):
-    """The head of a PNG that claims a size, and no more."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    )
 
 
 PICTURES = {

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from broken_pictures import png_of_size
 from regard._errors import DataError
 from regard.data import pictures
 from regard.data.pictures import load_picture, picture_name, picture_size
@@ -21,18 +20,6 @@ def saved(tmp_path, image, name="a.png", **options):
     path = tmp_path / name
     image.save(path, **options)
     return str(path)
-
-
-def png_of_size(width, height):
-    """The head of a PNG that claims a size, and no more."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    )
 
 
 def test_a_file_an_array_and_an_image_are_the_same_picture(tmp_path):

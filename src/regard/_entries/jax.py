@@ -15,16 +15,18 @@ from regard._arrays import broadcast, host_array
 from regard._attention import Call, _dense, choose, finished, lower
 from regard._aux import Aux, AuxOutput, TopK
 from regard._checks import (
+    asks_for_weights,
     check_frameworks,
     check_layout,
     check_packed,
+    check_seed,
     check_sinks,
     checked_forms,
+    hidden_weights,
     refuse_packed_arguments,
     unpacked,
 )
 from regard._choice import served_names
-from regard._errors import RegardError
 from regard._form import bias_array, written
 from regard._lowering import kernel
 from regard._packed import Packed
@@ -117,10 +119,7 @@ class _Given:
         checked_forms(query.shape, query.dtype, key.shape, key.dtype, value.shape, value.dtype)
         check_sinks(sinks, query.shape[-2])
         check_layout(self.layout)
-        if numbers["dropout_p"] and seed is None:
-            raise RegardError(
-                f"dropout needs a seed. Received dropout_p={numbers['dropout_p']} and seed=None; pass seed=<an integer>."
-            )
+        check_seed(numbers["dropout_p"], seed)
         if self.layout[0] is not None:
             check_packed(query, key, self.mask, self.bias)
         else:
@@ -192,13 +191,10 @@ def _host_arrays(call: Call) -> tuple[Any, Any, Any, Any, Any, Any]:
 
 def _looked(given: _Given, call: Call | None, lse: Any, aux: Aux) -> AuxOutput:
     """What `aux` asks for, in the call's form."""
-    if aux.rows is None and aux.topk is None and not aux.key_sums:
+    if not asks_for_weights(aux):
         return AuxOutput(lse=lse if aux.lse else None)
     if call is None or _is_hidden(given.arrays, given.bias, call.sinks):
-        raise RegardError(
-            "under a tracer, return_aux gives the lse alone. Received a request for rows, topk or key_sums; "
-            "ask for them outside the traced function."
-        )
+        raise hidden_weights()
     from regard.backends import native, reference
 
     room = native if kernel() is not None else reference

@@ -14,16 +14,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from regard._arrays import device_of, dtype_name
+from regard._arrays import device_of
 from regard._attention import lower
 from regard._aux import Aux, AuxOutput
 from regard._biases import Bias, DenseBias
 from regard._checks import (
+    asks_for_weights,
+    check_boolean,
     check_layout,
     check_over_sequences,
     check_packed,
+    check_seed,
     check_sinks,
     checked_forms,
+    hidden_weights,
     refuse_packed_arguments,
     unpacked,
 )
@@ -62,10 +66,7 @@ def attend(
     offsets = query.offsets if isinstance(query, Packed) else None
     (query, key, value), cu_seqlens_q, cu_seqlens_k = unpacked(query, key, value, cu_seqlens_q, cu_seqlens_k)
     _check(query, key, value, sinks, return_aux)
-    if dropout_p and seed is None:
-        raise RegardError(
-            f"dropout needs a seed. Received dropout_p={dropout_p} and seed=None; pass seed=<an integer>."
-        )
+    check_seed(dropout_p, seed)
     if cu_seqlens_q is not None:
         check_packed(query, key, mask, bias)
     else:
@@ -225,11 +226,8 @@ def _check(query: Any, key: Any, value: Any, sinks: Any, aux: Aux | None) -> Non
         forms += [tuple(shape), np.dtype(array.dtype.as_numpy_dtype)]
     checked_forms(*forms)
     check_sinks(sinks, query.shape[-2])
-    if aux is not None and (aux.rows is not None or aux.topk is not None or aux.key_sums):
-        raise RegardError(
-            "under a tracer, return_aux gives the lse alone. Received a request for rows, topk or key_sums; "
-            "ask for them outside the traced function."
-        )
+    if aux is not None and asks_for_weights(aux):
+        raise hidden_weights()
 
 
 def _chosen(query: Any, names: Sequence[str]) -> str:
@@ -267,11 +265,7 @@ def _over_leading(query: Any, key: Any, mask: Any, bias: Any) -> tuple[Any, Mask
         leading = tuple(size if size is not None else whole[axis] for axis, size in enumerate(joined))
         query = tf.broadcast_to(query, (*leading, *q_sizes[-3:]))
     if mask is not None and not isinstance(mask, Mask):
-        if "bool" not in str(getattr(mask, "dtype", None)):
-            raise RegardError(
-                f"mask must be a Mask or a boolean array, True = may attend. Received {dtype_name(mask)}; "
-                "pass numbers that are added to the scores as bias."
-            )
+        check_boolean(mask)
         mask = Dense(_over_sequences(mask, leading, "mask"))
     if bias is not None and not isinstance(bias, Bias):
         bias = DenseBias(_over_sequences(bias, leading, "bias"))

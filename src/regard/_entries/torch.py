@@ -10,16 +10,18 @@ import torch
 from regard._attention import _dense
 from regard._aux import Aux, AuxOutput
 from regard._checks import (
+    asks_for_weights,
     check_frameworks,
     check_layout,
     check_packed,
+    check_seed,
     check_sinks,
     checked_forms,
+    hidden_weights,
     refuse_packed_arguments,
     unpacked,
 )
 from regard._choice import served_names
-from regard._errors import RegardError
 from regard._packed import Packed, register_pytree
 from regard._plan import check_leading, check_numbers
 from regard.backends.torch import operator
@@ -52,10 +54,7 @@ def attend(
     (query, key, value), cu_seqlens_q, cu_seqlens_k = unpacked(query, key, value, cu_seqlens_q, cu_seqlens_k)
     check_frameworks(query, key, value, bias, sinks)
     _check(query, key, value, sinks, return_aux)
-    if dropout_p and seed is None:
-        raise RegardError(
-            f"dropout needs a seed. Received dropout_p={dropout_p} and seed=None; pass seed=<an integer>."
-        )
+    check_seed(dropout_p, seed)
     check_numbers(query.shape[-2], key.shape[-2], softcap, dropout_p)
     rows, places = query.shape[:-2], ((), ())
     if cu_seqlens_q is not None:
@@ -83,11 +82,8 @@ def _check(query: Any, key: Any, value: Any, sinks: Any, aux: Aux | None) -> Non
     # Past its memory: symbolic sizes have no hash.
     checked_forms.__wrapped__(query.shape, query.dtype, key.shape, key.dtype, value.shape, value.dtype)
     check_sinks(sinks, query.shape[-2])
-    if aux is not None and (aux.rows is not None or aux.topk is not None or aux.key_sums):
-        raise RegardError(
-            "under a tracer, return_aux gives the lse alone. Received a request for rows, topk or key_sums; "
-            "ask for them outside the traced function."
-        )
+    if aux is not None and asks_for_weights(aux):
+        raise hidden_weights()
 
 
 def _flat(array: Any) -> Any:

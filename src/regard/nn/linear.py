@@ -48,7 +48,7 @@ def in_bfloat16() -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Whether the CPU has instructions for products of bfloat16; where it has none, PyTorch's take thirty times as long as float32's."""
+    """Whether the CPU has instructions for products of bfloat16; where it has none, PyTorch's take many times as long as float32's."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
