@@ -187,12 +187,12 @@ def test_scores_are_those_of_plain_counting(one):
         predictor.task.score(found[:1], [Record({"sentence": "a", "kind": "rock"}, "test", 1)])
 
 
-def test_the_temperature_is_fitted_and_kept(one, many):
+def test_the_temperatures_are_fitted_and_kept(one, many):
     for folder in (one, many):
         predictor = regard.load(folder)
         tensors = checkpoints.read_tensors(folder / "model.safetensors")
-        assert float(tensors["temperature"]) != 1.0
-        assert float(predictor.model.temperature) == float(tensors["temperature"])
+        assert (tensors["temperatures"] != 1.0).all()
+        assert predictor.model.temperatures.tolist() == tensors["temperatures"].tolist()
     assert 0 < float(tensors["threshold"]) < 1
 
 

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+from unittest import mock
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
+import ways
+from regard._lowering import kernel
 from regard.nn import CrossAttention, EncoderDecoder, SelfAttention, Shape
+from regard.training import muon
 from regard.training.muon import (
+    COEFFICIENTS,
+    MARGIN,
     Muon,
     _height,
     _stacked,
@@ -36,6 +46,39 @@ def test_singular_vectors_stay(shape):
     off = inside - inside.diag().diag()
     assert off.abs().max() < 0.05
     assert inside.diag().min() > 0.4
+
+
+def by_singular_values(matrix):
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    values = values / np.sqrt(np.sqrt((values**4).sum()) * MARGIN)
+    for a, b, c in COEFFICIENTS:
+        values = a * values + b * values**3 + c * values**5
+    return left * values @ right
+
+
+SIDES = st.sampled_from([1, 2, 5, 23, 24, 25, 31, 32, 48, 70, 128])
+
+
+@given(
+    shape=st.tuples(st.integers(0, 3), SIDES, SIDES), size=st.sampled_from([1e-8, 1.0, 1e6]),
+    way=st.sampled_from(["plain", *ways.INSTRUCTION_SETS]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_every_way_is_the_polynomial_of_the_singular_values(shape, size, way, seed):
+    torch.manual_seed(seed)
+    matrices = torch.randn(shape) * size
+    expected = np.array([by_singular_values(one) for one in matrices.double().numpy()]).reshape(shape)
+    np.testing.assert_allclose(orthogonal(matrices.double()).numpy(), expected, atol=1e-9)
+    with ways.used(way), mock.patch.object(muon, "is_fused", lambda x: way != "plain"):
+        np.testing.assert_allclose(orthogonal(matrices).numpy(), expected, atol=3e-3)
+
+
+@pytest.mark.skipif(kernel() is None, reason="there is no kernel")
+def test_results_of_the_kernel_do_not_depend_on_threads():
+    matrices = torch.randn(5, 40, 70)
+    with mock.patch.object(muon, "threads", lambda: 1):
+        alone = orthogonal(matrices)
+    with mock.patch.object(muon, "threads", lambda: 3):
+        assert torch.equal(orthogonal(matrices), alone)
 
 
 def test_a_zero_gradient_is_no_direction():

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: one temperature for all scores, and the threshold of several labels at once.
+"""Probabilities that mean what they say: a temperature for each opinion whose scores are added, and the threshold of several labels at once.
 
 Sources: Guo et al. 2017, "On Calibration of Modern Neural Networks" (temperature); Platt 1999, "Probabilistic Outputs for
 Support Vector Machines" (targets just short of certain).
@@ -13,51 +13,64 @@ Floats = NDArray[np.float64]
 COLDEST, HOTTEST = 0.02, 50.0
 
 
-def fit_temperature(logits: Floats, targets: Floats, several: bool = False) -> float:
-    """The temperature T by which `softmax(logits / T)`, or `sigmoid(logits / T)`, fits the targets best.
+ROUNDS = 20  # over all opinions
 
-    The log-likelihood is concave in 1 / T, so that its one maximum is found by bisection. Targets are moved away from
+
+def fit_temperatures(opinions: Floats, targets: Floats, several: bool = False) -> Floats:
+    """The temperatures T by which `softmax(sum_k opinions[k] / T[k])`, or the sigmoid of that sum, fits the targets best.
+
+    The log-likelihood is concave in all 1 / T: one after the other each is put where it is best beside the others, by bisection.
+    An opinion that is too sure of itself so counts less beside another, and one that tells nothing hardly. Targets are moved away from
     certainty, to (n + 1) / (n + 2) of n decisions: where all are right, the best T would be 0.
 
     Arguments:
-        logits: (N, C) scores.
+        opinions: (K, N, C) scores.
         targets: (N, C), 1 for each right label and 0 elsewhere.
         several: labels are independent of each other: sigmoid.
 
     Returns:
-        T between 0.02 and 50; 1 without examples.
+        (K,) between 0.02 and 50; 1 without examples.
 
-    >>> fit_temperature(np.array([[2.0, -2.0]] * 4), np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]])) > 1
+    >>> fit_temperatures(np.array([[[2.0, -2.0]] * 4]), np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]]))[0] > 1
     True
     """
-    if not logits.size:
-        return 1.0
-    logits, targets = logits.astype(np.float64), targets.astype(np.float64)
-    doubt = 1 / (len(logits) + 2)
+    inverse = np.ones(len(opinions))
+    if not opinions.size:
+        return inverse
+    opinions, targets = opinions.astype(np.float64), targets.astype(np.float64)
+    doubt = 1 / (len(targets) + 2)
     if several:
         targets = targets * (1 - 2 * doubt) + doubt
     else:
-        others = max(1, logits.shape[1] - 1)
+        others = max(1, targets.shape[1] - 1)
         targets = targets * (1 - doubt) + (1 - targets) * doubt / others
+    for _ in range(ROUNDS if len(opinions) > 1 else 1):
+        for number, scores in enumerate(opinions):
+            rest = np.tensordot(np.delete(inverse, number), np.delete(opinions, number, 0), 1)
+            inverse[number] = _best_inverse(scores, rest, targets, several)
+    return np.asarray(1 / inverse)
+
+
+def _best_inverse(scores: Floats, rest: Floats, targets: Floats, several: bool) -> float:
+    """The factor b by which `b * scores + rest` fits the targets best."""
     low, high = 1 / HOTTEST, 1 / COLDEST
     for _ in range(60):
         middle = (low * high) ** 0.5
-        slope = ((targets - probabilities(logits, 1 / middle, several)) * logits).sum()
+        slope = ((targets - probabilities(middle * scores + rest, several)) * scores).sum()
         low, high = (middle, high) if slope > 0 else (low, middle)
-    return float(1 / (low * high) ** 0.5)
+    return float((low * high) ** 0.5)
 
 
-def probabilities(logits: Floats, temperature: float, several: bool = False) -> Floats:
-    """`softmax(logits / temperature)` of each row, or `sigmoid(logits / temperature)` where labels may be several.
+def probabilities(logits: Floats, several: bool = False) -> Floats:
+    """`softmax(logits)` of each row, or `sigmoid(logits)` where labels may be several.
 
-    >>> probabilities(np.array([[0.0, 0.0]]), 1.0)
+    >>> probabilities(np.array([[0.0, 0.0]]))
     array([[0.5, 0.5]])
     """
-    scaled = logits / temperature
     if several:
-        found: Floats = 0.5 * (1 + np.tanh(0.5 * scaled))
+        found: Floats = 0.5 * (1 + np.tanh(0.5 * logits))
         return found
-    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 

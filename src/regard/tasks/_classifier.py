@@ -15,7 +15,7 @@ from regard.nn.pooling import AttentionPool
 
 
 class Classifier(nn.Module):
-    """`scores = head(norm(pool(encoder(x)))) + ngrams(x)`; how sure they are is told by `temperature` and `threshold`, fitted on dev data.
+    """`scores = head(norm(pool(encoder(x)))) / T_0 + ngrams(x) / T_1`, with `temperatures` T and a `threshold` that are fitted on dev data.
 
     Arguments:
         encoder: gives `Packed` states (total, dim); with an attribute `dim`.
@@ -38,13 +38,12 @@ class Classifier(nn.Module):
         )  # no layer: Muon would make its rows orthogonal
         self.bias = nn.Parameter(torch.zeros(labels))
         self.ngrams = None if vocabulary is None else NgramBag(vocabulary, labels)
-        self.temperature = nn.Parameter(torch.ones(()), requires_grad=False)
+        self.temperatures = nn.Parameter(torch.ones(1 if vocabulary is None else 2), requires_grad=False)
         self.threshold = nn.Parameter(torch.full((), 0.5), requires_grad=False)
 
     def forward(self, *inputs: Any) -> Tensor:
         """What the encoder takes, of N sequences, to scores (N, labels), in the weights' own precision."""
-        first, *others = self.opinions(*inputs)
-        return sum(others, first)
+        return torch.tensordot(1 / self.temperatures, torch.stack(self.opinions(*inputs)), 1)
 
     def opinions(self, *inputs: Any) -> list[Tensor]:
         """The scores of what reads with attention, and of texts those of the bag of n-grams, which training judges one by one.

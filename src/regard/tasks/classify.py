@@ -2,7 +2,7 @@
 
 A record has `text` or `image`, and `label` (a string) or `labels` (a list of them). A text becomes its pieces, a picture its
 patches; an encoder lets them see each other, a learned query reads what counts, and every label gets a score. At every
-evaluation a temperature is fitted to the dev data, so that of answers given with 80 % four in five are right.
+evaluation temperatures are fitted to the dev data, so that of answers given with 80 % four in five are right.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from regard.data.patches import cut_patches, usual_patch
 from regard.data.pictures import Picture, load_picture, picture_size
 from regard.data.records import Source
 from regard.data.tokenizer import Tokenizer
-from regard.decoding.calibration import fit_temperature, fit_threshold, probabilities
+from regard.decoding.calibration import fit_temperatures, fit_threshold, probabilities
 from regard.metrics.buckets import Group
 from regard.metrics.labels import calibration_error, multilabel_scores
 from regard.metrics.translation import Score
@@ -192,16 +192,17 @@ class Classify(CountsWords):
 
     @torch.no_grad()
     def calibrate(self, model: Classifier, examples: Sequence[tuple[Any, ...]]) -> None:
-        """Fit the temperature, and of several labels the threshold, to dev examples."""
+        """Fit the temperatures, and of several labels the threshold, to dev examples."""
         several = bool(self.reader.several)
-        scores = self._all_scores(model, [tokens for _, *tokens in examples])
-        targets = np.zeros(scores.shape)
+        opinions = self._all_opinions(model, [tokens for _, *tokens in examples])
+        targets = np.zeros(opinions.shape[1:])
         for row, (labels, *_) in zip(targets, examples, strict=True):
             row[list(labels)] = 1.0
-        temperature = fit_temperature(scores, targets, several)
-        model.temperature.fill_(temperature)
+        temperatures = fit_temperatures(opinions, targets, several)
+        model.temperatures.copy_(torch.from_numpy(temperatures))
         if several:
-            model.threshold.fill_(fit_threshold(probabilities(scores, temperature, True), targets))
+            chances = probabilities(np.tensordot(1 / temperatures, opinions, 1), True)
+            model.threshold.fill_(fit_threshold(chances, targets))
 
     @torch.no_grad()
     def predict(
@@ -216,8 +217,8 @@ class Classify(CountsWords):
         """
         several = bool(self.reader.several)
         encoded = [self._tokens(given) for given in inputs]
-        scores = self._all_scores(model, encoded)
-        chances = probabilities(scores, float(model.temperature), several)
+        factors = 1 / model.temperatures.double().numpy()
+        chances = probabilities(np.tensordot(factors, self._all_opinions(model, encoded), 1), several)
         results = []
         for given, tokens, row in zip(inputs, encoded, chances, strict=True):
             chosen = np.flatnonzero(row >= float(model.threshold)) if several else [row.argmax()]
@@ -318,28 +319,25 @@ class Classify(CountsWords):
         patches, size = cut_patches(given.pixels, self.patch)
         return size, patches
 
-    def _scores(self, model: Classifier, batch: dict[str, Packed]) -> Tensor:
-        scores: Tensor = model(*self._given(batch))
-        return scores
-
     def _given(self, batch: dict[str, Packed]) -> tuple[Any, ...]:
         if self.reader.input == TEXT:
             return (batch["text"],)
         return batch["patches"], batch["size"].values.view(-1, 2).numpy()
 
-    def _all_scores(self, model: Classifier, encoded: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
-        """Scores (N, labels), computed in batches of examples of like length."""
-        scores = np.zeros((len(encoded), len(self.labels)))
+    def _all_opinions(self, model: Classifier, encoded: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
+        """What every part of the model says, (parts, N, labels), computed in batches of examples of like length."""
+        opinions = np.zeros((len(model.temperatures), len(encoded), len(self.labels)))
         order = sorted(range(len(encoded)), key=lambda number: len(encoded[number][-1]))
         lengths = np.array([len(encoded[number][-1]) for number in order], dtype=np.int64)
         for numbers in _split(order, np.cumsum(lengths)):
             batch = pack_streams([tuple(encoded[number]) for number in numbers], self.streams[1:])
-            scores[numbers] = self._scores(model, batch).double().numpy()
-        return scores
+            found = model.opinions(*self._given(batch))
+            opinions[:, numbers] = torch.stack(found).double().numpy()
+        return opinions
 
     def _attention(self, model: Classifier, given: Any, tokens: Sequence[Any]) -> Any:
         with watch(model.pool) as seen:
-            self._scores(model, pack_streams([tuple(tokens)], self.streams[1:]))
+            model(*self._given(pack_streams([tuple(tokens)], self.streams[1:])))
         weights_HS = seen[0][0].float().numpy()
         if isinstance(given, Picture):
             return seen_patches(weights_HS, given.pixels, tokens[0], self.patch)

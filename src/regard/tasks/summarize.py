@@ -29,6 +29,7 @@ from regard.nn.watch import watch
 from regard.tasks._attention import read_attention
 from regard.tasks._writing import BEAM, PENALTY, TextForText, Written, longest_target, shifted
 from regard.training.options import TAUGHT, TEXTS
+from regard.training.presets import few_documents_sizes
 from regard.training.recipe import Recipe
 
 CALIBRATED = 200  # dev examples that are summarized to learn how long summaries should be
@@ -77,14 +78,20 @@ class Summarize(TextForText):
     def rehearsals(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
         """Of documents with several sentences the one that says most of the others, as the target of what is left.
 
-        The unknown piece stands where it stood, by Zhang et al. 2020, "PEGASUS".
+        The unknown piece stands where it stood, by Zhang et al. 2020, "PEGASUS". In every second document the sentence stays, so that
+        choosing one and copying it is learned too, and where there is no other.
         """
         ends, hidden = [self.tokenizer.eos], [self.tokenizer.unk]
-        for record in records:
-            gap = gap_sentence(record.fields["source"])
-            if gap is not None:
-                before, sentence, after = self.tokenizer.encode_batch(list(gap))
-                yield [*before, *hidden, *after, *ends], [*sentence, *ends]
+        for number, record in enumerate(records):
+            text = record.fields["source"]
+            gap = gap_sentence(text)
+            before, sentence, after = self.tokenizer.encode_batch(list(gap or ("", text, "")))
+            stays = number % 2 == 1 or gap is None
+            yield [*before, *(sentence if stays else hidden), *after, *ends], [*sentence, *ends]
+
+    def sizes(self, examples: int) -> dict[str, Any]:
+        """As for other pairs of texts; of few documents a wider model, which learns to choose and copy sentences first."""
+        return few_documents_sizes() if examples < 5_000 else super().sizes(examples)
 
     def model(self, recipe: Recipe) -> nn.Module:
         """A new model of the recipe's size."""

@@ -107,7 +107,7 @@ class Trainer:
                 self.update(progress)
                 self.position.seconds = workers.first(time.monotonic() - started)
                 # Evaluations that fell due while another one ran are not made up for.
-                is_before, share = stage(self.progress(), self.recipe.pretrain)
+                is_before, share = stage(self.progress(), self.recipe.pretrain or 0.0)
                 due = 0 if is_before else int(share * self.recipe.evaluations + 1e-9)
                 if due > self.position.evaluated:
                     self.position.evaluated = due
@@ -143,7 +143,7 @@ class Trainer:
         self.model.train()
         # Dropout depends on the step alone, so that no generator's state needs to be kept for any worker.
         torch.manual_seed(derived(self.recipe.seed, self.position.step, workers.rank()))
-        is_before, done = stage(progress, self.recipe.pretrain)
+        is_before, done = stage(progress, self.recipe.pretrain or 0.0)
         phase: Phase = self.pretraining if is_before and self.pretraining else self.learning
         share = learning_rate_share(done, self.recipe.warmup)
         indices = next(phase.batches)

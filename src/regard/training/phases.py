@@ -102,7 +102,7 @@ class Learning:
 class Rehearsal(Learning):
     """What the task learns before: the same, of examples that it made of texts without answers."""
 
-    learns = "writes a sentence that was left out of each of"
+    learns = "writes the sentence that says most of each of"
 
     def __init__(self, task: Task, model: nn.Module, recipe: Recipe, store: TokenStore) -> None:
         # These examples are cut into pieces in one way, and no teacher has seen their like.

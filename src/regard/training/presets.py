@@ -76,6 +76,12 @@ def encoder_decoder_sizes(examples: int) -> dict[str, float]:
     return _preset(vocabulary=8000, dim=256, heads=8, hidden=768, layers=(6, 3), dropout=0.1)
 
 
+def few_documents_sizes() -> dict[str, float]:
+    """A summarizer of few documents: they are long, and what it copies it need not have seen before."""
+    sizes = _preset(vocabulary=6000, dim=128, heads=4, hidden=256, layers=(3, 2), dropout=0.2)
+    return {**sizes, "pretrain": 0.4}
+
+
 def encoder_sizes(examples: int) -> dict[str, Any]:
     """An encoder and its vocabulary that fit so many examples."""
     sizes = encoder_decoder_sizes(examples)

@@ -121,26 +121,15 @@ def texts_of(
     """What the encoder reads of the training records, and then of the recipe's unlabelled texts; or what the task makes of them.
 
     Raises:
-        ConfigError: at once, the task reads no texts, or its model has no encoder to pretrain; in the end, no text serves.
+        ConfigError: the task reads no texts, or its model has no encoder to pretrain.
     """
     if hasattr(task, "rehearsals"):
-        return _some(task.rehearsals(itertools.chain(records, unlabelled(task, recipe))))
+        return iter(task.rehearsals(itertools.chain(records, unlabelled(task, recipe))))
     reader(model)
     readings = getattr(task, "readings", None)
     if readings is None:
         raise ConfigError(f"the task {task.name} has no texts to pretrain on. Leave pretrain out.")
     return ((ids,) for ids in readings(itertools.chain(records, unlabelled(task, recipe))))
-
-
-def _some(examples: Iterable[tuple[Sequence[int], ...]]) -> Iterator[tuple[Sequence[int], ...]]:
-    none = True
-    for example in examples:
-        none = False
-        yield example
-    if none:
-        raise ConfigError(
-            "there is nothing to pretrain on. Expected: texts of two sentences or more. Received: none. Leave pretrain out."
-        )
 
 
 def unlabelled(task: Task, recipe: Recipe) -> Iterator[Record]:

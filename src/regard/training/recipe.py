@@ -89,9 +89,9 @@ class Recipe:
     """In how many ways every example is cut, with `bpe_dropout`."""
     r_drop: float = 0.0
     """Coefficient of the divergence between two passes under different dropout, at twice the cost of an update; 1 to 5 are usual."""
-    pretrain: float = 0.0
+    pretrain: float | None = None
     """Share of the budget in which the encoder first learns to restore hidden pieces of the training inputs; for summarize, in which
-    the model learns to write a sentence that is left out of its document."""
+    the model learns to write the sentence that says most of a document, left out or not. Default: 0; to summarize few documents 0.4."""
     teacher: str | None = None
     """Folder of a finished run of the same task, a larger one, from which this one learns too; it brings the vocabulary."""
     teacher_share: float = 0.5

@@ -206,7 +206,7 @@ def describe(trainer: Trainer, prepared: Prepared) -> str:
     lines = [f"{examples:,} examples, {tokens:,} tokens, {parameters:,} parameters"]
     if trainer.pretraining is not None:
         texts, pieces = trainer.pretraining.size()
-        share = prepared.recipe.pretrain
+        share = prepared.recipe.pretrain or 0.0
         lines.append(f"the first {share:.0%} {trainer.pretraining.learns} {texts:,} texts, {pieces:,} tokens")
     if trainer.teacher is not None:
         size = sum(parameter.numel() for parameter in trainer.teacher.parameters())

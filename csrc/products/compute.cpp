@@ -1,0 +1,104 @@
+// Blocks of rows by groups of panels are shared out to threads.
+#include "compute.h"
+
+#include <memory>
+#include <new>
+#include <string>
+
+#include "../pool.h"
+#include "../run.h"
+
+namespace regard {
+
+namespace {
+
+// Memory on a cache line, which a thread keeps for its next call unless it is large.
+class Room {
+   public:
+    explicit Room(size_t bytes) {
+        if (bytes > kept_.bytes || bytes > most_kept) kept_ = {}, kept_ = Block(bytes);
+        start_ = kept_.start.get();
+    }
+    ~Room() {
+        if (kept_.bytes > most_kept) kept_ = {};
+    }
+    float* at(size_t byte) const { return reinterpret_cast<float*>(start_ + byte); }
+
+   private:
+    static constexpr size_t most_kept = size_t(1) << 24;
+    static constexpr std::align_val_t line{64};
+    struct Free {
+        void operator()(char* start) const { ::operator delete(start, line); }
+    };
+    struct Block {
+        std::unique_ptr<char, Free> start;
+        size_t bytes = 0;
+        Block() = default;
+        explicit Block(size_t wanted) : start(static_cast<char*>(::operator new(wanted, line))), bytes(wanted) {}
+    };
+    static thread_local Block kept_;
+    char* start_;
+};
+thread_local Room::Block Room::kept_;
+
+constexpr long most_rows = 96, most_panels = 8, wanted_tasks = 16;
+
+long parts(long size, long most) { return (size + most - 1) / most; }
+
+// Blocks of rows by groups of panels, of nearly one size.
+struct Work {
+    const Product& call;
+    const ProductFunctions& functions;
+    long panels = functions.panels(call);
+    long blocks = parts(call.rows, most_rows);
+    long groups = smaller(panels, larger(parts(panels, most_panels), parts(wanted_tasks, blocks)));
+    size_t packed = functions.packed_bytes(call);
+    size_t each = (functions.room_bytes(call, parts(call.rows, blocks), parts(panels, groups)) + 63) / 64 * 64;
+    Room* room = nullptr;
+
+    static long smaller(long a, long b) { return a < b ? a : b; }
+    static long larger(long a, long b) { return a < b ? b : a; }
+
+    void multiply(long task, int worker) const {
+        // Neighbours share a group of panels.
+        const long block = task % blocks, group = task / blocks;
+        functions.multiply(call, call.rows * block / blocks, call.rows * (block + 1) / blocks, panels * group / groups,
+                           panels * (group + 1) / groups, room->at(0), room->at(packed + size_t(worker) * each));
+    }
+};
+
+}  // namespace
+
+const ProductFunctions& product_functions(bool rounds) {
+    const std::string name = instruction_set();
+    const ProductKernels* kernels = &generic::product_kernels;
+#if defined(__x86_64__)
+    if (name == "avx512") kernels = &avx512::product_kernels;
+    if (name == "avx2") kernels = &avx2::product_kernels;
+#endif
+    return !rounds ? kernels->floats : multiplies_pairs() ? kernels->pairs : kernels->rounded;
+}
+
+void compute(const Product& call, const ProductFunctions& functions, int threads) {
+    Work work{call, functions};
+    const long tasks = work.blocks * work.groups;
+    // A thread more is not worth its waking for less than that.
+    if (double(call.rows) * double(call.columns) * double(call.depth) < 1e6) threads = 1;
+    if (threads > tasks) threads = int(tasks);
+    work.packed = (work.packed + 63) / 64 * 64;
+    Room room(work.packed + size_t(threads) * work.each);
+    work.room = &room;
+    if (work.packed)
+        run_tasks(
+            work.panels, threads,
+            [](void* context, long panel, int) {
+                const Work& work = *static_cast<const Work*>(context);
+                work.functions.pack(work.call, panel, work.room->at(0));
+            },
+            &work);
+    run_tasks(
+        tasks, threads,
+        [](void* context, long task, int worker) { static_cast<const Work*>(context)->multiply(task, worker); }, &work);
+}
+
+}  // namespace regard
