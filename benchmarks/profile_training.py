@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from regard.tasks import make_task
 from regard.training import runs
@@ -30,7 +30,7 @@ from regard.training.progress import Reporter, Silence
 from regard.training.recipe import Recipe
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     """Train some steps, the last of them watched, and print shares."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs=2, metavar=("ENCODER", "DECODER"))
     for option in ("tokens", "dim", "heads", "hidden", "vocabulary"):
         parser.add_argument(f"--{option}", type=int)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     encoder, decoder = arguments.layers or (None, None)
     sizes = {name: getattr(arguments, name) for name in ("tokens", "dim", "heads", "hidden", "vocabulary")}
     with tempfile.TemporaryDirectory() as folder:
@@ -58,6 +58,8 @@ def main() -> None:
             Path(folder) / "run",
             Reporter(None, Silence()),
         )
+        for optimizer in trainer.optimizers:
+            optimizer.step = record_function("Optimizer.step")(optimizer.step)  # type: ignore[method-assign]
         steps(trainer, 5)
         counted = Counted(trainer)
         speed = product_speed(resolved(arguments.precision))

@@ -60,7 +60,8 @@ void orthogonal(uintptr_t matrices, uintptr_t out, long count, long rows, long c
     if (steps.empty()) refuse("there must be a step");
     if (rows == 0 || columns == 0) return;
     const nb::gil_scoped_release release;
-    make_orthogonal({reinterpret_cast<const float*>(matrices), reinterpret_cast<float*>(out), count, rows, columns}, steps, margin, threads);
+    const Stack stack{reinterpret_cast<const float*>(matrices), reinterpret_cast<float*>(out), count, rows, columns};
+    make_orthogonal(stack, steps, margin, threads);
 }
 
 }  // namespace

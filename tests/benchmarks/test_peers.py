@@ -7,6 +7,7 @@ import importlib
 import itertools
 import json
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -231,9 +232,9 @@ def test_a_new_training_takes_the_old_one_and_its_conversion_away(tmp_path):
     assert [path.name for path in (tmp_path / "20-min").iterdir()] == ["marian"]
 
 
-def test_ids_are_exported_once_and_read_without_us(tmp_path):
-    from regard.data.tokenizer import Tokenizer
-
+@pytest.fixture
+def exported(tmp_path):
+    """A folder with a corpus of eight pairs."""
     corpus = part("corpus")
     data = tmp_path / "data"
     data.mkdir()
@@ -242,7 +243,50 @@ def test_ids_are_exported_once_and_read_without_us(tmp_path):
         lines = [json.dumps({"source": source, "target": target}) for source, target in pairs]
         (data / f"{name}.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
     corpus.write(data, tmp_path, 300)
-    made = corpus.read(tmp_path)
+    return tmp_path
+
+
+def test_ours_is_trained_and_decoded_as_the_protocol_asks(exported):
+    ours = part("ours").Ours(corpus_folder=str(exported), tokens=16, hidden=64, vocabulary=300)
+    assert ours.facts()["parameters"] == sum(one.numel() for one in ours.model.parameters())
+    train = part("corpus").read(exported).parts["train"]
+    timed = ours.train(updates=2)
+    assert timed["updates"] == 2
+    assert 0 < timed["useful"] == timed["padded"] <= 32
+    learned = ours.learn(folder=str(exported / "run"), updates=3)
+    assert learned["updates"] == 3
+    assert learned["dev_loss"] > 0
+    # Whoever loads the run decodes as whoever trained it.
+    again = part("ours").Ours(corpus_folder=str(exported), load=str(exported / "run"), vocabulary=300)
+    found, other = (one.translate(beam=2, batch=3)["ids"] for one in (ours, again))
+    assert found == other
+    assert len(found) == len(train.source)
+
+
+def test_a_step_is_profiled_to_its_kinds(exported, capsys):
+    module = importlib.import_module("profile_training")
+    sizes = {
+        "layers": ["1", "1"],
+        "tokens": ["16"],
+        "dim": ["32"],
+        "heads": ["1"],
+        "hidden": ["32"],
+        "vocabulary": ["300"],
+    }
+    options = [word for name, values in sizes.items() for word in (f"--{name}", *values)]
+    module.main(["--data", str(exported / "data"), "--steps", "2", "--precision", "fp32", *options])
+    told = capsys.readouterr().out
+    kinds = dict(re.findall(r"^\| (.+?) \| ([\d.]+) ms", told, re.MULTILINE))
+    assert {"products", "optimizer", "attention", "loss without its products"} <= kinds.keys()
+    assert all(float(kinds[kind]) > 0 for kind in ("products", "optimizer"))
+    assert re.search(r"arithmetic: [\d.]+ of \d+ GFLOP/s", told)
+
+
+def test_ids_are_exported_once_and_read_without_us(exported):
+    from regard.data.tokenizer import Tokenizer
+
+    corpus = part("corpus")
+    made = corpus.read(exported)
     train = made.parts["train"]
     assert all(ids[-1] == corpus.EOS for ids in train.source + train.target)
     assert train.lengths == [

@@ -68,16 +68,16 @@ def test_every_way_is_the_polynomial_of_the_singular_values(shape, size, way, se
     matrices = torch.randn(shape) * size
     expected = np.array([by_singular_values(one) for one in matrices.double().numpy()]).reshape(shape)
     np.testing.assert_allclose(orthogonal(matrices.double()).numpy(), expected, atol=1e-9)
-    with ways.used(way), mock.patch.object(muon, "is_fused", lambda x: way != "plain"):
+    with ways.used(way), mock.patch.object(muon, "is_fused", return_value=way != "plain"):
         np.testing.assert_allclose(orthogonal(matrices).numpy(), expected, atol=3e-3)
 
 
 @pytest.mark.skipif(kernel() is None, reason="there is no kernel")
 def test_results_of_the_kernel_do_not_depend_on_threads():
     matrices = torch.randn(5, 40, 70)
-    with mock.patch.object(muon, "threads", lambda: 1):
+    with mock.patch.object(muon, "threads", return_value=1):
         alone = orthogonal(matrices)
-    with mock.patch.object(muon, "threads", lambda: 3):
+    with mock.patch.object(muon, "threads", return_value=3):
         assert torch.equal(orthogonal(matrices), alone)
 
 
