@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections import Counter
 from itertools import pairwise
 
@@ -208,6 +209,38 @@ def test_minutes_end_a_run(trainer_of):
     # The last evaluation begins early by the time that the one before it took.
     assert 1.8 - kept_free[-1] <= position.seconds < 9
     assert position.evaluated == 2
+
+
+def test_scoring_leaves_most_of_the_minutes_to_training(trainer_of):
+    trainer = trainer_of(Fixed([1.0] * 99), steps=None, minutes=0.05, evaluations=50, patience=99)
+    evaluate, spent = trainer.evaluate, []
+
+    def slowly():
+        begin = time.monotonic()
+        time.sleep(0.1)
+        found = evaluate()
+        spent.append(time.monotonic() - begin)
+        return found
+
+    trainer.evaluate = slowly
+    position = trainer.run()
+    assert position.evaluated == 50  # the last one
+    assert len(spent) >= 2
+    # One for every four seconds of training, but for the first and the last.
+    assert sum(spent[1:-1]) <= position.seconds / 4
+
+
+def test_with_a_budget_of_steps_no_evaluation_is_left_out(trainer_of):
+    trainer = trainer_of(Fixed([1.0] * 9), steps=4, evaluations=4, patience=9)
+    evaluate, count = trainer.evaluate, []
+
+    def slowly():
+        count.append(time.sleep(0.1))
+        return evaluate()
+
+    trainer.evaluate = slowly
+    trainer.run()
+    assert len(count) == 4
 
 
 def test_fewer_steps_than_evaluations(trainer_of):

@@ -81,6 +81,15 @@ def test_results_of_the_kernel_do_not_depend_on_threads():
         assert torch.equal(orthogonal(matrices), alone)
 
 
+@pytest.mark.skipif(kernel() is None, reason="there is no kernel")
+@pytest.mark.parametrize("broken", [{"threads": 0}, {"count": -1}, {"columns": -1}, {"steps": []}])
+def test_the_kernel_refuses_what_is_no_call(broken):
+    good = {"count": 1, "rows": 1, "columns": 1, "steps": COEFFICIENTS, "margin": MARGIN, "threads": 1}
+    matrix = torch.ones(1)
+    with pytest.raises(ValueError, match="must"):
+        kernel().orthogonal(matrices=matrix.data_ptr(), out=matrix.data_ptr(), **{**good, **broken})
+
+
 def test_a_zero_gradient_is_no_direction():
     assert (orthogonal(torch.zeros(2, 4, 6)) == 0).all()
 

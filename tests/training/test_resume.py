@@ -47,7 +47,14 @@ def resumed(folder):
 def everything(folder):
     """What a run leaves, without the clock: weights, state, and the lines of its metrics."""
     tensors, facts = checkpoints.load_state(folder)
-    clock = {"seconds": 0, "saved_at": 0, "scoring": 0, "tokens_per_second": 0, "reporter": None}
+    clock = {
+        "seconds": 0,
+        "saved_at": 0,
+        "scoring": 0,
+        "scored_at": 0,
+        "tokens_per_second": 0,
+        "reporter": None,
+    }
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf8").splitlines()]
     return load_file(folder / "model.safetensors") | tensors, facts | clock, [line | clock for line in lines]
 

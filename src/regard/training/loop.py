@@ -34,6 +34,7 @@ from regard.training.stopping import Stop
 from regard.training.task import Task
 
 TOGETHER = 8192  # tokens of the dev set whose loss is computed at once
+TRAINED = 4  # seconds of training at least for one of scoring, of a budget in minutes
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Position:
     stale: int = 0
     evaluated: int = 0
     scoring: float = 0.0  # seconds that the last evaluation took
+    scored_at: float = 0.0
     saved_at: float = 0.0
 
     def compare(self, score: float, loss: float) -> bool:
@@ -106,15 +108,16 @@ class Trainer:
             while (progress := self.progress()) < 1 and self.position.stale < self.recipe.patience:
                 self.update(progress)
                 self.position.seconds = workers.first(time.monotonic() - started)
-                # Evaluations that fell due while another one ran are not made up for.
+                # Evaluations that fell due while another one ran, or too soon after it, are not made up for.
                 is_before, share = stage(self.progress(), self.recipe.pretrain or 0.0)
                 due = 0 if is_before else int(share * self.recipe.evaluations + 1e-9)
-                if due > self.position.evaluated:
+                if due > self.position.evaluated and self._may_score():
                     self.position.evaluated = due
                     self.evaluate()
                     before = self.position.seconds
                     self.position.seconds = workers.first(time.monotonic() - started)
                     self.position.scoring = self.position.seconds - before
+                    self.position.scored_at = self.position.seconds
                     self.save()
                     release_freed_memory()
                 elif self._due() or stop.asked:
@@ -263,6 +266,12 @@ class Trainer:
             if key.startswith("optimizer"):
                 title, name, entry = key.split("/")
                 self.optimizers[int(title.removeprefix("optimizer"))].state[parameters[name]][entry] = tensor
+
+    def _may_score(self) -> bool:
+        """Whether training had most of the time since the last score; the last one of all comes whatever it takes."""
+        if self.recipe.steps is not None or self.progress() >= 1:
+            return True
+        return self.position.seconds - self.position.scored_at >= TRAINED * self.position.scoring
 
     def _due(self) -> bool:
         if self.recipe.save_steps is not None:

@@ -123,7 +123,7 @@ class Recipe:
     average: float = 0.05
     """The weights that are used are an average over about this share of the run; 0 uses the last ones."""
     evaluations: int = 10
-    """How often the run is scored on the dev set."""
+    """How often the run is scored on the dev set; of a budget in minutes less often where that would take more than a fifth of it."""
     dev_examples: int = 1000
     """How many dev examples are translated for the dev score; all of them count for the dev loss."""
     patience: int = 5
