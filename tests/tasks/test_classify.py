@@ -327,6 +327,7 @@ def test_sizes_fit_what_there_is():
         assert sizes["patch"] == patch
         assert sizes["dim"] / sizes["heads"] % 4 == 0
         assert "vocabulary" not in sizes
+    assert [task.sizes(examples)["warp"] for examples in (4_999, 5_000)] == [1.0, 0.0]
 
 
 def test_the_control_classifies_texts(one, tmp_path):

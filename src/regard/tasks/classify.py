@@ -115,14 +115,23 @@ class Classify(CountsWords):
         return len(record.fields[self.reader.name]) if self.reader.input == TEXT else 0
 
     def sizes(self, examples: int) -> dict[str, Any]:
-        """The encoder by the number of examples; of pictures the patch by their size, so that some tens of them tile one."""
+        """The encoder by the number of examples; of pictures the patch by their size, so that some tens of them tile one.
+
+        Few pictures are moved about in training; of many it is left out, for it blurs what tells them apart.
+        """
         sizes = encoder_sizes(examples)
         if self.reader.input == TEXT:
             return sizes
         del sizes["vocabulary"]
         patch = usual_patch(self.reader.sides, SIDE)
         heads = sizes["dim"] // 32
-        return {**sizes, "heads": heads, "side": SIDE, "patch": patch, "warp": 1.0}
+        return {
+            **sizes,
+            "heads": heads,
+            "side": SIDE,
+            "patch": patch,
+            "warp": 1.0 if examples < 5_000 else 0.0,
+        }
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """The names of the labels, and of texts the vocabulary."""

@@ -145,7 +145,7 @@ class Recipe:
     patch: int | None = None
     """Side of the squares of a picture that become tokens, in pixels: 2, 4 or 8."""
     warp: float | None = None
-    """How much pictures are shifted, turned and scaled in training; 1 is a little, 0 not at all."""
+    """How much pictures are shifted, turned and scaled in training; 1 is a little, 0 not at all. Default: 1; to classify 5,000 or more 0."""
     flip: bool = False
     """Pictures are mirrored in training, where left and right do not matter."""
     tint: float = 0.0
