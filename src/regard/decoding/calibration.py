@@ -13,7 +13,9 @@ Floats = NDArray[np.float64]
 COLDEST, HOTTEST = 0.02, 50.0
 
 
-ROUNDS = 20  # over all opinions
+ROUNDS = 20  # over all opinions at most; a change below `SAME`, relative, ends them
+SAME = 1e-4
+HALVINGS = 30
 
 
 def fit_temperatures(opinions: Floats, targets: Floats, several: bool = False) -> Floats:
@@ -45,16 +47,19 @@ def fit_temperatures(opinions: Floats, targets: Floats, several: bool = False) -
         others = max(1, targets.shape[1] - 1)
         targets = targets * (1 - doubt) + (1 - targets) * doubt / others
     for _ in range(ROUNDS if len(opinions) > 1 else 1):
+        before = inverse.copy()
         for number, scores in enumerate(opinions):
             rest = np.tensordot(np.delete(inverse, number), np.delete(opinions, number, 0), 1)
             inverse[number] = _best_inverse(scores, rest, targets, several)
+        if np.allclose(inverse, before, rtol=SAME, atol=0):
+            break
     return np.asarray(1 / inverse)
 
 
 def _best_inverse(scores: Floats, rest: Floats, targets: Floats, several: bool) -> float:
     """The factor b by which `b * scores + rest` fits the targets best."""
     low, high = 1 / HOTTEST, 1 / COLDEST
-    for _ in range(60):
+    for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
         slope = ((targets - probabilities(middle * scores + rest, several)) * scores).sum()
         low, high = (middle, high) if slope > 0 else (low, middle)
