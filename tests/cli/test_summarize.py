@@ -114,7 +114,7 @@ def test_a_run_with_every_switch_and_a_teacher(regard_command, refused, run, few
     result = regard_command("train", "summarize", *given)
     assert result.code == 0
     assert f"taught by {run}" in result.err
-    assert "the first 50% writes a sentence that was left out" in result.err
+    assert "the first 50% writes the sentence that says most" in result.err
     assert regard_command("predict", folder, TEXT).code == 0
     entry = regard_command("inspect", folder).out
     assert "teacher_share" in entry

@@ -12,7 +12,7 @@ def test_a_language_model_is_scored_by_its_likelihood_and_small_where_data_or_ti
     assert (filled.label_smoothing, filled.tokens, filled.context) == (0.0, 2048, 256)
     assert fill(Recipe(label_smoothing=0.2), Facts(1, 1), sizes)[0].label_smoothing == 0.2
     assert fill(Recipe(), Facts(1, 1), {})[0].label_smoothing == 0.1
-    small = language_sizes(500, minutes=3)
+    small = language_sizes(500, minutes=20)
     assert small["dim"] < sizes["dim"]
-    assert language_sizes(500, minutes=20) == sizes
+    assert language_sizes(500, minutes=40) == sizes
     assert language_sizes(100)["dropout"] > small["dropout"]

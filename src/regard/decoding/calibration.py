@@ -33,7 +33,7 @@ def fit_temperatures(opinions: Floats, targets: Floats, several: bool = False) -
     Returns:
         (K,) between 0.02 and 50; 1 without examples.
 
-    >>> fit_temperatures(np.array([[[2.0, -2.0]] * 4]), np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]]))[0] > 1
+    >>> bool(fit_temperatures(np.array([[[2.0, -2.0]] * 4]), np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]]))[0] > 1)
     True
     """
     inverse = np.ones(len(opinions))

@@ -7,7 +7,9 @@ from typing import Any
 
 from regard.training.recipe import Recipe
 
+MINUTES = 20.0  # of a run that names no budget
 SHORT = 10.0  # minutes; a shorter run needs many updates more than large ones
+SHORT_OF_A_CORE = 20.0  # minutes in which a small language model comes further than a large one
 SOME = 16  # examples that an update should hold
 CHARACTERS_OF_A_TOKEN = 4  # roughly
 SMOOTHING = 0.1
@@ -43,7 +45,7 @@ def fill(recipe: Recipe, facts: Facts, sizes: dict[str, Any]) -> tuple[Recipe, l
 
     minutes = recipe.minutes
     if recipe.steps is None:
-        minutes = choose("minutes", 20.0, "the default budget")
+        minutes = choose("minutes", MINUTES, "the default budget")
     for option, value in sizes.items():
         choose(option, value, f"for {facts.examples:,} examples")
     short = minutes is not None and minutes < SHORT
@@ -98,10 +100,13 @@ def _preset(
 
 
 def language_sizes(examples: int, minutes: float | None = None) -> dict[str, Any]:
-    """A language model that fits so many texts, or parts of some two thousand characters of a longer one, and the budget."""
+    """A language model that fits so many texts, or parts of some two thousand characters of a longer one, and the budget.
+
+    `minutes` are those of one core: two cores have twice as many.
+    """
     sizes = {"dim": 192, "heads": 6, "hidden": 512, "decoder_layers": 6, "dropout": 0.1}
     few = examples < FEW_PARTS
-    if few or (minutes is not None and minutes < SHORT):
+    if few or (minutes is not None and minutes <= SHORT_OF_A_CORE):
         dropout = 0.2 if few else 0.1
         sizes = {"dim": 128, "heads": 4, "hidden": 384, "decoder_layers": 4, "dropout": dropout}
     return {**sizes, "context": 256, "tokens": 2048, "label_smoothing": 0.0}

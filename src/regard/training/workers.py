@@ -17,6 +17,11 @@ def start_workers() -> None:
         dist.init_process_group("gloo")
 
 
+def cores(threads: int | None = None) -> int:
+    """How many cores compute: the threads of this process, or so many, by the processes that `torchrun` started."""
+    return (threads or torch.get_num_threads()) * int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def rank() -> int:
     """The number of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
