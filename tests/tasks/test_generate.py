@@ -236,6 +236,23 @@ def test_an_update_holds_a_window(tmp_path):
         trained(tmp_path, RECIPE.replace(tokens=31), tmp_path / "a.txt", tmp_path / "a.txt")
 
 
+@pytest.mark.parametrize(
+    ("options", "processes", "dim"),
+    [
+        ({"threads": 1}, 1, 128),  # twenty minutes of one core
+        ({"threads": 2}, 1, 192),
+        ({"threads": 1}, 2, 192),
+        ({"threads": 2, "minutes": 10.0}, 1, 128),
+        ({"threads": 1, "steps": 9}, 1, 192),
+    ],
+)
+def test_a_model_is_as_large_as_minutes_and_cores_allow(options, processes, dim, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    task = make_task("generate")
+    task.configure(Recipe(**options))
+    assert task.sizes(500)["dim"] == dim
+
+
 def test_short_documents_have_marks_and_end(lines):
     trainer, folder = lines
     writer = regard.load(folder)

@@ -109,7 +109,7 @@ class Trainer:
                 self.update(progress)
                 self.position.seconds = workers.first(time.monotonic() - started)
                 # Evaluations that fell due while another one ran, or too soon after it, are not made up for.
-                is_before, share = stage(self.progress(), self.recipe.pretrain or 0.0)
+                is_before, share = stage(self.progress(), self.recipe.pretrain)
                 due = 0 if is_before else int(share * self.recipe.evaluations + 1e-9)
                 if due > self.position.evaluated and self._may_score():
                     self.position.evaluated = due
@@ -146,7 +146,7 @@ class Trainer:
         self.model.train()
         # Dropout depends on the step alone, so that no generator's state needs to be kept for any worker.
         torch.manual_seed(derived(self.recipe.seed, self.position.step, workers.rank()))
-        is_before, done = stage(progress, self.recipe.pretrain or 0.0)
+        is_before, done = stage(progress, self.recipe.pretrain)
         phase: Phase = self.pretraining if is_before and self.pretraining else self.learning
         share = learning_rate_share(done, self.recipe.warmup)
         indices = next(phase.batches)

@@ -14,12 +14,13 @@ def learning_rate_share(progress: float, warmup: float) -> float:
     return max(0.0, (1 - progress) / (1 - warmup)) if warmup < 1 else 1.0
 
 
-def stage(progress: float, pretrain: float) -> tuple[bool, float]:
+def stage(progress: float, pretrain: float | None) -> tuple[bool, float]:
     """Whether a run that has spent `progress` of its budget is still pretraining, and how far it is with what it does now.
 
     >>> [stage(p, 0.5) for p in (0.25, 0.5, 1.0)]
     [(True, 0.5), (False, 0.0), (False, 1.0)]
     """
+    pretrain = pretrain or 0.0
     if progress < pretrain:
         return True, progress / pretrain
     return False, (progress - pretrain) / (1 - pretrain)

@@ -13,13 +13,17 @@ from torch import Tensor
 
 def start_workers() -> None:
     """Join the group that `torchrun` started, where it did; one process alone needs none."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+    if _started() > 1 and not dist.is_initialized():
         dist.init_process_group("gloo")
 
 
 def cores(threads: int | None = None) -> int:
     """How many cores compute: the threads of this process, or so many, by the processes that `torchrun` started."""
-    return (threads or torch.get_num_threads()) * int(os.environ.get("WORLD_SIZE", "1"))
+    return (threads or torch.get_num_threads()) * _started()
+
+
+def _started() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
