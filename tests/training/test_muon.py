@@ -18,7 +18,6 @@ from regard.training.muon import (
     MARGIN,
     Muon,
     _height,
-    _stacked,
     heights_of_heads,
     make_optimizers,
     orthogonal,
@@ -126,7 +125,9 @@ def test_a_piece_of_some_height_moves_as_if_it_stood_alone():
 def test_bfloat16_is_for_cpus_that_have_instructions_for_it(monkeypatch, has_instructions, dtype):
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: has_instructions)
-    assert _stacked([torch.ones(2, 2)]).dtype == dtype
+    weight = nn.Parameter(torch.ones(2, 2))
+    weight.grad = torch.ones(2, 2)
+    assert Muon([weight], lr=0.1)._directions([weight], 0.9).dtype == dtype
 
 
 def test_a_step_is_momentum_made_orthogonal():

@@ -50,33 +50,33 @@ class Muon(Optimizer):
     def step(self) -> None:
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
-            matrices = with_gradients(group)
-            if not matrices:
-                continue
-            directions = self._directions(matrices, group["momentum"])
-            alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-            for matrix, direction in zip(matrices, directions, strict=True):
+            alike: dict[tuple[int, int], list[Tensor]] = {}
+            for matrix in with_gradients(group):
                 height = self.heights.get(id(matrix)) or _height(matrix)
-                for part, turn in zip(matrix.split(height), direction.split(height), strict=True):
-                    alike.setdefault(tuple(part.shape), []).append((part, turn))
-            for shape, pairs in alike.items():
-                steps = orthogonal(_stacked([turn for _, turn in pairs]))
-                scale = max(1, shape[0] / shape[1]) ** 0.5
-                parts = [part for part, _ in pairs]
-                torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(
-                    parts, list(steps.to(parts[0].dtype).unbind()), alpha=-group["lr"] * scale
-                )
+                alike.setdefault((height, matrix.shape[1]), []).append(matrix)
+            for piece, matrices in alike.items():
+                self._update(matrices, piece, group)
 
-    def _directions(self, matrices: list[Tensor], momentum: float) -> tuple[Tensor, ...]:
-        """Nesterov's look ahead, after the momenta have taken in the gradients; all matrices in one operation."""
+    def _update(self, matrices: list[Tensor], piece: tuple[int, int], group: dict[str, Any]) -> None:
+        """One step of matrices that are cut into pieces of one shape; the rows of all lie in one array, one below the other."""
+        rows = [len(matrix) for matrix in matrices]
+        together = self._directions(matrices, group["momentum"])
+        steps = orthogonal(together.view(-1, *piece)).reshape(-1, piece[1]).to(matrices[0].dtype)
+        scale = max(1, piece[0] / piece[1]) ** 0.5
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(matrices, steps.split(rows), alpha=-group["lr"] * scale)
+
+    def _directions(self, matrices: list[Tensor], momentum: float) -> Tensor:
+        """Nesterov's look ahead, after the momenta have taken in the gradients, in bfloat16 where the CPU has instructions for it."""
         for matrix in matrices:
             if "momentum" not in self.state[matrix]:
                 self.state[matrix]["momentum"] = torch.zeros_like(matrix)
         momenta = [self.state[matrix]["momentum"] for matrix in matrices]
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-        return torch._foreach_lerp(gradients, momenta, momentum)
+        together = torch.cat(gradients)
+        torch._foreach_lerp_(together.split([len(matrix) for matrix in matrices]), momenta, momentum)
+        return together.to(torch.bfloat16) if has_bfloat16() else together
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -178,11 +178,3 @@ def _height(matrix: Tensor) -> int:
     """Rows of the squares that a matrix holds one above the other, or all of its rows."""
     rows, columns = matrix.shape
     return columns if rows > columns and rows % columns == 0 else rows
-
-
-def _stacked(matrices: list[Tensor]) -> Tensor:
-    """(B, m, n) in bfloat16 where the CPU has instructions for it, rounded while they are stacked."""
-    dtype = torch.bfloat16 if has_bfloat16() else matrices[0].dtype
-    together = torch.empty(len(matrices), *matrices[0].shape, dtype=dtype)
-    torch._foreach_copy_(list(together.unbind()), matrices)
-    return together
