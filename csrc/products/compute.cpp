@@ -41,17 +41,20 @@ class Room {
 };
 thread_local Room::Block Room::kept_;
 
-constexpr long most_rows = 96, most_panels = 8, wanted_tasks = 16;
+constexpr long most_rows = 96, fewest_rows = 24, most_panels = 8, tasks_of_thread = 8;
 
 long parts(long size, long most) { return (size + most - 1) / most; }
 
-// Blocks of rows by groups of panels, of nearly one size.
+// Blocks of rows by groups of panels, of nearly one size. More blocks for more threads rather than groups, of which each makes its
+// rows of A ready anew.
 struct Work {
     const Product& call;
     const ProductFunctions& functions;
+    int threads;
+    long wanted = threads > 1 ? threads * tasks_of_thread : 1;
     long panels = functions.panels(call);
-    long blocks = parts(call.rows, most_rows);
-    long groups = smaller(panels, larger(parts(panels, most_panels), parts(wanted_tasks, blocks)));
+    long blocks = larger(parts(call.rows, most_rows), smaller(parts(call.rows, fewest_rows), wanted));
+    long groups = smaller(panels, larger(parts(panels, most_panels), parts(wanted, blocks)));
     size_t packed = functions.packed_bytes(call);
     size_t each = (functions.room_bytes(call, parts(call.rows, blocks), parts(panels, groups)) + 63) / 64 * 64;
     Room* room = nullptr;
@@ -80,10 +83,10 @@ const ProductFunctions& product_functions(bool rounds) {
 }
 
 void compute(const Product& call, const ProductFunctions& functions, int threads) {
-    Work work{call, functions};
-    const long tasks = work.blocks * work.groups;
     // A thread more is not worth its waking for less than that.
     if (double(call.rows) * double(call.columns) * double(call.depth) < 1e6) threads = 1;
+    Work work{call, functions, threads};
+    const long tasks = work.blocks * work.groups;
     if (threads > tasks) threads = int(tasks);
     work.packed = (work.packed + 63) / 64 * 64;
     Room room(work.packed + size_t(threads) * work.each);

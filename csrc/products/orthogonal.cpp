@@ -29,18 +29,23 @@ Factor after(const Factor& factor, long first) {
     return found;
 }
 
+// From one row of a symmetric matrix to the next. Behind its numbers stand zeros, so that products read it where it lies.
+long row_of(long size) { return (size + 15) / 16 * 16 + 8; }
+
 // out = A B (size, size), which is symmetric.
 void symmetric(long size, long depth, const Factor& a, const Factor& b, float* out) {
+    const long next = row_of(size);
     for (long begin = 0; begin < size; begin += height) {
         const long rows = size - begin < height ? size - begin : height;
-        multiply({rows, size - begin, depth, after(a, begin), after(b, begin), out + begin * size + begin, size, false, false});
+        multiply({rows, size - begin, depth, after(a, begin), after(b, begin), out + begin * next + begin, next, false, false});
     }
     for (long row = height; row < size; ++row)
-        for (long column = 0; column < row / height * height; ++column) out[row * size + column] = out[column * size + row];
+        for (long column = 0; column < row / height * height; ++column) out[row * next + column] = out[column * next + row];
 }
 
 void symmetric(long size, const Numbers& a, const Numbers& b, Numbers& out) {
-    symmetric(size, size, rows_of(a.data(), size), steps_of(b.data(), size), out.data());
+    const long next = row_of(size);
+    symmetric(size, size, rows_of(a.data(), next), steps_of(b.data(), next), out.data());
 }
 
 // P = a + b G + c G^2
@@ -48,7 +53,7 @@ void polynomial(const Quintic& step, long size, const Numbers& g, Numbers& p) {
     symmetric(size, g, g, p);
     const float b = float(step[1]), c = float(step[2]);
     for (size_t i = 0; i < p.size(); ++i) p[i] = b * g[i] + c * p[i];
-    for (long i = 0; i < size; ++i) p[size_t(i * size + i)] += float(step[0]);
+    for (long i = 0; i < size; ++i) p[size_t(i * row_of(size) + i)] += float(step[0]);
 }
 
 void scale(Numbers& numbers, double factor) {
@@ -85,8 +90,8 @@ void orthogonal(const float* x, float* out, long rows, long columns, const std::
         symmetric(size, p, room, g);
     }
     scale(q, 1 / std::sqrt(bound));
-    if (tall) multiply({rows, columns, columns, rows_of(x, columns), steps_of(q.data(), size), out, columns, false, false});
-    else multiply({rows, columns, rows, rows_of(q.data(), size), steps_of(x, columns), out, columns, false, false});
+    if (tall) multiply({rows, columns, columns, rows_of(x, columns), steps_of(q.data(), row_of(size)), out, columns, false, false});
+    else multiply({rows, columns, rows, rows_of(q.data(), row_of(size)), steps_of(x, columns), out, columns, false, false});
 }
 
 struct Work {
@@ -101,7 +106,7 @@ struct Work {
 void make_orthogonal(const Stack& stack, const std::vector<Quintic>& steps, double margin, int threads) {
     const long smaller = stack.rows < stack.columns ? stack.rows : stack.columns;
     if (threads > stack.count) threads = stack.count > 1 ? int(stack.count) : 1;
-    Work work{stack, steps, margin, std::vector<Rooms>(size_t(threads), Rooms(size_t(smaller * smaller)))};
+    Work work{stack, steps, margin, std::vector<Rooms>(size_t(threads), Rooms(size_t(smaller * row_of(smaller))))};
     run_tasks(
         stack.count, threads,
         [](void* context, long number, int worker) {

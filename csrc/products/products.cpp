@@ -1,13 +1,14 @@
 // Products of linear layers for one instruction set: this file is compiled once for each.
 //
-// B is packed into panels as wide as a tile, once a call. A block of rows of A is made ready for some steps of the depth, unless
-// it serves as it lies, and meets panel after panel, which stay in the second cache.
+// B is packed into panels as wide as a tile, once a call, unless tiles can read it where it lies. A block of rows of A is made ready
+// for some steps of the depth, unless it serves as it lies, and meets panel after panel, which stay in the second cache.
 #include "products.h"
 
 #include "words.h"
 
 namespace regard::REGARD_ISA::products {
 
+constexpr long crowded = 64;  // numbers between rows of memory that meet in a quarter of the first cache's sets or fewer
 constexpr long steps = 128;  // words of the depth at once: rows of memory a power of two apart share few lines of the first cache
 
 template <class Kind>
@@ -36,10 +37,13 @@ REGARD_INLINE void as_stored(const Factor& factor, const Body& body) {
     else body(static_cast<const float*>(factor.values));
 }
 
+// Whether rows of memory share few lines of the first cache, where a tile's steps push each other out.
+bool crowds(const Factor& factor) { return factor.row % crowded == 0; }
+
 // Rows of B that a tile can read where they lie.
 template <class Kind>
 bool lies_ready(const Factor& b, const Panel& panel) {
-    return __is_same(Kind, Floats) && !b.bfloat16 && b.by_depth && panel.whole();
+    return __is_same(Kind, Floats) && !b.bfloat16 && b.by_depth && panel.whole() && !crowds(b);
 }
 
 template <class Kind, class S>
@@ -98,7 +102,7 @@ Matrices<float> ready(const Product& call, long begin, long end, long first, lon
     found.depth = count;
     const Factor& a = call.a;
     if constexpr (__is_same(Kind, Floats)) {
-        if (!a.bfloat16) {
+        if (!a.bfloat16 && !a.by_depth) {
             found.a = static_cast<const float*>(a.values) + (a.by_depth ? begin + first * a.row : begin * a.row + first);
             found.a_stride = a.row;
             return found;

@@ -59,7 +59,8 @@ class Cutting:
         return {"name": self.name, "unit": self.group.unit, "buckets": buckets}
 
     def as_text(self, table: Table, shown: Callable[[Any], str], width: int) -> str:
-        """A table for people: a line for each bucket, each entry `width` wide."""
+        """A table for people: a line for each bucket, each entry `width` wide or as its name needs."""
+        width = max([width, *(len(name) + 2 for name in table)])
         lines = ["", f"{self.name:<16}{'examples':>9}{''.join(f'{name:>{width}}' for name in table)}"]
         for number, bucket in enumerate(self.buckets):
             cells = "".join(f"{shown(entries[number]):>{width}}" for entries in table.values())

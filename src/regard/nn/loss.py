@@ -17,7 +17,7 @@ from regard.nn.consistency import asked
 from regard.nn.distillation import lesson
 from regard.nn.linear import has_bfloat16, in_bfloat16
 
-ROWS = 256  # rows of logits alive at once
+ROWS = 512  # rows of logits alive at once: fewer, and packing the vocabulary for their products counts
 
 # What the kernel reads, and what it calls it.
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
