@@ -187,6 +187,8 @@ def test_a_record_may_add_several_rows_to_a_score():
     assert cutting.fits(averaged("f1", "", [1, 0, 1, 0, 1]))
     assert not cutting.fits(averaged("predicates", "", [1, 0, 1]))
     assert not cutting.fits(Score("accuracy", 50.0, ""))
+    table = cutting.as_text({"f1": [0.0] * 4, "precision": [0.5] * 4}, str, 8)
+    assert table.splitlines()[1].split() == ["distance", "examples", "f1", "precision"]
 
 
 def test_most_changed_leaves_out_what_did_not():
