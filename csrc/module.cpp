@@ -9,6 +9,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -228,6 +229,8 @@ NB_MODULE(_kernel, module) {
     module.def("use_instruction_set", &use_instruction_set, "name"_a, "Use one of `instruction_sets()` from now on.");
     module.def("fma_peak", &fma_peak, "seconds"_a, nb::call_guard<nb::gil_scoped_release>(),
                "Operations a second of one thread that only multiplies and adds float32 registers.");
+    module.def("variable", [](const char* name) -> const char* { return std::getenv(name); }, "name"_a,
+               "What the environment says now, or None; every call of the kernel asks, so that a look-up in Python would count.");
     module.def("share_openmp", &share_openmp, "Use the threads of the OpenMP runtime that this process has loaded, if any.");
     module.def("pool", &pool_name, "Whose threads work: 'openmp' or 'own'.");
     add_layers(module);

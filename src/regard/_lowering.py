@@ -46,7 +46,7 @@ def threads() -> int:
     get = getattr(sys.modules.get("torch"), "get_num_threads", None)
     if get is not None:
         _share_openmp()
-    wanted = os.environ.get("REGARD_NUM_THREADS")
+    wanted = kernel().variable("REGARD_NUM_THREADS")
     if wanted:
         return _checked_threads(wanted)
     if get is not None:

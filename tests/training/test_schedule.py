@@ -31,7 +31,7 @@ def test_the_average_follows_its_formula_and_can_be_swapped_in():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        average.update(model, step)
+        average.update(step)
         weight = model.weight.detach().clone()
         expected = weight if expected is None else expected + (1 - (1 - 1 / step) ** 5) * (weight - expected)
     torch.testing.assert_close(average.weights["weight"], expected)
@@ -49,7 +49,7 @@ def test_the_average_spans_about_its_share_of_the_run():
         average = WeightAverage(model, 0.1)
         for step in range(1, steps + 1):
             model.weight.data.fill_(step)
-            average.update(model, step)
+            average.update(step)
         age = (steps - float(average.weights["weight"])) / steps
         assert abs(age - 0.1 / 1.1) < 0.01
 

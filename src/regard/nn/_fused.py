@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
-from regard._arrays import is_traced
+from regard._arrays import is_traced_torch
 from regard._lowering import kernel, threads
 
 __all__ = ["BYTES", "NOTHING", "Drop", "address", "is_fused", "kernel", "threads"]
@@ -21,11 +21,14 @@ BYTES = {torch.float64: 8, torch.float32: 4, torch.bfloat16: 2}
 
 def is_fused(*tensors: Tensor) -> bool:
     """Whether the kernel may compute with these: on a CPU, seen by no tracer, transform or forward-mode derivative."""
-    if is_traced(tensors[0]) or peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+    if peek_interpreter_stack() is not None or forward_ad._current_level >= 0 or is_traced_torch(tensors[0]):
         return False
     if kernel() is None:
         return False
-    return all(t.device.type == "cpu" and t.dtype in BYTES and not t.is_neg() for t in tensors)
+    for tensor in tensors:  # this is asked a hundred times a step: a generator would count
+        if not tensor.is_cpu or tensor.dtype not in BYTES or tensor.is_neg():
+            return False
+    return True
 
 
 def address(array: Tensor | None) -> int:

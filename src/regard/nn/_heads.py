@@ -80,7 +80,7 @@ def _compute(
     turns: Tensor | None,
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """The groups, and the inverse root mean squares (..., changed heads) where there are any; `projected` is used up."""
-    whole = projected.detach().unflatten(-1, (-1, head_dim))
+    whole = projected.detach().view(*projected.shape[:-1], projected.shape[-1] // head_dim, head_dim)
     heads, inverse = sum(sizes[:changed]), None
     if eps is not None:
         wide = torch.float64 if whole.dtype == torch.float64 else torch.float32

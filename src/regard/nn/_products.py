@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regard.nn._fused import BYTES, address, kernel, threads
+from regard.nn._fused import BYTES, kernel, threads
 
 
 def product(a: Tensor, b: Tensor, out: Tensor, *, add: bool = False, rounds: bool = False) -> Tensor:
@@ -16,24 +16,27 @@ def product(a: Tensor, b: Tensor, out: Tensor, *, add: bool = False, rounds: boo
     of them on the other rows of a.
     """
     a, b = _readable(a), _readable(b)
+    rows, depth = a.shape
     kernel().product(
-        len(a), b.shape[1], len(b), _given(a), _given(b.mT), address(out), BYTES[out.dtype], out.stride(0),
-        add, rounds, threads(),
+        rows, b.shape[1], depth, _given(a, *a.stride()), _given(b, *reversed(b.stride())), out.data_ptr(), BYTES[out.dtype],
+        out.stride(0), add, rounds, threads(),
     )  # fmt: skip
     return out
 
 
 def new_product(a: Tensor, b: Tensor, dtype: torch.dtype, *, rounds: bool = False) -> Tensor:
     """`a @ b` in a new tensor of `dtype`, float32 or bfloat16."""
-    return product(a, b, torch.empty(len(a), b.shape[1], dtype=dtype), rounds=rounds)
+    return product(a, b, torch.empty((a.shape[0], b.shape[1]), dtype=dtype), rounds=rounds)
 
 
 def _readable(factor: Tensor) -> Tensor:
     return factor if 1 in factor.stride() else factor.contiguous()
 
 
-def _given(factor: Tensor) -> tuple[int, int, int, bool]:
-    """Address, bytes of a number, stride between rows of memory, and whether such a row holds a step of the depth for all of (M, K)."""
-    row, column = factor.stride()
-    by_depth = column != 1
-    return address(factor), BYTES[factor.dtype], column if by_depth else row, by_depth
+def _given(factor: Tensor, row: int, step: int) -> tuple[int, int, int, bool]:
+    """Address, bytes of a number, stride between rows of memory, and whether such a row holds one step of the depth.
+
+    `row` is the stride between rows of a, or columns of b, and `step` that along the depth.
+    """
+    by_depth = step != 1
+    return factor.data_ptr(), BYTES[factor.dtype], step if by_depth else row, by_depth

@@ -299,7 +299,7 @@ class CrossAttention(_Attention):
         # Queries are normalized over all heads together, as if these were one.
         width = self.heads * self.head_dim
         (query,) = project_heads(self.query, values_of(x), width, [1], 1, self._eps, None)
-        query = query.flatten(-2).unflatten(-1, (-1, self.head_dim))
+        query = query.reshape(*query.shape[:-2], self.heads, self.head_dim)
         if cache is not None and cache.entry is not None:
             key, value = cache.entry
         else:

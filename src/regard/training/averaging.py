@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class WeightAverage:
@@ -17,14 +17,14 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, share: float) -> None:
         self.share = share
+        self.followed = [parameter.detach() for parameter in model.parameters()]
         self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after step number `step`, counted from 1."""
+    def update(self, step: int) -> None:
+        """Take in the model's weights after step number `step`, counted from 1."""
         follow = 1 - (1 - 1 / step) ** (1 / self.share)
-        current: list[Tensor] = [parameter.detach() for parameter in model.parameters()]
-        torch._foreach_lerp_(list(self.weights.values()), current, follow)
+        torch._foreach_lerp_(list(self.weights.values()), self.followed, follow)
 
     @contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:

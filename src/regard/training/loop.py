@@ -84,6 +84,7 @@ class Trainer:
     def __post_init__(self) -> None:
         torch.manual_seed(self.recipe.seed)
         self.model = self.task.model(self.recipe)
+        self.parameters = list(self.model.parameters())
         self.optimizers = make_optimizers(
             self.model,
             self.recipe.matrix_learning_rate,
@@ -143,7 +144,8 @@ class Trainer:
 
     def update(self, progress: float) -> None:
         """One step of the optimizers over one global batch."""
-        self.model.train()
+        if not self.model.training:  # a walk over all modules, which an update would notice
+            self.model.train()
         # Dropout depends on the step alone, so that no generator's state needs to be kept for any worker.
         torch.manual_seed(derived(self.recipe.seed, self.position.step, workers.rank()))
         is_before, done = stage(progress, self.recipe.pretrain)
@@ -160,7 +162,7 @@ class Trainer:
             summed.backward()
             loss += float(summed.detach())
         workers.sum_gradients(parameter for parameter in phase.parameters() if parameter.requires_grad)
-        norm = scale_and_clip(self.model.parameters(), counted, self.recipe.clip)
+        norm = scale_and_clip(self.parameters, counted, self.recipe.clip)
         loss = workers.total(loss) / counted
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise RegardError(
@@ -186,7 +188,7 @@ class Trainer:
             optimizer.zero_grad()
         self.position.step += 1
         if self.average is not None:
-            self.average.update(self.model, self.position.step)
+            self.average.update(self.position.step)
 
     def evaluate(self) -> list[Score]:
         """Score the averaged weights on the dev set, and keep them as the ones to use when they are the best so far."""
