@@ -73,7 +73,7 @@ def train(model: Labeller, batches: Iterator[Sequence[Example]], budget: Budget)
             optimizer.step()
             optimizer.zero_grad()
         updates += 1
-        average.update(model, updates)
+        average.update(updates)
         seconds += time.perf_counter() - begin
     average.swap(model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
