@@ -63,7 +63,8 @@ class Muon(Optimizer):
         together = self._directions(matrices, group["momentum"])
         steps = orthogonal(together.view(-1, *piece)).reshape(-1, piece[1]).to(matrices[0].dtype)
         scale = max(1, piece[0] / piece[1]) ** 0.5
-        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        if group["weight_decay"]:
+            torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(matrices, steps.split(rows), alpha=-group["lr"] * scale)
 
     def _directions(self, matrices: list[Tensor], momentum: float) -> Tensor:
