@@ -23,12 +23,11 @@ def is_fused(*tensors: Tensor) -> bool:
     """Whether the kernel may compute with these: on a CPU, seen by no tracer, transform or forward-mode derivative."""
     if peek_interpreter_stack() is not None or forward_ad._current_level >= 0 or is_traced_torch(tensors[0]):
         return False
-    if kernel() is None:
-        return False
-    for tensor in tensors:  # this is asked a hundred times a step: a generator would count
-        if not tensor.is_cpu or tensor.dtype not in BYTES or tensor.is_neg():
-            return False
-    return True
+    return kernel() is not None and all(map(_is_read, tensors))
+
+
+def _is_read(tensor: Tensor) -> bool:
+    return tensor.is_cpu and tensor.dtype in BYTES and not tensor.is_neg()
 
 
 def address(array: Tensor | None) -> int:
