@@ -81,7 +81,7 @@ def dev_loss(trainer: Trainer) -> float:
     trainer.model.eval()
     if trainer.average is None:
         raise SystemExit("the recipe keeps no average of the weights")
-    with trainer.average.in_place_of(trainer.model), torch.no_grad():
+    with trainer.average.in_place(), torch.no_grad():
         return trainer.dev_loss()
 
 

@@ -29,7 +29,7 @@ Factor after(const Factor& factor, long first) {
     return found;
 }
 
-// From one row of a symmetric matrix to the next. Behind its numbers stand zeros, so that products read it where it lies.
+// From one row of a symmetric matrix to the next: never so many numbers that products would pack it first. Zeros fill the rows.
 long row_of(long size) { return (size + 15) / 16 * 16 + 8; }
 
 // out = A B (size, size), which is symmetric.

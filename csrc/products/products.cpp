@@ -37,13 +37,10 @@ REGARD_INLINE void as_stored(const Factor& factor, const Body& body) {
     else body(static_cast<const float*>(factor.values));
 }
 
-// Whether rows of memory share few lines of the first cache, where a tile's steps push each other out.
-bool crowds(const Factor& factor) { return factor.row % crowded == 0; }
-
-// Rows of B that a tile can read where they lie.
+// Rows of B that a tile can read where they lie, unless its steps would push each other out of the first cache.
 template <class Kind>
 bool lies_ready(const Factor& b, const Panel& panel) {
-    return __is_same(Kind, Floats) && !b.bfloat16 && b.by_depth && panel.whole() && !crowds(b);
+    return __is_same(Kind, Floats) && !b.bfloat16 && b.by_depth && panel.whole() && b.row % crowded != 0;
 }
 
 template <class Kind, class S>
@@ -103,7 +100,7 @@ Matrices<float> ready(const Product& call, long begin, long end, long first, lon
     const Factor& a = call.a;
     if constexpr (__is_same(Kind, Floats)) {
         if (!a.bfloat16 && !a.by_depth) {
-            found.a = static_cast<const float*>(a.values) + (a.by_depth ? begin + first * a.row : begin * a.row + first);
+            found.a = static_cast<const float*>(a.values) + begin * a.row + first;
             found.a_stride = a.row;
             return found;
         }

@@ -75,7 +75,7 @@ def train(model: Labeller, batches: Iterator[Sequence[Example]], budget: Budget)
         updates += 1
         average.update(updates)
         seconds += time.perf_counter() - begin
-    average.swap(model)
+    average.swap()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"updates": updates, "seconds": round(seconds, 1), "parameters": parameters}
 

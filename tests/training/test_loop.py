@@ -103,7 +103,7 @@ def test_training_learns_and_keeps_the_best(trainer_of):
     position = trainer.run()
     assert position.step == 60
     assert position.evaluated == 3
-    with trainer.average.in_place_of(trainer.model), torch.no_grad():
+    with trainer.average.in_place(), torch.no_grad():
         assert trainer.dev_loss() < before - 0.5
     events = [
         json.loads(line)

@@ -35,9 +35,9 @@ def test_the_average_follows_its_formula_and_can_be_swapped_in():
         weight = model.weight.detach().clone()
         expected = weight if expected is None else expected + (1 - (1 - 1 / step) ** 5) * (weight - expected)
     torch.testing.assert_close(average.weights["weight"], expected)
-    average.swap(model)
+    average.swap()
     torch.testing.assert_close(model.weight.detach(), expected)
-    average.swap(model)
+    average.swap()
     torch.testing.assert_close(model.weight.detach(), weight)
     torch.testing.assert_close(average.weights["weight"], expected)
 

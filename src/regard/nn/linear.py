@@ -102,7 +102,7 @@ class _KernelLinear(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.narrow = narrow
         out = new_product(_rows(x), weight.mT, torch.bfloat16 if narrow else x.dtype, rounds=narrow)
-        return out if x.ndim == 2 else out.unflatten(0, x.shape[:-1])
+        return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -115,8 +115,7 @@ class _KernelLinear(torch.autograd.Function):
                 wide = flat.to(weight.dtype)
                 return (wide @ weight).to(x.dtype).view(x.shape), wide.mT @ rows.to(weight.dtype), None
         if wants_x:
-            grad_x = new_product(flat, weight, x.dtype, rounds=ctx.narrow)
-            grad_x = grad_x if x.ndim == 2 else grad_x.view(x.shape)
+            grad_x = new_product(flat, weight, x.dtype, rounds=ctx.narrow).view(x.shape)
         if wants_weight:
             grad_weight = new_product(flat.mT, rows, weight.dtype, rounds=ctx.narrow)
         return grad_x, grad_weight, None

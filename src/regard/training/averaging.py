@@ -27,18 +27,18 @@ class WeightAverage:
         torch._foreach_lerp_(list(self.weights.values()), self.followed, follow)
 
     @contextmanager
-    def in_place_of(self, model: nn.Module) -> Iterator[None]:
+    def in_place(self) -> Iterator[None]:
         """While it lasts, the model has the averaged weights."""
-        self.swap(model)
+        self.swap()
         try:
             yield
         finally:
-            self.swap(model)
+            self.swap()
 
     @torch.no_grad()
-    def swap(self, model: nn.Module) -> None:
+    def swap(self) -> None:
         """Exchange the model's weights with the average; a second call exchanges them back."""
-        for name, parameter in model.named_parameters():
-            held = self.weights[name].clone()
-            self.weights[name].copy_(parameter)
-            parameter.copy_(held)
+        for average, weights in zip(self.weights.values(), self.followed, strict=True):
+            held = average.clone()
+            average.copy_(weights)
+            weights.copy_(held)

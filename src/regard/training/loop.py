@@ -193,7 +193,7 @@ class Trainer:
     def evaluate(self) -> list[Score]:
         """Score the averaged weights on the dev set, and keep them as the ones to use when they are the best so far."""
         self.model.eval()
-        averaged = nullcontext() if self.average is None else self.average.in_place_of(self.model)
+        averaged = nullcontext() if self.average is None else self.average.in_place()
         with averaged, torch.no_grad():
             loss = self.dev_loss()
             self.task.calibrate(self.model, self.dev_store)

@@ -59,13 +59,14 @@ class Muon(Optimizer):
 
     def _update(self, matrices: list[Tensor], piece: tuple[int, int], group: dict[str, Any]) -> None:
         """One step of matrices that are cut into pieces of one shape; the rows of all lie in one array, one below the other."""
-        rows = [len(matrix) for matrix in matrices]
         together = self._directions(matrices, group["momentum"])
         steps = orthogonal(together.view(-1, *piece)).reshape(-1, piece[1]).to(matrices[0].dtype)
         scale = max(1, piece[0] / piece[1]) ** 0.5
         if group["weight_decay"]:
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(matrices, steps.split(rows), alpha=-group["lr"] * scale)
+        torch._foreach_add_(
+            matrices, steps.split([matrix.shape[0] for matrix in matrices]), alpha=-group["lr"] * scale
+        )
 
     def _directions(self, matrices: list[Tensor], momentum: float) -> Tensor:
         """Nesterov's look ahead, after the momenta have taken in the gradients, in bfloat16 where the CPU has instructions for it."""
@@ -75,8 +76,7 @@ class Muon(Optimizer):
         momenta = [self.state[matrix]["momentum"] for matrix in matrices]
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-        together = torch.cat(gradients)
-        torch._foreach_lerp_(together.split([len(matrix) for matrix in matrices]), momenta, momentum)
+        together = torch.cat(torch._foreach_lerp(gradients, momenta, momentum))
         return together.to(torch.bfloat16) if has_bfloat16() else together
 
 
