@@ -7,7 +7,7 @@ from unittest import mock
 
 import torch
 
-from regard.nn import _gate, _heads, feedforward, norm, residual
+from regard.nn import _gate, _heads, _stack, feedforward, norm, residual
 
 # Rounding once to bfloat16 against rounding at every step; sums in another order.
 CLOSE = {
@@ -21,7 +21,7 @@ CLOSE = {
 def plain():
     """Compute without the kernel."""
     with contextlib.ExitStack() as stack:
-        for module in (_gate, _heads, feedforward, norm, residual):
+        for module in (_gate, _heads, _stack, feedforward, norm, residual):
             stack.enter_context(mock.patch.object(module, "is_fused", return_value=False))
         yield
 

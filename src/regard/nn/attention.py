@@ -57,7 +57,7 @@ class _Attention(nn.Module):
         self.key_norm = RMSNorm() if qk_norm else None
 
     @property
-    def _eps(self) -> float | None:
+    def eps(self) -> float | None:
         """Of the normalization of queries and keys; None: there is none."""
         return None if self.query_norm is None else self.query_norm.eps
 
@@ -160,7 +160,7 @@ class SelfAttention(_Attention):
         sizes = [self.heads, self.kv_heads, self.kv_heads]
         turns = None if self.rotary is None else turns
         query, key, value = project_heads(
-            self.query_key_value, values, self.head_dim, sizes, 2, self._eps, turns
+            self.query_key_value, values, self.head_dim, sizes, 2, self.eps, turns
         )
         options: dict[str, Any] = {"mask": mask, "return_aux": return_aux}
         if isinstance(cache, PrefixCache) and isinstance(x, Packed):
@@ -298,14 +298,14 @@ class CrossAttention(_Attention):
             )
         # Queries are normalized over all heads together, as if these were one.
         width = self.heads * self.head_dim
-        (query,) = project_heads(self.query, values_of(x), width, [1], 1, self._eps, None)
+        (query,) = project_heads(self.query, values_of(x), width, [1], 1, self.eps, None)
         query = query.reshape(*query.shape[:-2], self.heads, self.head_dim)
         if cache is not None and cache.entry is not None:
             key, value = cache.entry
         else:
             sizes = [self.kv_heads, self.kv_heads]
             key, value = project_heads(
-                self.key_value, values_of(context), self.head_dim, sizes, 1, self._eps, None
+                self.key_value, values_of(context), self.head_dim, sizes, 1, self.eps, None
             )
             if cache is not None:
                 cache.entry = key, value

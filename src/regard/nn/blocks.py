@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from regard._masks import Causal, Mask
-from regard.nn._sequences import Sequences, positions_of, values_of
+from regard.nn._sequences import Sequences, like, positions_of, values_of
+from regard.nn._stack import Half, compute
 from regard.nn.attention import CrossAttention, SelfAttention
 from regard.nn.cache import LayerCache
 from regard.nn.feedforward import Dropout, FeedForward
@@ -53,6 +54,14 @@ class EncoderBlock(nn.Module):
         self.feed_forward_norm = RMSNorm()
         self.feed_forward = FeedForward(dim, hidden)
         self.dropout = Dropout(dropout)
+
+    @property
+    def halves(self) -> list[Half]:
+        """What it is made of, in order."""
+        return [
+            Half(self.attention_norm, self.attention, self.dropout),
+            Half(self.feed_forward_norm, self.feed_forward, self.dropout),
+        ]
 
     def forward(
         self,
@@ -103,6 +112,12 @@ class DecoderBlock(EncoderBlock):
         self.context_norm = RMSNorm()
         self.context_attention = CrossAttention(dim, heads, kv_heads=kv_heads, qk_norm=qk_norm)
 
+    @property
+    def halves(self) -> list[Half]:
+        """Those of an encoder block, with the attention to the context between them."""
+        own, feed = super().halves
+        return [own, Half(self.context_norm, self.context_attention, self.dropout), feed]
+
     def forward(  # type: ignore[override]
         self,
         x: Sequences | Stream,
@@ -123,7 +138,24 @@ class DecoderBlock(EncoderBlock):
         return self._feed(stream.add(values_of(found), self.dropout)).like(x)
 
 
-class Encoder(nn.Module):
+class Stack(nn.Module):
+    """A stack of blocks and a last normalization."""
+
+    block: ClassVar[type[EncoderBlock]]
+
+    def __init__(self, layers: int, dim: int, heads: int, hidden: int, **options: Any) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(self.block(dim, heads, hidden, **options) for _ in range(layers))
+        self.norm = RMSNorm()
+        self.rotary = Rotary(dim // heads)
+
+    @property
+    def halves(self) -> list[Half]:
+        """Those of all blocks, in order."""
+        return [half for block in self.blocks if isinstance(block, EncoderBlock) for half in block.halves]
+
+
+class Encoder(Stack):
     """A stack of encoder blocks and a last normalization; every token sees its whole sequence unless a mask says less.
 
     Arguments:
@@ -143,25 +175,23 @@ class Encoder(nn.Module):
 
     block: ClassVar[type[EncoderBlock]] = EncoderBlock
 
-    def __init__(self, layers: int, dim: int, heads: int, hidden: int, **options: Any) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(self.block(dim, heads, hidden, **options) for _ in range(layers))
-        self.norm = RMSNorm()
-        self.rotary = Rotary(dim // heads)
-
     def forward(
         self, x: Sequences, *, mask: Mask | Tensor | None = None, turns: Tensor | None = None
     ) -> Sequences:
         """`Packed` (total, dim) or a tensor (..., T, dim), in and out; arguments as for `SelfAttention.forward`."""
         if turns is None:
             turns = self.rotary(positions_of(x), values_of(x).dtype)
-        stream = Stream(x)
-        for block in self.blocks:
-            stream = block(stream, mask=mask, turns=turns)
-        return stream.normalized(self.norm, leaves=True)[1]
+
+        def by_blocks(values: Tensor, _: Tensor | None) -> Tensor:
+            stream = Stream(like(x, values))
+            for block in self.blocks:
+                stream = block(stream, mask=mask, turns=turns)
+            return values_of(stream.normalized(self.norm, leaves=True)[1])
+
+        return like(x, compute(self, by_blocks, x, mask=mask, turns=turns))
 
 
-class Decoder(nn.Module):
+class Decoder(Stack):
     """A stack of decoder blocks and a last normalization; with caches it goes on where it stopped.
 
     Arguments and errors are those of `Encoder`.
@@ -174,12 +204,6 @@ class Decoder(nn.Module):
     """
 
     block: ClassVar[type[DecoderBlock]] = DecoderBlock
-
-    def __init__(self, layers: int, dim: int, heads: int, hidden: int, **options: Any) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(self.block(dim, heads, hidden, **options) for _ in range(layers))
-        self.norm = RMSNorm()
-        self.rotary = Rotary(dim // heads)
 
     def forward(
         self,
@@ -202,11 +226,19 @@ class Decoder(nn.Module):
         """
         start = caches[0].own.length if caches else 0
         turns = self.rotary(positions_of(x, start), values_of(x).dtype)
-        stream = Stream(x)
-        for number, block in enumerate(self.blocks):
-            cache = caches[number] if caches else None
-            stream = block(stream, context, key_sequence=key_sequence, turns=turns, cache=cache)
-        return stream.normalized(self.norm, leaves=True)[1]
+
+        def by_blocks(values: Tensor, read: Tensor) -> Tensor:
+            stream, source = Stream(like(x, values)), like(context, read)
+            for number, block in enumerate(self.blocks):
+                cache = caches[number] if caches else None
+                stream = block(stream, source, key_sequence=key_sequence, turns=turns, cache=cache)
+            return values_of(stream.normalized(self.norm, leaves=True)[1])
+
+        if caches:
+            return like(x, by_blocks(values_of(x), values_of(context)))
+        return like(
+            x, compute(self, by_blocks, x, context, mask=CAUSAL, key_sequence=key_sequence, turns=turns)
+        )
 
     def caches(self) -> list[LayerCache]:
         """An empty cache for every block."""

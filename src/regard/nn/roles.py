@@ -34,9 +34,9 @@ class RowAttention(CrossAttention):
         """Rows (T, dim) of Q sequences, of which number q reads sentence `sentences[q]` of the context (W, dim)."""
         heads = [self.kv_heads, self.kv_heads]
         (query,) = project_heads(
-            self.query, x.values, self.head_dim, [self.heads], 1, self._eps, turns[of_row]
+            self.query, x.values, self.head_dim, [self.heads], 1, self.eps, turns[of_row]
         )
-        key, value = project_heads(self.key_value, context.values, self.head_dim, heads, 1, self._eps, turns)
+        key, value = project_heads(self.key_value, context.values, self.head_dim, heads, 1, self.eps, turns)
         options = {
             "cu_seqlens_q": x.offsets,
             "cu_seqlens_k": context.offsets,
