@@ -3,21 +3,20 @@
 // The glue in regard.backends hands over addresses and strides of arrays that it has checked and keeps alive: converting arrays
 // of a framework here would cost more than small calls do. Everything else is checked in this module.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdlib>
-#include <map>
-#include <mutex>
 #include <optional>
 
+#include "branches/module.h"
 #include "decoder/binding.h"
 #include "layers/module.h"
 #include "loss/module.h"
 #include "products/module.h"
+#include "plan.h"
 #include "pool.h"
 #include "run.h"
 #ifdef REGARD_XLA
@@ -31,8 +30,6 @@ namespace regard {
 
 namespace {
 
-using Integers = nb::ndarray<const int64_t, nb::c_contig, nb::device::cpu>;
-using SmallIntegers = nb::ndarray<const int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Address = uintptr_t;
 
 [[noreturn]] void refuse(const char* what) { throw std::invalid_argument(what); }
@@ -65,65 +62,6 @@ Distances distances_of(nb::handle given) {
     const auto t = nb::cast<nb::tuple>(given);
     return {reinterpret_cast<const void*>(nb::cast<Address>(t[0])), nb::cast<long>(t[1]), nb::cast<long>(t[2]), nb::cast<long>(t[3])};
 }
-
-class Plan {
-   public:
-    Plan(const Integers& spans, std::tuple<long, long, long, long, long, long> sizes, double scale, double softcap, double dropout,
-         long step, std::optional<Integers> boxes, std::optional<SmallIntegers> starts, std::optional<SmallIntegers> ends)
-        : problem(spans.data(), count_of(spans),
-                  std::apply([](auto... size) { return Sizes{size...}; }, sizes), scale, softcap, dropout, step,
-                  boxes ? boxes->data() : nullptr, boxes_of_each(boxes, count_of(spans))),
-          starts_(starts),
-          ends_(ends) {
-        if (starts.has_value() != ends.has_value()) refuse("intervals need both their starts and their ends");
-        if (!starts) return;
-        if (boxes) refuse("a plan has boxes or intervals, not both");
-        long rows = 0;
-        for (long n = 0; n < count_of(spans); ++n) rows += spans.data()[count_of(spans) + n];
-        for (size_t axis = 0; axis < 3; ++axis)
-            if (starts->shape(axis) != ends->shape(axis)) refuse("starts and ends of intervals must have one shape");
-        const long heads = long(starts->shape(0));
-        if ((heads != 1 && heads != problem.sizes.heads) || long(starts->shape(1)) != rows)
-            refuse("intervals must have shape (1 or heads, queries of all sequences, intervals)");
-        problem.intervals = {starts->data(), ends->data(), rows, long(starts->shape(2)), heads != 1};
-        if (problem.intervals.count == 0) problem.intervals.starts = problem.intervals.ends = &nothing;
-    }
-
-    const Problem::Forward& forward_work(const Kernels& kernels) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        auto found = forward_.find(kernels.panel);
-        if (found == forward_.end()) found = forward_.emplace(kernels.panel, problem.forward_work(kernels.panel, kernels.few)).first;
-        return found->second;
-    }
-
-    const Problem::Backward& backward_work(long panel, Problem::Chains chains) {
-        const long key = panel * 16 + chains.any * 8 + chains.blocks * 4 + chains.heads * 2 + chains.sequences;
-        std::lock_guard<std::mutex> lock(mutex_);
-        auto found = backward_.find(key);
-        if (found == backward_.end()) found = backward_.emplace(key, problem.backward_work(panel, chains)).first;
-        return found->second;
-    }
-
-    Problem problem;
-
-   private:
-    static long count_of(const Integers& spans) {
-        if (spans.ndim() != 2 || spans.shape(0) != 5) refuse("spans must have shape (5, sequences)");
-        return long(spans.shape(1));
-    }
-    static long boxes_of_each(const std::optional<Integers>& boxes, long count) {
-        if (!boxes) return 0;
-        if (boxes->ndim() != 3 || long(boxes->shape(0)) != count || boxes->shape(2) != 6)
-            refuse("boxes must have shape (sequences, boxes, 6)");
-        return long(boxes->shape(1));
-    }
-    static constexpr int32_t nothing = 0;
-
-    std::optional<SmallIntegers> starts_, ends_;
-    std::mutex mutex_;
-    std::map<long, Problem::Forward> forward_;
-    std::map<long, Problem::Backward> backward_;
-};
 
 // (bytes of a number that is computed with, query, key, value, mask, bias, distances, address of the sinks)
 Call call_of(const Problem& problem, const nb::tuple& arguments, uint64_t seed) {
@@ -233,6 +171,7 @@ NB_MODULE(_kernel, module) {
                "What the environment says now, or None; every call of the kernel asks, so that a look-up in Python would count.");
     module.def("share_openmp", &share_openmp, "Use the threads of the OpenMP runtime that this process has loaded, if any.");
     module.def("pool", &pool_name, "Whose threads work: 'openmp' or 'own'.");
+    add_branches(module);
     add_layers(module);
     add_loss(module);
     add_products(module);

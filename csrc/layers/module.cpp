@@ -91,6 +91,8 @@ void residual_backward(int branch_bytes, int normalized_bytes, long rows, long s
     run(functions().residual_backward[numbers_of(branch_bytes)][numbers_of(normalized_bytes)], call, rows, size, threads);
 }
 
+}  // namespace
+
 void heads(int bytes, long rows, long heads, long size, long row, Address values, Address inverse, long inverse_row, double eps,
            Address turns, long turn_rows, Address grad_out, long grad_out_row, Address grad, int threads) {
     const Heads call{heads,     size,      row,          at(values), at(inverse),  inverse_row,
@@ -107,8 +109,6 @@ void gate(int bytes, long rows, long size, Address gate_up, Address out, int thr
 void gate_backward(int bytes, long rows, long size, Address gate_up, Address grad_out, Address grad, int threads) {
     run(functions().gate_backward[numbers_of(bytes)], Gate{size, at(gate_up), nullptr, at(grad_out), at(grad)}, rows, 2 * size, threads);
 }
-
-}  // namespace
 
 void add_layers(nb::module_& module) {
     module.def("residual", &residual, "sum = x + dropped(branch), and its normalization; see layers/layers.h.");

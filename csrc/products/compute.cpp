@@ -93,10 +93,10 @@ void compute(const Product& call, const ProductFunctions& functions, int threads
     work.room = &room;
     if (work.packed)
         run_tasks(
-            work.panels, threads,
-            [](void* context, long panel, int) {
+            functions.pack_parts(call), threads,
+            [](void* context, long part, int) {
                 const Work& work = *static_cast<const Work*>(context);
-                work.functions.pack(work.call, panel, work.room->at(0));
+                work.functions.pack(work.call, part, work.room->at(0));
             },
             &work);
     run_tasks(

@@ -17,9 +17,6 @@ namespace regard {
 
 namespace {
 
-// Address, bytes of a number, elements from one row of memory to the next, whether such a row is a step of the depth.
-using Given = std::tuple<uintptr_t, int, long, bool>;
-
 [[noreturn]] void refuse(const char* what) { throw std::invalid_argument(what); }
 
 bool is_bfloat16(int bytes) {
@@ -32,6 +29,8 @@ Factor factor_of(const Given& given) {
     if (row < 0 || row > (1L << 40)) refuse("a row must begin after the one before");
     return {reinterpret_cast<const void*>(address), row, is_bfloat16(bytes), by_depth};
 }
+
+}  // namespace
 
 void product(long rows, long columns, long depth, const Given& a, const Given& b, uintptr_t out, int out_bytes, long out_row, bool add,
              bool rounds, int threads) {
@@ -52,6 +51,8 @@ void product(long rows, long columns, long depth, const Given& a, const Given& b
     const nb::gil_scoped_release release;
     compute(call, product_functions(rounds), threads);
 }
+
+namespace {
 
 void orthogonal(uintptr_t matrices, uintptr_t out, long count, long rows, long columns, const std::vector<Quintic>& steps, double margin,
                 int threads) {

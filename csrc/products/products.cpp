@@ -9,7 +9,8 @@
 namespace regard::REGARD_ISA::products {
 
 constexpr long crowded = 64;  // numbers between rows of memory that meet in a quarter of the first cache's sets or fewer
-constexpr long steps = 128;  // words of the depth at once: rows of memory a power of two apart share few lines of the first cache
+constexpr long packed_words = 32;  // words of the depth that are packed together
+constexpr long steps = 192;  // words of the depth at once: rows of memory a power of two apart share few lines of the first cache
 
 template <class Kind>
 long words_of(const Product& call) {
@@ -43,12 +44,23 @@ bool lies_ready(const Factor& b, const Panel& panel) {
     return __is_same(Kind, Floats) && !b.bfloat16 && b.by_depth && panel.whole() && b.row % crowded != 0;
 }
 
+template <class Kind>
+float* packed_at(const Product& call, const Panel& panel, const float* packed) {
+    return const_cast<float*>(packed) + panel.column * words_of<Kind>(call);
+}
+
+// Words [first, last) of all panels: a few rows of memory as a whole, for a panel has but a cache line of each.
 template <class Kind, class S>
-void pack_rows(const S* values, const Factor& b, long depth, long words, const Panel& panel, float* to) {
-    const S* from = values + panel.column;
-    for (long word = 0; word < words; ++word)
-        for (int v = 0; v < panel.vectors; ++v, to += W)
-            store<float>(to, words_across<Kind>(from + v * W, b.row, word, depth, panel.columns - v * W));
+void pack_rows(const S* values, const Product& call, long first, long last, float* packed) {
+    for (long p = 0; p < Panel::count(call); ++p) {
+        const Panel panel(call, p);
+        if (lies_ready<Kind>(call.b, panel)) continue;
+        const S* from = values + panel.column;
+        float* to = packed_at<Kind>(call, panel, packed) + first * panel.vectors * W;
+        for (long word = first; word < last; ++word)
+            for (int v = 0; v < panel.vectors; ++v, to += W)
+                store<float>(to, words_across<Kind>(from + v * W, call.b.row, word, call.depth, panel.columns - v * W));
+    }
 }
 
 template <class Kind, class S>
@@ -68,19 +80,21 @@ void pack_columns(const S* values, const Factor& b, long depth, long words, cons
 }
 
 template <class Kind>
-float* packed_at(const Product& call, const Panel& panel, const float* packed) {
-    return const_cast<float*>(packed) + panel.column * words_of<Kind>(call);
+long pack_parts(const Product& call) {
+    return call.b.by_depth ? (words_of<Kind>(call) + packed_words - 1) / packed_words : Panel::count(call);
 }
 
 template <class Kind>
-void pack(const Product& call, long number, float* packed) {
-    const Panel panel(call, number);
-    if (lies_ready<Kind>(call.b, panel)) return;
-    float* to = packed_at<Kind>(call, panel, packed);
+void pack(const Product& call, long part, float* packed) {
     const long words = words_of<Kind>(call);
     as_stored(call.b, [&]<class S>(const S* values) {
-        if (call.b.by_depth) pack_rows<Kind>(values, call.b, call.depth, words, panel, to);
-        else pack_columns<Kind>(values, call.b, call.depth, words, panel, to);
+        if (call.b.by_depth) {
+            const long first = part * packed_words;
+            pack_rows<Kind>(values, call, first, smallest(first + packed_words, words), packed);
+        } else {
+            const Panel panel(call, part);
+            pack_columns<Kind>(values, call.b, call.depth, words, panel, packed_at<Kind>(call, panel, packed));
+        }
     });
 }
 
@@ -198,7 +212,7 @@ void multiply(const Product& call, long begin, long end, long first_panel, long 
 }
 
 template <class Kind>
-constexpr ProductFunctions functions{Panel::count, packed_bytes<Kind>, pack<Kind>, room_bytes<Kind>, multiply<Kind>};
+constexpr ProductFunctions functions{Panel::count, packed_bytes<Kind>, pack_parts<Kind>, pack<Kind>, room_bytes<Kind>, multiply<Kind>};
 
 }  // namespace regard::REGARD_ISA::products
 

@@ -28,7 +28,8 @@ struct Product {
 struct ProductFunctions {
     long (*panels)(const Product&);
     size_t (*packed_bytes)(const Product&);
-    void (*pack)(const Product&, long panel, float* packed);
+    long (*pack_parts)(const Product&);
+    void (*pack)(const Product&, long part, float* packed);
     size_t (*room_bytes)(const Product&, long rows, long panels);  // for `multiply` of so many
     void (*multiply)(const Product&, long begin, long end, long first_panel, long last_panel, const float* packed, float* room);
 };

@@ -127,7 +127,7 @@ def test_bfloat16_is_for_cpus_that_have_instructions_for_it(monkeypatch, has_ins
         monkeypatch.setattr(torch.cpu, name, lambda: has_instructions)
     weight = nn.Parameter(torch.ones(2, 2))
     weight.grad = torch.ones(2, 2)
-    assert Muon([weight], lr=0.1)._directions([weight], 0.9).dtype == dtype
+    assert Muon([weight], lr=0.1)._directions([weight], (2, 2), 0.9).dtype == dtype
 
 
 def test_a_step_is_momentum_made_orthogonal():
@@ -157,6 +157,30 @@ def test_matrices_of_one_shape_go_together_and_alone_alike():
         alone.grad = grad.clone()
         Muon([alone], lr=0.1).step()
         torch.testing.assert_close(weight, alone, atol=1e-3, rtol=0)
+
+
+def test_momenta_stay_with_their_matrices_when_others_learn_and_after_a_restart():
+    """Which matrices move together must not count."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(3, 4, 4), torch.randn(4, 3, 4, 4)
+    learning = [(0, 1, 2), (1,), (0, 2), (0, 1, 2)]
+
+    def moved(numbers, restarts):
+        matrices = [torch.nn.Parameter(start[number].clone()) for number in range(3)]
+        muon = Muon([matrices[number] for number in numbers], lr=0.1)
+        for step, some in enumerate(learning):
+            for number in numbers:
+                matrices[number].grad = gradients[step, number].clone() if number in some else None
+            muon.step()
+            if restarts:
+                for state in muon.state.values():
+                    state["momentum"] = state["momentum"].clone()
+        return {number: matrices[number].detach() for number in numbers}
+
+    together = moved((0, 1, 2), False)
+    for number in range(3):
+        assert torch.allclose(together[number], moved((number,), False)[number], atol=1e-6)
+    assert all(torch.equal(together[number], one) for number, one in moved((0, 1, 2), True).items())
 
 
 def test_a_matrix_without_gradient_stays():

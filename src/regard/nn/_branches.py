@@ -1,157 +1,78 @@
-"""The halves of a block by the kernel alone, forward and backward: what `regard.nn.attention` and `feedforward` compute, without autograd."""
+"""The halves of a block by the kernel, one call for each and another for its gradients: what `regard.nn.attention` and `feedforward` say."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from regard._lowering import lowered
 from regard._plan import Plan
-from regard.backends.torch.native import NativeCall
-from regard.nn import _gate, _heads
-from regard.nn._products import product
+from regard.nn._fused import address, kernel, threads
 from regard.nn.attention import CrossAttention, SelfAttention
-from regard.nn.linear import input_gradient, linear, weight_gradient
-
-Kept = tuple[Tensor | None, ...]
-Gradients = tuple[Tensor | None, ...]
-
-
-def weights_of(layer: Any) -> tuple[Tensor, ...]:
-    """The matrices of one half of a block, in the order in which they are used."""
-    if isinstance(layer, SelfAttention):
-        return layer.query_key_value.weight, layer.output.weight
-    if isinstance(layer, CrossAttention):
-        return layer.query.weight, layer.key_value.weight, layer.output.weight
-    return layer.gate_up.weight, layer.down.weight
+from regard.nn.feedforward import FeedForward
 
 
 class Branch:
-    """What a stack adds to its stream at one place; `narrow`: products of bfloat16, written in it."""
+    """What a stack adds to its stream at one place; `weights` are the layer's matrices in the order in which they are used.
 
-    def __init__(self, layer: nn.Module, narrow: bool) -> None:
-        self.weights, self.narrow = weights_of(layer), narrow
+    Arguments: what the kernel has made of the layer, the weights, and whether products are those of bfloat16, written in it.
+    """
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Kept]:
-        """What is added, (T, dim), for a normalized x (T, dim), and what `backward` needs."""
-        raise NotImplementedError
+    def __init__(self, made: Any, weights: list[Tensor], narrow: bool) -> None:
+        self.made, self.weights = made, weights
+        self.dtype = torch.bfloat16 if narrow else torch.float32
 
-    def backward(self, grad: Any, kept: Any, grad_source: Tensor | None) -> tuple[Tensor, Gradients]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What is added, (T, dim), for a normalized x (T, dim), and what `backward` needs besides x."""
+        kept, out = torch.empty(self.made.kept, dtype=torch.uint8), torch.empty_like(x)
+        weights = [weight.data_ptr() for weight in self.weights]
+        self.made.forward(x.data_ptr(), weights, kept.data_ptr(), out.data_ptr(), threads())
+        return out, kept
+
+    def backward(
+        self, grad: Any, x: Tensor, kept: Tensor, grad_source: Tensor | None
+    ) -> tuple[Tensor, list[Tensor | None]]:
         """The gradients of x and of the weights, None for those that do not learn; that of a source is added to `grad_source`."""
-        raise NotImplementedError
+        grad_x, scratch = torch.empty_like(x), torch.empty(self.made.scratch, dtype=torch.uint8)
+        grads = [torch.empty_like(weight) if weight.requires_grad else None for weight in self.weights]
+        weights = [weight.data_ptr() for weight in self.weights]
+        self.made.backward(
+            grad.data_ptr(), x.data_ptr(), weights, kept.data_ptr(), scratch.data_ptr(), grad_x.data_ptr(),
+            [*map(address, grads)], address(grad_source), threads(),
+        )  # fmt: skip
+        return grad_x, grads
 
 
-class Feed(Branch):
-    """A feed-forward."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Kept]:
-        into, out_of = self.weights
-        wide = linear(x, into, self.narrow)
-        gated = _gate.by_kernel(wide)
-        return linear(gated, out_of, self.narrow), (x, wide, gated)
-
-    def backward(self, grad: Any, kept: Any, _: Tensor | None) -> tuple[Tensor, Gradients]:
-        into, out_of = self.weights
-        x, wide, gated = kept
-        grad_out_of = weight_gradient(grad, gated, out_of, self.narrow)
-        found = _gate.gradient(wide, input_gradient(grad, gated, out_of, self.narrow))
-        grad_into = weight_gradient(found, x, into, self.narrow)
-        return input_gradient(found, x, into, self.narrow), (grad_into, grad_out_of)
+def feed(layer: FeedForward, rows: int, narrow: bool) -> Branch:
+    """The feed-forward of `rows` tokens."""
+    weights = weights_of(layer)
+    return Branch(kernel().Feed(rows, weights[0].shape[1], narrow, weights[1].shape[1]), weights, narrow)
 
 
-class Own(Branch):
-    """Self-attention: queries, keys and values lie in one buffer, and their gradients in another."""
-
-    def __init__(self, layer: SelfAttention, narrow: bool, plan: Plan, turns: Tensor | None) -> None:
-        super().__init__(layer, narrow)
-        self.plan, self.turns, self.eps, self.head_dim = plan, turns, layer.eps, layer.head_dim
-        self.sizes = [layer.heads, layer.kv_heads, layer.kv_heads]
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Kept]:
-        into, out_of = self.weights
-        heads = _cut(linear(x, into, self.narrow), self.head_dim)
-        roots = _heads.change(heads, sum(self.sizes[:2]), self.eps, self.turns)
-        context, lse = _attend(self.plan, *heads.split(self.sizes, 1))
-        return linear(_joined(context), out_of, self.narrow), (x, heads, roots, context, lse)
-
-    def backward(self, grad: Any, kept: Any, _: Tensor | None) -> tuple[Tensor, Gradients]:
-        into, out_of = self.weights
-        x, heads, roots, context, lse = kept
-        grad_out_of = weight_gradient(grad, _joined(context), out_of, self.narrow)
-        grad_context = input_gradient(grad, _joined(context), out_of, self.narrow)
-        found = torch.empty_like(heads)
-        places = found.split(self.sizes, 1)
-        _attend_backward(self.plan, heads.split(self.sizes, 1), context, lse, grad_context, places)
-        _heads.change_backward(heads, sum(self.sizes[:2]), roots, self.eps, self.turns, found)
-        grad_into = weight_gradient(_joined(found), x, into, self.narrow)
-        return input_gradient(_joined(found), x, into, self.narrow), (grad_into, grad_out_of)
+def own(layer: SelfAttention, rows: int, narrow: bool, plan: Plan, turns: Tensor | None) -> Branch:
+    """Self-attention; row t of the turns is that of token t."""
+    given = *_attention(layer, rows, narrow, plan), address(turns)
+    return Branch(kernel().Own(*given), weights_of(layer), narrow)
 
 
-class Across(Branch):
+def across(layer: CrossAttention, rows: int, narrow: bool, plan: Plan, source: Tensor) -> Branch:
     """Attention to a source (S, dim)."""
-
-    def __init__(self, layer: CrossAttention, narrow: bool, plan: Plan, source: Tensor) -> None:
-        super().__init__(layer, narrow)
-        self.plan, self.source, self.eps, self.head_dim = plan, source, layer.eps, layer.head_dim
-        self.kv_heads = layer.kv_heads
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Kept]:
-        query_into, into, out_of = self.weights
-        query = linear(x, query_into, self.narrow)
-        # Queries are normalized over all heads together, as if these were one.
-        roots = _heads.change(query.unsqueeze(1), 1, self.eps, None)
-        pair = _cut(linear(self.source, into, self.narrow), self.head_dim)
-        key_roots = _heads.change(pair, self.kv_heads, self.eps, None)
-        context, lse = _attend(self.plan, _cut(query, self.head_dim), *pair.split(self.kv_heads, 1))
-        return linear(_joined(context), out_of, self.narrow), (x, query, roots, pair, key_roots, context, lse)
-
-    def backward(self, grad: Any, kept: Any, grad_source: Tensor | None) -> tuple[Tensor, Gradients]:
-        query_into, into, out_of = self.weights
-        x, query, roots, pair, key_roots, context, lse = kept
-        grad_out_of = weight_gradient(grad, _joined(context), out_of, self.narrow)
-        grad_context = input_gradient(grad, _joined(context), out_of, self.narrow)
-        found, found_pair = torch.empty_like(query), torch.empty_like(pair)
-        given = _cut(query, self.head_dim), *pair.split(self.kv_heads, 1)
-        places = _cut(found, self.head_dim), *found_pair.split(self.kv_heads, 1)
-        _attend_backward(self.plan, given, context, lse, grad_context, places)
-        _heads.change_backward(query.unsqueeze(1), 1, roots, self.eps, None, found.unsqueeze(1))
-        _heads.change_backward(pair, self.kv_heads, key_roots, self.eps, None, found_pair)
-        grad_query_into = weight_gradient(found, x, query_into, self.narrow)
-        grad_into = weight_gradient(_joined(found_pair), self.source, into, self.narrow)
-        if grad_source is not None:
-            product(_joined(found_pair), into, grad_source, add=True, rounds=self.narrow)
-        grad_x = input_gradient(found, x, query_into, self.narrow)
-        return grad_x, (grad_query_into, grad_into, grad_out_of)
+    given = *_attention(layer, rows, narrow, plan), address(source), len(source)
+    return Branch(kernel().Across(*given), weights_of(layer), narrow)
 
 
-def _cut(x: Tensor, head_dim: int) -> Tensor:
-    """(T, heads * head_dim) -> (T, heads, head_dim)."""
-    return x.view(len(x), -1, head_dim)
+def weights_of(layer: Any) -> list[Tensor]:
+    """The matrices of one half of a block, in the order in which they are used."""
+    if isinstance(layer, SelfAttention):
+        return [layer.query_key_value.weight, layer.output.weight]
+    if isinstance(layer, CrossAttention):
+        return [layer.query.weight, layer.key_value.weight, layer.output.weight]
+    return [layer.gate_up.weight, layer.down.weight]
 
 
-def _joined(heads: Tensor) -> Tensor:
-    """(T, heads, head_dim) -> (T, heads * head_dim)."""
-    return heads.view(len(heads), -1)
-
-
-def _attend(plan: Plan, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    call = NativeCall(plan, query, key, value, None, None)
-    return call.forward(None, call.dtype_kept)
-
-
-def _attend_backward(
-    plan: Plan,
-    given: Sequence[Tensor],
-    context: Tensor,
-    lse: Tensor,
-    grad_context: Tensor,
-    places: Sequence[Tensor],
-) -> None:
-    """The gradients of query, key and value, in their `places`."""
-    query, key, value = given
-    grad_context = grad_context.view(context.shape)
-    NativeCall(plan, query, key, value, None, None).backward(
-        None, context, lse, grad_context, None, places=places
-    )
+def _attention(layer: SelfAttention | CrossAttention, rows: int, narrow: bool, plan: Plan) -> tuple[Any, ...]:
+    eps = -1.0 if layer.eps is None else layer.eps
+    made = lowered(plan, layer.head_dim, layer.head_dim).plan
+    return rows, layer.dim, narrow, made, layer.heads, layer.kv_heads, layer.head_dim, eps

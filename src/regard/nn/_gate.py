@@ -18,11 +18,10 @@ def gated(gate_up: Tensor) -> Tensor:
         return F.silu(gate) * up
     if torch.is_grad_enabled() and gate_up.requires_grad:
         return _Gated.apply(gate_up)
-    return by_kernel(gate_up)
+    return _compute(gate_up)
 
 
-def by_kernel(gate_up: Tensor) -> Tensor:
-    """`gated` by the kernel, without a gradient."""
+def _compute(gate_up: Tensor) -> Tensor:
     gate_up = gate_up.detach().contiguous()
     *rows, width = gate_up.shape
     out = torch.empty((*rows, width // 2), dtype=gate_up.dtype)
@@ -36,7 +35,7 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        return by_kernel(gate_up)
+        return _compute(gate_up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -46,13 +45,9 @@ class _Gated(torch.autograd.Function):
             share = torch.sigmoid(gate)
             silu = gate * share
             return torch.cat([grad * up * (share + silu * (1 - share)), grad * silu], dim=-1)
-        return gradient(gate_up.contiguous(), grad.contiguous())
-
-
-def gradient(gate_up: Tensor, grad: Tensor) -> Tensor:
-    """The gradient of `gate_up` by the kernel; both are contiguous."""
-    found = torch.empty_like(gate_up)
-    size, rows = BYTES[found.dtype], grad.shape[:-1].numel()
-    arrays = address(gate_up), address(grad), address(found)
-    kernel().gate_backward(size, rows, grad.shape[-1], *arrays, threads())
-    return found
+        gate_up, grad = gate_up.contiguous(), grad.contiguous()
+        found = torch.empty_like(gate_up)
+        size, rows = BYTES[found.dtype], grad.shape[:-1].numel()
+        arrays = address(gate_up), address(grad), address(found)
+        kernel().gate_backward(size, rows, grad.shape[-1], *arrays, threads())
+        return found

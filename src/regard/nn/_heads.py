@@ -81,29 +81,15 @@ def _compute(
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """The groups, and the inverse root mean squares (..., changed heads) where there are any; `projected` is used up."""
     whole = projected.detach().view(*projected.shape[:-1], projected.shape[-1] // head_dim, head_dim)
-    inverse = change(whole, sum(sizes[:changed]), eps, turns)
-    if (eps is not None or turns is not None) and not projected.is_inference():
-        increment_version(projected)  # who has kept it for a gradient hears of it
-    return whole.split(sizes, dim=-2), inverse
-
-
-def change(values: Tensor, heads: int, eps: float | None, turns: Tensor | None) -> Tensor | None:
-    """Normalize and turn the first heads of `values` (..., all heads, head_dim) in place; their inverse root mean squares (..., heads)."""
-    inverse = None
+    heads, inverse = sum(sizes[:changed]), None
     if eps is not None:
-        wide = torch.float64 if values.dtype == torch.float64 else torch.float32
-        inverse = torch.empty((*values.shape[:-2], heads), dtype=wide)
+        wide = torch.float64 if whole.dtype == torch.float64 else torch.float32
+        inverse = torch.empty((*whole.shape[:-2], heads), dtype=wide)
     if eps is not None or turns is not None:
-        _run(values, heads, inverse, heads, eps, turns)
-    return inverse
-
-
-def change_backward(
-    values: Tensor, heads: int, inverse: Tensor | None, eps: float | None, turns: Tensor | None, grad: Tensor
-) -> None:
-    """Make of the gradient of what `change` left in `values`, which has their shape, that of what they were, in place."""
-    if eps is not None or turns is not None:
-        _run(values, heads, inverse, heads, eps, turns, grad, grad)
+        _run(whole, heads, inverse, heads, eps, turns)
+        if not projected.is_inference():
+            increment_version(projected)  # who has kept it for a gradient hears of it
+    return whole.split(sizes, dim=-2), inverse
 
 
 def _run(

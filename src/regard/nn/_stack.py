@@ -6,7 +6,7 @@ sizes, as the attention itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,10 +16,11 @@ from torch.func import functional_call
 from torch.nn.modules.module import _has_any_global_hook
 
 from regard._attention import choose, lower
+from regard._lowering import lowered
 from regard._packed import Packed
 from regard._plan import Plan
 from regard.nn import norm, residual
-from regard.nn._branches import Across, Branch, Feed, Own, weights_of
+from regard.nn._branches import Branch, across, feed, own, weights_of
 from regard.nn._fused import NOTHING, is_fused
 from regard.nn._sequences import Sequences, values_of
 from regard.nn.attention import CrossAttention, SelfAttention
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
     from regard.nn.blocks import Stack
 
 ByBlocks = Callable[..., Tensor]
-KINDS = (nn.ModuleList, SelfAttention, CrossAttention, FeedForward, Linear, RMSNorm, Rotary, Dropout)
-
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+ATTENTION = (SelfAttention, CrossAttention)
+KINDS = (nn.ModuleList, *ATTENTION, FeedForward, Linear, RMSNorm, Rotary, Dropout)
 
 
 class Half(NamedTuple):
@@ -51,12 +51,13 @@ class Work:
 
     stack: Stack
     by_blocks: ByBlocks  # the same by the blocks themselves
+    halves: Sequence[Half]
     branches: Sequence[Branch]
 
     @property
     def dtype(self) -> torch.dtype:
         """Of what linear layers read."""
-        return torch.bfloat16 if self.branches[0].narrow else torch.float32
+        return self.branches[0].dtype
 
 
 def compute(
@@ -71,11 +72,14 @@ def compute(
 ) -> Tensor:
     """What `by_blocks` gives for the values of x and source, in one step where the kernel can train this stack."""
     values, read = values_of(x), None if source is None else values_of(source)
-    if isinstance(x, Packed) and isinstance(source, Packed | None) and _is_trained(stack, values, read):
-        plans = _plans(stack, x, source, mask, key_sequence)
-        if plans is not None and _by_row(turns, values, stack):
-            branches = _branches(stack, plans, turns, dtype_of_products(values), read)
-            return Steps.apply(Work(stack, by_blocks, branches), values, read, *_weights(stack))
+    if isinstance(x, Packed) and isinstance(source, Packed | None) and _may_train(stack, values, read):
+        halves = stack.halves
+        attention = next(half.layer for half in halves if isinstance(half.layer, SelfAttention))
+        plans = _plans(attention, x, source, mask, key_sequence)
+        weights = _weights(halves)
+        if plans is not None and _reads(weights, turns, attention, len(values)):
+            branches = _branches(halves, plans, turns, dtype_of_products(values), read)
+            return Steps.apply(Work(stack, by_blocks, halves, branches), values, read, *weights)
     return by_blocks(values, read)
 
 
@@ -84,15 +88,14 @@ class Steps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, work: Work, x: Tensor, source: Tensor | None, *weights: Tensor) -> Tensor:
-        ctx.work, ctx.random, ctx.drops, ctx.counts = work, torch.get_rng_state(), [], []
-        halves, total = work.stack.halves, x
-        norms = [half.norm for half in halves[1:]] + [work.stack.norm]
-        normalized, roots = norm.by_kernel(x, halves[0].norm.eps, work.dtype)
-        saved: list[Tensor | None] = []
-        for branch, half, following in zip(work.branches, halves, norms, strict=True):
+        ctx.work, ctx.random, ctx.drops = work, torch.get_rng_state(), []
+        total = x
+        norms = [half.norm for half in work.halves[1:]] + [work.stack.norm]
+        normalized, roots = norm.by_kernel(x, work.halves[0].norm.eps, work.dtype)
+        saved: list[Tensor] = []
+        for branch, half, following in zip(work.branches, work.halves, norms, strict=True):
             added, kept = branch.forward(normalized)
-            saved += [total, roots, *kept]
-            ctx.counts.append(len(kept))
+            saved += [total, roots, normalized, kept]
             ctx.drops.append(half.dropout.drawn())
             dtype = x.dtype if following is work.stack.norm else work.dtype
             total, normalized, roots = residual.by_kernel(total, added, following.eps, ctx.drops[-1], dtype)
@@ -105,15 +108,15 @@ class Steps(torch.autograd.Function):
             return _differentiable_backward(ctx, grad)
         work: Work = ctx.work
         _, source, *saved = ctx.saved_tensors
-        *saved, total, roots = saved[-2 - sum(ctx.counts) - 2 * len(ctx.counts) :]
+        *saved, total, roots = saved
         grad_source = torch.zeros_like(source) if ctx.needs_input_grad[2] else None
         grad_total, grad_normalized = None, grad
         found: list[Tensor | None] = []
-        for branch, drop, count in zip(work.branches[::-1], ctx.drops[::-1], ctx.counts[::-1], strict=True):
+        for branch, drop in zip(work.branches[::-1], ctx.drops[::-1], strict=True):
             given = total, roots, grad_total, grad_normalized
             grad_total, grad_added = residual.backward(*given, drop, work.dtype)
-            saved, (total, roots, *kept) = saved[: -2 - count], saved[-2 - count :]
-            grad_normalized, gradients = branch.backward(grad_added, kept, grad_source)
+            *saved, total, roots, normalized, kept = saved
+            grad_normalized, gradients = branch.backward(grad_added, normalized, kept, grad_source)
             found[:0] = gradients
         grad_x, _ = residual.backward(total, roots, grad_total, grad_normalized, NOTHING, total.dtype)
         return None, grad_x, grad_source, *found
@@ -133,7 +136,7 @@ def _differentiable_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...
     inputs = ctx.saved_tensors[: len(ctx.needs_input_grad) - 1]
     module = _ByBlocks(work)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    now = [names[id(weight)] for weight in _weights(work.stack)]
+    now = [names[id(weight)] for weight in _weights(work.stack.halves)]
     with (
         torch.random.fork_rng(devices=[]),
         torch.autocast("cpu", torch.bfloat16, work.dtype == torch.bfloat16),
@@ -146,38 +149,60 @@ def _differentiable_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...
     return None, *(next(gradients) if is_wanted else None for is_wanted in wanted)
 
 
-def _is_trained(stack: Stack, values: Tensor, source: Tensor | None) -> bool:
-    """Whether a gradient is wanted, of numbers that the kernel multiplies, through layers as they were built."""
-    arrays = [values] if source is None else [values, source]
-    if not torch.is_grad_enabled() or not is_fused(*arrays) or not _is_usual(stack):
+def _may_train(stack: Stack, *arrays: Tensor | None) -> bool:
+    """Whether gradients are recorded, of numbers that the kernel reads, through layers as they were built."""
+    given = [array for array in arrays if array is not None]
+    if not torch.is_grad_enabled() or not is_fused(*given) or not _is_usual(stack):
         return False
-    if torch.is_autocast_enabled("cpu") and dtype_of_products(values) != torch.bfloat16:
+    if torch.is_autocast_enabled("cpu") and dtype_of_products(given[0]) != torch.bfloat16:
         return False
-    weights = _weights(stack)
-    wide = all(one.dtype == torch.float32 and one.is_cpu for one in (*arrays, *weights))
-    return wide and all(map(len, arrays)) and any(one.requires_grad for one in (*arrays, *weights))
+    return all(len(array) and _is_read(array) for array in given)
+
+
+def _is_read(array: Tensor) -> bool:
+    return array.dtype == torch.float32 and array.is_cpu and array.is_contiguous()
 
 
 def _is_usual(stack: Stack) -> bool:
     """Whether all layers are of the kinds that blocks are built of, attend with as many heads, and nobody looks into them."""
     heads = set()
-    for module in stack.modules():
+    for module in _modules(stack):
         if type(module) not in KINDS and type(module) is not stack.block and module is not stack:
             return False
-        if any(getattr(module, hooks) for hooks in HOOKS):
+        if (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        ):
             return False
-        if isinstance(module, Linear) and module.bias is not None:
+        if type(module) is Linear and module.bias is not None:
             return False
-        if isinstance(module, SelfAttention | CrossAttention):
+        if type(module) in ATTENTION:
             heads.add((module.heads, module.kv_heads, module.head_dim))
             if module.seen is not None or module.dropout or module.combine != "project":
                 return False
     return len(heads) == 1 and not _has_any_global_hook()
 
 
-def _plans(stack: Stack, x: Packed, source: Packed | None, mask: Any, key_sequence: Any) -> list[Plan] | None:
+def _modules(module: nn.Module) -> Iterator[Any]:
+    """A module and all within: `modules()` makes their names, too, which takes several times as long."""
+    yield module
+    for child in module._modules.values():
+        if child is not None:
+            yield from _modules(child)
+
+
+def _reads(weights: Sequence[Tensor], turns: Tensor, attention: SelfAttention, rows: int) -> bool:
+    """Whether the weights lie as the kernel reads them, and row t of the turns is that of token t."""
+    by_row = turns.shape == (rows, 1, attention.head_dim // 2) and turns.dtype == torch.complex64
+    return by_row and turns.is_contiguous() and not turns.is_conj() and all(map(_is_read, weights))
+
+
+def _plans(
+    attention: SelfAttention, x: Packed, source: Packed | None, mask: Any, key_sequence: Any
+) -> list[Plan] | None:
     """What the kernel computes in every block's attention, within x and to the source; None where it is not chosen for that."""
-    attention = _attention(stack)
 
     def room(tokens: Tensor, heads: int) -> Tensor:
         return tokens.new_empty((len(tokens), heads, attention.head_dim))
@@ -193,35 +218,27 @@ def _plans(stack: Stack, x: Packed, source: Packed | None, mask: Any, key_sequen
         )
         for keys, offsets, reads, mask in layouts
     ]  # fmt: skip
+    plans = [call.plan for call in calls]
     if any(choose(call, None) != "native" for call in calls):
         return None
-    return [call.plan for call in calls]
-
-
-def _attention(stack: Stack) -> SelfAttention:
-    return next(half.layer for half in stack.halves if isinstance(half.layer, SelfAttention))
-
-
-def _by_row(turns: Tensor, values: Tensor, stack: Stack) -> bool:
-    """Whether row t of the turns is that of token t."""
-    shape = (len(values), 1, _attention(stack).head_dim // 2)
-    return turns.shape == shape and turns.is_contiguous() and not turns.is_conj()
+    size = attention.head_dim
+    return None if any(lowered(plan, size, size).dense for plan in plans) else plans
 
 
 def _branches(
-    stack: Stack, plans: Sequence[Plan], turns: Tensor, dtype: torch.dtype, source: Tensor | None
+    halves: Sequence[Half], plans: Sequence[Plan], turns: Tensor, dtype: torch.dtype, source: Tensor | None
 ) -> list[Branch]:
-    narrow = dtype == torch.bfloat16
+    call = len(turns), dtype == torch.bfloat16
     found: list[Branch] = []
-    for _, layer, _ in stack.halves:
+    for _, layer, _ in halves:
         if isinstance(layer, SelfAttention):
-            found.append(Own(layer, narrow, plans[0], None if layer.rotary is None else turns))
+            found.append(own(layer, *call, plans[0], None if layer.rotary is None else turns))
         elif isinstance(layer, CrossAttention) and source is not None:
-            found.append(Across(layer, narrow, plans[1], source))
-        else:
-            found.append(Feed(layer, narrow))
+            found.append(across(layer, *call, plans[1], source))
+        elif isinstance(layer, FeedForward):
+            found.append(feed(layer, *call))
     return found
 
 
-def _weights(stack: Stack) -> list[Tensor]:
-    return [weight for half in stack.halves for weight in weights_of(half.layer)]
+def _weights(halves: Sequence[Half]) -> list[Tensor]:
+    return [weight for half in halves for weight in weights_of(half.layer)]

@@ -101,35 +101,24 @@ class _KernelLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, narrow: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.narrow = narrow
-        return linear(x, weight, narrow)
+        out = new_product(_rows(x), weight.mT, torch.bfloat16 if narrow else x.dtype, rounds=narrow)
+        return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
+        rows, flat = _rows(x), _rows(grad)
+        wants_x, wants_weight, _ = ctx.needs_input_grad
+        grad_x = grad_weight = None
         if torch.is_grad_enabled():  # a second derivative follows operations that have one
             with torch.autocast("cpu", enabled=False):
-                wide = _rows(grad).to(weight.dtype)
-                return (wide @ weight).to(x.dtype).view(x.shape), wide.mT @ _rows(x).to(weight.dtype), None
-        grad_x = input_gradient(grad, x, weight, ctx.narrow) if ctx.needs_input_grad[0] else None
-        return grad_x, weight_gradient(grad, x, weight, ctx.narrow), None
-
-
-def linear(x: Tensor, weight: Tensor, narrow: bool) -> Tensor:
-    """`x W^T` by the kernel for x (..., in), without a gradient; `narrow`: of factors rounded to bfloat16, in it."""
-    out = new_product(_rows(x), weight.mT, torch.bfloat16 if narrow else x.dtype, rounds=narrow)
-    return out.view(*x.shape[:-1], out.shape[-1])
-
-
-def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, narrow: bool) -> Tensor:
-    """That of x, given that of `linear(x, weight, narrow)`."""
-    return new_product(_rows(grad), weight, x.dtype, rounds=narrow).view(x.shape)
-
-
-def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, narrow: bool) -> Tensor | None:
-    """That of the weight, where it learns."""
-    return (
-        new_product(_rows(grad).mT, _rows(x), weight.dtype, rounds=narrow) if weight.requires_grad else None
-    )
+                wide = flat.to(weight.dtype)
+                return (wide @ weight).to(x.dtype).view(x.shape), wide.mT @ rows.to(weight.dtype), None
+        if wants_x:
+            grad_x = new_product(flat, weight, x.dtype, rounds=ctx.narrow).view(x.shape)
+        if wants_weight:
+            grad_weight = new_product(flat.mT, rows, weight.dtype, rounds=ctx.narrow)
+        return grad_x, grad_weight, None
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -45,6 +45,9 @@ class Muon(Optimizer):
     ) -> None:
         super().__init__([{"params": matrices}], lr=lr, momentum=momentum, weight_decay=weight_decay)
         self.heights = heights or {}
+        self._momenta: dict[
+            tuple[int, int], tuple[Tensor, list[Tensor]]
+        ] = {}  # by pieces: one array, and its parts
 
     @torch.no_grad()
     def step(self) -> None:
@@ -59,7 +62,7 @@ class Muon(Optimizer):
 
     def _update(self, matrices: list[Tensor], piece: tuple[int, int], group: dict[str, Any]) -> None:
         """One step of matrices that are cut into pieces of one shape; the rows of all lie in one array, one below the other."""
-        together = self._directions(matrices, group["momentum"])
+        together = self._directions(matrices, piece, group["momentum"])
         steps = orthogonal(together.view(-1, *piece)).reshape(-1, piece[1]).to(matrices[0].dtype)
         scale = max(1, piece[0] / piece[1]) ** 0.5
         if group["weight_decay"]:
@@ -68,16 +71,26 @@ class Muon(Optimizer):
             matrices, steps.split([matrix.shape[0] for matrix in matrices]), alpha=-group["lr"] * scale
         )
 
-    def _directions(self, matrices: list[Tensor], momentum: float) -> Tensor:
+    def _directions(self, matrices: list[Tensor], piece: tuple[int, int], momentum: float) -> Tensor:
         """Nesterov's look ahead, after the momenta have taken in the gradients, in bfloat16 where the CPU has instructions for it."""
-        for matrix in matrices:
-            if "momentum" not in self.state[matrix]:
-                self.state[matrix]["momentum"] = torch.zeros_like(matrix)
-        momenta = [self.state[matrix]["momentum"] for matrix in matrices]
-        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
-        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-        together = torch.cat(torch._foreach_lerp(gradients, momenta, momentum))
+        together = torch.cat([matrix.grad for matrix in matrices if matrix.grad is not None])
+        momenta = self._momenta_of(matrices, piece)
+        momenta.lerp_(together, 1 - momentum)
+        together.lerp_(momenta, momentum)
         return together.to(torch.bfloat16) if has_bfloat16() else together
+
+    def _momenta_of(self, matrices: list[Tensor], piece: tuple[int, int]) -> Tensor:
+        """One array, whose parts are the states of these matrices: three operations move them all."""
+        states = [self.state[matrix] for matrix in matrices]
+        array, parts = self._momenta.get(piece, (torch.empty(0), []))
+        if [id(state.get("momentum")) for state in states] != [id(part) for part in parts]:
+            # At the first step, after states were restored, and where other matrices learn than before.
+            array = torch.cat([self.state[one].get("momentum", torch.zeros_like(one)) for one in matrices])
+            parts = list(array.split([len(one) for one in matrices]))
+            self._momenta[piece] = array, parts
+            for state, part in zip(states, parts, strict=True):
+                state["momentum"] = part
+        return array
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

@@ -26,8 +26,11 @@ class NativeAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, seed: int | None, *arrays: Any) -> tuple[Tensor, Tensor]:
-        call = NativeCall(plan, *arrays)
-        wide, lse = call.forward(seed, call.dtype_kept)
+        call = _Call(plan, *arrays)
+        # The rounding of the output that the backward pass starts from would be multiplied by the mean of the keys.
+        wide, lse = call.forward(
+            seed, call.dtype if call.is_narrow and call.plan.backward_reads_out else call.stored
+        )
         out = wide.to(arrays[0].dtype)
         ctx.plan, ctx.seed = plan, seed
         ctx.save_for_backward(*arrays, out, lse, *(() if out is wide else (wide,)))
@@ -40,7 +43,7 @@ class NativeAttention(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _differentiable_backward(ctx, grad_out, grad_lse)
         query, key, value, bias, sinks, out, lse, *wide = ctx.saved_tensors
-        call = NativeCall(ctx.plan, query, key, value, bias, sinks)
+        call = _Call(ctx.plan, query, key, value, bias, sinks)
         given = *wide, out
         grads = call.backward(ctx.seed, given[0], lse, grad_out, grad_lse, wants_bias=ctx.needs_input_grad[5])
         return None, None, *grads
@@ -109,12 +112,12 @@ def compute(
 
     `wide`: the output in the precision of the sums, not in the query's.
     """
-    call = NativeCall(plan, query, key, value, bias, sinks)
+    call = _Call(plan, query, key, value, bias, sinks)
     out, lse = call.forward(seed, call.dtype if wide else call.stored)
     return out if wide or out.dtype is query.dtype else out.to(query.dtype), lse
 
 
-class NativeCall:
+class _Call:
     """The tensors of a call as the kernel reads them, kept alive, and their addresses."""
 
     __slots__ = ("arguments", "arrays", "bias", "dtype", "given", "mask", "plan", "sinks", "stored")
@@ -143,10 +146,9 @@ class NativeCall:
         )  # fmt: skip
 
     @property
-    def dtype_kept(self) -> torch.dtype:
-        """Of the output that the backward pass starts from: its rounding would be multiplied by the mean of the keys."""
-        is_narrow = self.stored is not self.dtype
-        return self.dtype if is_narrow and self.plan.backward_reads_out else self.stored
+    def is_narrow(self) -> bool:
+        """Whether the arrays lie narrower than they are computed with."""
+        return self.stored is not self.dtype
 
     def _read(self, array: Tensor) -> torch.dtype:
         """In what numbers the kernel reads an array: its own, where it can."""
@@ -168,14 +170,13 @@ class NativeCall:
         grad_out: Tensor | None,
         grad_lse: Tensor | None,
         *,
-        wants_bias: bool = False,
-        places: Sequence[Tensor] | None = None,
+        wants_bias: bool,
     ) -> tuple[Tensor | None, ...]:
-        """Gradients of query, key, value, bias and sinks, each in its own dtype; the first three in their `places` where there are any."""
+        """Gradients of query, key, value, bias and sinks, each in its own dtype."""
         out = _ready(out, self._read(out))
         grad_out = torch.zeros_like(out) if grad_out is None else _ready(grad_out, self._read(grad_out))
         grad_lse = None if grad_lse is None else _whole(grad_lse, self.dtype)
-        grads = [_empty_like(array, self.stored) for array in self.given[:3]] if places is None else places
+        grads = [_empty_like(array, self.stored) for array in self.given[:3]]
         rest = [
             torch.zeros_like(self.bias) if self.bias is not None and wants_bias else None,
             None if self.sinks is None else torch.empty_like(self.sinks),
@@ -245,7 +246,7 @@ def look(
     """What `aux` asks for, flat: (R, H, S), (T, H, k), (S, H); recomputed from the lse, no gradient is recorded."""
     if aux.rows is None and aux.topk is None and not aux.key_sums:
         return AuxOutput(lse=lse if aux.lse else None)
-    call = NativeCall(plan, query, key, value, bias, sinks)
+    call = _Call(plan, query, key, value, bias, sinks)
     wanted = np.zeros(0, np.int64) if aux.rows is None else checked_rows(aux.rows, plan.total_queries)
     width = int(np.max(plan.spans.k_length, initial=0))
     rows = torch.zeros((len(wanted), plan.heads, width), dtype=call.dtype)

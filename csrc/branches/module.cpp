@@ -1,0 +1,321 @@
+// What a block adds to its stream, (rows, dim) of a normalized x (rows, dim), and its gradients: attention to the own sequence, to a
+// source, and a feed-forward. One call from Python for each, over raw addresses that regard.nn has checked and keeps alive.
+//
+// Numbers of activations are float32, or bfloat16 where products round to it (`narrow`); weights and their gradients are float32.
+#include "module.h"
+
+#include <nanobind/stl/vector.h>
+
+#include "../layers/module.h"
+#include "../plan.h"
+#include "../products/module.h"
+#include "../run.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace regard {
+
+namespace {
+
+using Address = uintptr_t;
+using Addresses = std::vector<Address>;
+
+[[noreturn]] void refuse(const char* what) { throw std::invalid_argument(what); }
+
+// Arrays one behind the other, each from a cache line on.
+class Room {
+   public:
+    explicit Room(Address begin) : begin_(begin) {}
+    Address take(long numbers, int bytes) {
+        const Address place = begin_ + used_;
+        used_ += size_t(numbers * bytes + 63) / 64 * 64;
+        return place;
+    }
+    size_t used() const { return used_; }
+
+   private:
+    Address begin_;
+    size_t used_ = 0;
+};
+
+// Numbers in memory, with the bytes of one.
+struct Array {
+    Address at;
+    int bytes;
+};
+
+// A linear layer without a bias, W (outs, ins) float32: forward, and the gradients of its input and of its weight.
+struct Linear {
+    long rows, ins, outs;
+    bool narrow;
+    int threads;
+
+    void forward(Array x, Address weight, Array out) const {
+        product(rows, outs, ins, {x.at, x.bytes, ins, false}, {weight, 4, ins, false}, out.at, out.bytes, outs, false, narrow, threads);
+    }
+    void input(Array grad, Address weight, Array out, bool add = false) const {
+        product(rows, ins, outs, {grad.at, grad.bytes, outs, false}, {weight, 4, ins, true}, out.at, out.bytes, ins, add, narrow, threads);
+    }
+    // Where the weight learns.
+    void weight(Array grad, Array x, Address out) const {
+        if (!out) return;
+        product(outs, ins, rows, {grad.at, grad.bytes, outs, true}, {x.at, x.bytes, ins, true}, out, 4, ins, false, narrow, threads);
+    }
+};
+
+// Queries, keys and values where they lie.
+struct Given {
+    Rows query, key, value;
+};
+
+// The attention of a branch. The output is kept as wide as its sums where the backward pass reads it: its rounding would be multiplied
+// by the mean of the keys.
+struct Attention {
+    Plan& plan;
+    long heads, kv_heads, size;
+    double eps;  // of the normalization; negative: there is none
+    int bytes;
+
+    int out_bytes() const { return bytes == 2 && !plan.problem.backward_reads_out() ? 2 : 4; }
+    Rows rows_of(Address values, long row, int each) const {
+        return {reinterpret_cast<void*>(values), row, size, each == 2 ? Stored::bfloat16 : Stored::whole};
+    }
+    // Of `columns` numbers from one row to the next, those from head `first` on.
+    Rows from(Address values, long columns, long first) const { return rows_of(values + size_t(first * size * bytes), columns, bytes); }
+
+    Call call_of(const Given& given, Array out, Address lse) const {
+        Call call{};
+        call.problem = &plan.problem;
+        call.query = given.query, call.key = given.key, call.value = given.value;
+        call.out = rows_of(out.at, heads * size, out.bytes);
+        call.lse = reinterpret_cast<void*>(lse);
+        return call;
+    }
+    void forward(const Given& given, Array out, Address lse, int threads) const {
+        const Call call = call_of(given, out, lse);
+        const Kernels& kernels = kernels_of(Element::float32);
+        const nb::gil_scoped_release release;
+        regard::forward(call, plan.forward_work(kernels), kernels, threads);
+    }
+    void backward(const Given& given, Array out, Address lse, Array grad, const Given& wanted, int threads) const {
+        const Call call = call_of(given, out, lse);
+        Gradients gradients{};
+        gradients.out = rows_of(grad.at, heads * size, grad.bytes);
+        gradients.query = wanted.query, gradients.key = wanted.key, gradients.value = wanted.value;
+        const Kernels& kernels = kernels_of(Element::float32);
+        const Problem::Chains chains = chains_of(call, gradients);
+        const nb::gil_scoped_release release;
+        regard::backward(call, gradients, plan.backward_work(kernels.panel, chains), kernels, threads);
+    }
+    // Normalizes and turns the first heads of rows, or makes of the gradient of that the one before, in place.
+    void change(long rows, long count, long width, long row, Address values, Address roots, Address turns, Address grad,
+                int threads) const {
+        if (eps < 0 && !turns) return;
+        regard::heads(bytes, rows, count, width, row, values, eps < 0 ? 0 : roots, count, eps < 0 ? 0 : eps, turns, turns ? rows : 1, grad,
+                      grad ? row : 0, grad, threads);
+    }
+};
+
+class Branch {
+   public:
+    Branch(long rows, long dim, bool narrow) : rows(rows), dim(dim), narrow(narrow), bytes(narrow ? 2 : 4) {
+        if (rows < 1 || dim < 1) refuse("a branch needs rows and numbers in them");
+    }
+    virtual ~Branch() = default;
+    virtual long matrices() const = 0;
+    // Bytes of what the backward pass needs, and of what it works in.
+    virtual size_t kept() const = 0;
+    virtual size_t scratch() const = 0;
+    virtual void forward(Address x, const Addresses& weights, Address kept, Address out, int threads) const = 0;
+    // Gradients are given for `out` and wanted for x and the weights, 0 for those that do not learn.
+    virtual void backward(Address grad, Address x, const Addresses& weights, Address kept, Address scratch, Address grad_x,
+                          const Addresses& grads, Address grad_source, int threads) const = 0;
+
+   protected:
+    Array array(Address at) const { return {at, bytes}; }
+    Linear linear(long ins, long outs, int threads) const { return {rows, ins, outs, narrow, threads}; }
+    long rows, dim;
+    bool narrow;
+    int bytes;
+};
+
+class Feed : public Branch {
+   public:
+    Feed(long rows, long dim, bool narrow, long hidden) : Branch(rows, dim, narrow), hidden_(hidden) {}
+    long matrices() const override { return 2; }
+    size_t kept() const override { return Kept(*this, 0).room.used(); }
+    size_t scratch() const override { return kept(); }  // the gradients of what is kept
+
+    void forward(Address x, const Addresses& weights, Address kept, Address out, int threads) const override {
+        const Kept held(*this, kept);
+        linear(dim, 2 * hidden_, threads).forward(array(x), weights[0], array(held.wide));
+        gate(bytes, rows, hidden_, held.wide, held.gated, threads);
+        linear(hidden_, dim, threads).forward(array(held.gated), weights[1], array(out));
+    }
+    void backward(Address grad, Address x, const Addresses& weights, Address kept, Address scratch, Address grad_x, const Addresses& grads,
+                  Address, int threads) const override {
+        const Kept held(*this, kept), found(*this, scratch);
+        const Linear into = linear(dim, 2 * hidden_, threads), out_of = linear(hidden_, dim, threads);
+        out_of.weight(array(grad), array(held.gated), grads[1]);
+        out_of.input(array(grad), weights[1], array(found.gated));
+        gate_backward(bytes, rows, hidden_, held.wide, found.gated, found.wide, threads);
+        into.weight(array(found.wide), array(x), grads[0]);
+        into.input(array(found.wide), weights[0], array(grad_x));
+    }
+
+   private:
+    struct Kept {
+        Room room;
+        Address wide, gated;
+        Kept(const Feed& of, Address begin)
+            : room(begin), wide(room.take(of.rows * 2 * of.hidden_, of.bytes)), gated(room.take(of.rows * of.hidden_, of.bytes)) {}
+    };
+    long hidden_;
+};
+
+class Own : public Branch {
+   public:
+    Own(long rows, long dim, bool narrow, Plan& plan, long heads, long kv_heads, long size, double eps, Address turns)
+        : Branch(rows, dim, narrow), attention_{plan, heads, kv_heads, size, eps, bytes}, turns_(turns) {}
+    long matrices() const override { return 2; }
+    size_t kept() const override { return Kept(*this, 0).room.used(); }
+    size_t scratch() const override { return Kept(*this, 0).room.used(); }
+
+    void forward(Address x, const Addresses& weights, Address kept, Address out, int threads) const override {
+        const Kept held(*this, kept);
+        linear(dim, columns(), threads).forward(array(x), weights[0], array(held.heads));
+        change(held, 0, threads);
+        attention_.forward(parts(held.heads), held.context, held.lse, threads);
+        linear(width(), dim, threads).forward(held.context, weights[1], array(out));
+    }
+    void backward(Address grad, Address x, const Addresses& weights, Address kept, Address scratch, Address grad_x, const Addresses& grads,
+                  Address, int threads) const override {
+        const Kept held(*this, kept), found(*this, scratch);
+        const Linear into = linear(dim, columns(), threads), out_of = linear(width(), dim, threads);
+        out_of.weight(array(grad), held.context, grads[1]);
+        out_of.input(array(grad), weights[1], found.context);
+        attention_.backward(parts(held.heads), held.context, held.lse, found.context, parts(found.heads), threads);
+        change(held, found.heads, threads);
+        into.weight(array(found.heads), array(x), grads[0]);
+        into.input(array(found.heads), weights[0], array(grad_x));
+    }
+
+   private:
+    struct Kept {
+        Room room;
+        Address heads;  // queries, keys and values of a token side by side
+        Array context;
+        Address lse, roots;
+        Kept(const Own& of, Address begin)
+            : room(begin),
+              heads(room.take(of.rows * of.columns(), of.bytes)),
+              context{room.take(of.rows * of.width(), of.attention_.out_bytes()), of.attention_.out_bytes()},
+              lse(room.take(of.rows * of.attention_.heads, 4)),
+              roots(room.take(of.rows * of.changed(), 4)) {}
+    };
+    long width() const { return attention_.heads * attention_.size; }
+    long changed() const { return attention_.heads + attention_.kv_heads; }
+    long columns() const { return (attention_.heads + 2 * attention_.kv_heads) * attention_.size; }
+    Given parts(Address heads) const {
+        return {attention_.from(heads, columns(), 0), attention_.from(heads, columns(), attention_.heads),
+                attention_.from(heads, columns(), changed())};
+    }
+    void change(const Kept& held, Address grad, int threads) const {
+        attention_.change(rows, changed(), attention_.size, columns(), held.heads, held.roots, turns_, grad, threads);
+    }
+    Attention attention_;
+    Address turns_;
+};
+
+class Across : public Branch {
+   public:
+    Across(long rows, long dim, bool narrow, Plan& plan, long heads, long kv_heads, long size, double eps, Address source, long source_rows)
+        : Branch(rows, dim, narrow), attention_{plan, heads, kv_heads, size, eps, bytes}, source_(source), source_rows_(source_rows) {}
+    long matrices() const override { return 3; }
+    size_t kept() const override { return Kept(*this, 0).room.used(); }
+    size_t scratch() const override { return Kept(*this, 0).room.used(); }
+
+    void forward(Address x, const Addresses& weights, Address kept, Address out, int threads) const override {
+        const Kept held(*this, kept);
+        linear(dim, width(), threads).forward(array(x), weights[0], array(held.query));
+        from_source(threads).forward({source_, 4}, weights[1], array(held.pair));
+        change(held, 0, 0, threads);
+        attention_.forward(parts(held), held.context, held.lse, threads);
+        linear(width(), dim, threads).forward(held.context, weights[2], array(out));
+    }
+    void backward(Address grad, Address x, const Addresses& weights, Address kept, Address scratch, Address grad_x, const Addresses& grads,
+                  Address grad_source, int threads) const override {
+        const Kept held(*this, kept), found(*this, scratch);
+        const Linear into = linear(dim, width(), threads), out_of = linear(width(), dim, threads), from = from_source(threads);
+        out_of.weight(array(grad), held.context, grads[2]);
+        out_of.input(array(grad), weights[2], found.context);
+        attention_.backward(parts(held), held.context, held.lse, found.context, parts(found), threads);
+        change(held, found.query, found.pair, threads);
+        from.weight(array(found.pair), {source_, 4}, grads[1]);
+        if (grad_source) from.input(array(found.pair), weights[1], {grad_source, 4}, true);
+        into.weight(array(found.query), array(x), grads[0]);
+        into.input(array(found.query), weights[0], array(grad_x));
+    }
+
+   private:
+    struct Kept {
+        Room room;
+        Address query, pair;  // keys and values of a source token side by side
+        Array context;
+        Address lse, roots, key_roots;
+        Kept(const Across& of, Address begin)
+            : room(begin),
+              query(room.take(of.rows * of.width(), of.bytes)),
+              pair(room.take(of.source_rows_ * of.columns(), of.bytes)),
+              context{room.take(of.rows * of.width(), of.attention_.out_bytes()), of.attention_.out_bytes()},
+              lse(room.take(of.rows * of.attention_.heads, 4)),
+              roots(room.take(of.rows, 4)),
+              key_roots(room.take(of.source_rows_ * of.attention_.kv_heads, 4)) {}
+    };
+    long width() const { return attention_.heads * attention_.size; }
+    long columns() const { return 2 * attention_.kv_heads * attention_.size; }
+    Linear from_source(int threads) const { return {source_rows_, dim, columns(), narrow, threads}; }
+    Given parts(const Kept& held) const {
+        return {attention_.from(held.query, width(), 0), attention_.from(held.pair, columns(), 0),
+                attention_.from(held.pair, columns(), attention_.kv_heads)};
+    }
+    // Queries are normalized over all heads together, as if these were one.
+    void change(const Kept& held, Address grad_query, Address grad_pair, int threads) const {
+        attention_.change(rows, 1, width(), width(), held.query, held.roots, 0, grad_query, threads);
+        attention_.change(source_rows_, attention_.kv_heads, attention_.size, columns(), held.pair, held.key_roots, 0, grad_pair, threads);
+    }
+    Attention attention_;
+    Address source_;
+    long source_rows_;
+};
+
+void check(const Branch& branch, const Addresses& weights) {
+    if (long(weights.size()) != branch.matrices()) refuse("a branch needs each of its weights");
+}
+
+}  // namespace
+
+void add_branches(nb::module_& module) {
+    nb::class_<Branch>(module, "Branch")
+        .def_prop_ro("kept", &Branch::kept)
+        .def_prop_ro("scratch", &Branch::scratch)
+        .def("forward",
+             [](const Branch& branch, Address x, const Addresses& weights, Address kept, Address out, int threads) {
+                 check(branch, weights);
+                 branch.forward(x, weights, kept, out, threads);
+             })
+        .def("backward", [](const Branch& branch, Address grad, Address x, const Addresses& weights, Address kept, Address scratch,
+                            Address grad_x, const Addresses& grads, Address grad_source, int threads) {
+            check(branch, weights);
+            check(branch, grads);
+            branch.backward(grad, x, weights, kept, scratch, grad_x, grads, grad_source, threads);
+        });
+    nb::class_<Feed, Branch>(module, "Feed").def(nb::init<long, long, bool, long>());
+    nb::class_<Own, Branch>(module, "Own")
+        .def(nb::init<long, long, bool, Plan&, long, long, long, double, Address>(), nb::keep_alive<1, 5>());
+    nb::class_<Across, Branch>(module, "Across")
+        .def(nb::init<long, long, bool, Plan&, long, long, long, double, Address, long>(), nb::keep_alive<1, 5>());
+}
+
+}  // namespace regard
