@@ -1,9 +1,11 @@
-// What a block adds to its stream, (rows, dim) of a normalized x (rows, dim), and its gradients: attention to the own sequence, to a
-// source, and a feed-forward. One call from Python for each, over raw addresses that regard.nn has checked and keeps alive.
+// A stack of blocks and its gradients, each in one call from Python, over raw addresses that regard.nn has checked and keeps alive.
 //
-// Numbers of activations are float32, or bfloat16 where products round to it (`narrow`); weights and their gradients are float32.
+// A branch is what a block adds to its stream, (rows, dim) of a normalized x (rows, dim): attention to the own sequence, to a source
+// (source rows, dim), a feed-forward. The stream, the source, weights and their gradients are float32; what linear layers read and
+// write is too, or bfloat16 where products round to it (`narrow`).
 #include "module.h"
 
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include "../layers/module.h"
@@ -127,17 +129,18 @@ class Branch {
     // Bytes of what the backward pass needs, and of what it works in.
     virtual size_t kept() const = 0;
     virtual size_t scratch() const = 0;
-    virtual void forward(Address x, const Addresses& weights, Address kept, Address out, int threads) const = 0;
-    // Gradients are given for `out` and wanted for x and the weights, 0 for those that do not learn.
-    virtual void backward(Address grad, Address x, const Addresses& weights, Address kept, Address scratch, Address grad_x,
-                          const Addresses& grads, Address grad_source, int threads) const = 0;
+    virtual void forward(Address x, Address source, const Address* weights, Address kept, Address out, int threads) const = 0;
+    // The gradient is given for `out` and wanted for x and the weights, 0 for those that do not learn; that of the source is added up.
+    virtual void backward(Address grad, Address x, Address source, const Address* weights, Address kept, Address scratch, Address grad_x,
+                          Address grad_source, const Address* grads, int threads) const = 0;
+
+    const long rows, dim;
+    const bool narrow;
+    const int bytes;  // of a number that linear layers read and write
 
    protected:
     Array array(Address at) const { return {at, bytes}; }
     Linear linear(long ins, long outs, int threads) const { return {rows, ins, outs, narrow, threads}; }
-    long rows, dim;
-    bool narrow;
-    int bytes;
 };
 
 class Feed : public Branch {
@@ -147,14 +150,14 @@ class Feed : public Branch {
     size_t kept() const override { return Kept(*this, 0).room.used(); }
     size_t scratch() const override { return kept(); }  // the gradients of what is kept
 
-    void forward(Address x, const Addresses& weights, Address kept, Address out, int threads) const override {
+    void forward(Address x, Address, const Address* weights, Address kept, Address out, int threads) const override {
         const Kept held(*this, kept);
         linear(dim, 2 * hidden_, threads).forward(array(x), weights[0], array(held.wide));
         gate(bytes, rows, hidden_, held.wide, held.gated, threads);
         linear(hidden_, dim, threads).forward(array(held.gated), weights[1], array(out));
     }
-    void backward(Address grad, Address x, const Addresses& weights, Address kept, Address scratch, Address grad_x, const Addresses& grads,
-                  Address, int threads) const override {
+    void backward(Address grad, Address x, Address, const Address* weights, Address kept, Address scratch, Address grad_x, Address,
+                  const Address* grads, int threads) const override {
         const Kept held(*this, kept), found(*this, scratch);
         const Linear into = linear(dim, 2 * hidden_, threads), out_of = linear(hidden_, dim, threads);
         out_of.weight(array(grad), array(held.gated), grads[1]);
@@ -182,15 +185,15 @@ class Own : public Branch {
     size_t kept() const override { return Kept(*this, 0).room.used(); }
     size_t scratch() const override { return Kept(*this, 0).room.used(); }
 
-    void forward(Address x, const Addresses& weights, Address kept, Address out, int threads) const override {
+    void forward(Address x, Address, const Address* weights, Address kept, Address out, int threads) const override {
         const Kept held(*this, kept);
         linear(dim, columns(), threads).forward(array(x), weights[0], array(held.heads));
         change(held, 0, threads);
         attention_.forward(parts(held.heads), held.context, held.lse, threads);
         linear(width(), dim, threads).forward(held.context, weights[1], array(out));
     }
-    void backward(Address grad, Address x, const Addresses& weights, Address kept, Address scratch, Address grad_x, const Addresses& grads,
-                  Address, int threads) const override {
+    void backward(Address grad, Address x, Address, const Address* weights, Address kept, Address scratch, Address grad_x, Address,
+                  const Address* grads, int threads) const override {
         const Kept held(*this, kept), found(*this, scratch);
         const Linear into = linear(dim, columns(), threads), out_of = linear(width(), dim, threads);
         out_of.weight(array(grad), held.context, grads[1]);
@@ -230,29 +233,29 @@ class Own : public Branch {
 
 class Across : public Branch {
    public:
-    Across(long rows, long dim, bool narrow, Plan& plan, long heads, long kv_heads, long size, double eps, Address source, long source_rows)
-        : Branch(rows, dim, narrow), attention_{plan, heads, kv_heads, size, eps, bytes}, source_(source), source_rows_(source_rows) {}
+    Across(long rows, long dim, bool narrow, Plan& plan, long heads, long kv_heads, long size, double eps, long source_rows)
+        : Branch(rows, dim, narrow), attention_{plan, heads, kv_heads, size, eps, bytes}, source_rows_(source_rows) {}
     long matrices() const override { return 3; }
     size_t kept() const override { return Kept(*this, 0).room.used(); }
     size_t scratch() const override { return Kept(*this, 0).room.used(); }
 
-    void forward(Address x, const Addresses& weights, Address kept, Address out, int threads) const override {
+    void forward(Address x, Address source, const Address* weights, Address kept, Address out, int threads) const override {
         const Kept held(*this, kept);
         linear(dim, width(), threads).forward(array(x), weights[0], array(held.query));
-        from_source(threads).forward({source_, 4}, weights[1], array(held.pair));
+        from_source(threads).forward({source, 4}, weights[1], array(held.pair));
         change(held, 0, 0, threads);
         attention_.forward(parts(held), held.context, held.lse, threads);
         linear(width(), dim, threads).forward(held.context, weights[2], array(out));
     }
-    void backward(Address grad, Address x, const Addresses& weights, Address kept, Address scratch, Address grad_x, const Addresses& grads,
-                  Address grad_source, int threads) const override {
+    void backward(Address grad, Address x, Address source, const Address* weights, Address kept, Address scratch, Address grad_x,
+                  Address grad_source, const Address* grads, int threads) const override {
         const Kept held(*this, kept), found(*this, scratch);
         const Linear into = linear(dim, width(), threads), out_of = linear(width(), dim, threads), from = from_source(threads);
         out_of.weight(array(grad), held.context, grads[2]);
         out_of.input(array(grad), weights[2], found.context);
         attention_.backward(parts(held), held.context, held.lse, found.context, parts(found), threads);
         change(held, found.query, found.pair, threads);
-        from.weight(array(found.pair), {source_, 4}, grads[1]);
+        from.weight(array(found.pair), {source, 4}, grads[1]);
         if (grad_source) from.input(array(found.pair), weights[1], {grad_source, 4}, true);
         into.weight(array(found.query), array(x), grads[0]);
         into.input(array(found.query), weights[0], array(grad_x));
@@ -286,36 +289,146 @@ class Across : public Branch {
         attention_.change(source_rows_, attention_.kv_heads, attention_.size, columns(), held.pair, held.key_roots, 0, grad_pair, threads);
     }
     Attention attention_;
-    Address source_;
     long source_rows_;
 };
 
-void check(const Branch& branch, const Addresses& weights) {
-    if (long(weights.size()) != branch.matrices()) refuse("a branch needs each of its weights");
-}
+// The seed, the threshold and the factor of what is dropped; see `residual`.
+using Drop = std::tuple<uint64_t, int, double>;
+constexpr Drop nothing{0, 0, 1.0};
+
+// total = x, then total += dropped(branch(normalized(total))) for one branch after the other, and the last total normalized.
+class Stack {
+   public:
+    explicit Stack(const nb::list& branches) : kept_alive_(branches) {
+        for (nb::handle branch : branches) branches_.push_back(nb::cast<const Branch*>(branch));
+        if (branches_.empty()) refuse("a stack needs a branch");
+        for (const Branch* branch : branches_)
+            if (branch->rows != first().rows || branch->dim != first().dim || branch->narrow != first().narrow)
+                refuse("the branches of a stack must have the same rows");
+    }
+    // Bytes of what the backward pass needs, in pieces: an allocator finds room for them more easily than for all together.
+    std::vector<size_t> kept() const {
+        std::vector<size_t> sizes;
+        for (const Place& place : layout(Addresses(branches_.size() + 1))) sizes.push_back(place.size);
+        return sizes;
+    }
+    size_t scratch() const { return Scratch(*this, 0).room.used(); }
+
+    void forward(Address x, Address source, const Addresses& weights, const std::vector<double>& eps, const std::vector<Drop>& drops,
+                 const Addresses& kept, Address scratch, Address out, int threads) const {
+        check(weights, drops);
+        if (eps.size() != branches_.size() + 1) refuse("a stack needs an epsilon for every normalization");
+        const std::vector<Place> places = layout(kept);
+        const Address added = Scratch(*this, scratch).added;
+        const Place& begin = places[0];
+        normalize(first().bytes, {x, 0, 0}, begin.normalized, begin.roots, eps[0], nothing, threads);
+        const Address* matrices = weights.data();
+        for (size_t i = 0; i < branches_.size(); ++i) {
+            const Place &place = places[i], &next = places[i + 1];
+            branches_[i]->forward(place.normalized, source, matrices, place.kept, added, threads);
+            const bool last = i + 1 == branches_.size();
+            normalize(last ? 4 : first().bytes, {i ? place.total : x, added, next.total}, last ? out : next.normalized, next.roots, eps[i + 1],
+                      drops[i], threads);
+            matrices += branches_[i]->matrices();
+        }
+    }
+
+    void backward(Address grad, Address x, Address source, const Addresses& weights, const std::vector<Drop>& drops,
+                  const Addresses& kept, Address scratch, Address grad_x, Address grad_source, const Addresses& grads, int threads) const {
+        check(weights, drops);
+        check(grads, drops);
+        const std::vector<Place> places = layout(kept);
+        const Scratch room(*this, scratch);
+        const Address *matrices = weights.data() + weights.size(), *wanted = grads.data() + grads.size();
+        Address grad_total = 0, grad_normalized = grad;
+        for (size_t i = branches_.size(); i-- > 0;) {
+            const Place& next = places[i + 1];
+            // Without dropout, and as wide, it is the gradient of the sum itself.
+            const bool is_copy = !first().narrow && std::get<2>(drops[i]) == 1;
+            back(i + 1 == branches_.size() ? 4 : first().bytes, next.total, next.roots, grad_total, grad_normalized, room.total,
+                 is_copy ? 0 : room.added, drops[i], threads);
+            grad_total = room.total, grad_normalized = room.normalized;
+            matrices -= branches_[i]->matrices(), wanted -= branches_[i]->matrices();
+            branches_[i]->backward(is_copy ? room.total : room.added, places[i].normalized, source, matrices, places[i].kept, room.inside,
+                                   room.normalized, grad_source, wanted, threads);
+        }
+        back(first().bytes, x, places[0].roots, grad_total, grad_normalized, grad_x, 0, nothing, threads);
+    }
+
+   private:
+    // Before branch i: what it reads, and the sum and the roots that this was normalized from; what it keeps.
+    struct Place {
+        Address normalized, total, roots, kept;
+        size_t size;
+    };
+    struct Sum {
+        Address x, branch, total;
+    };
+    struct Scratch {
+        Room room;
+        Address added, total, normalized, inside;
+        Scratch(const Stack& of, Address begin) : room(begin) {
+            const long numbers = of.first().rows * of.first().dim;
+            added = room.take(numbers, of.first().bytes), total = room.take(numbers, 4);
+            normalized = room.take(numbers, of.first().bytes);
+            size_t most = 0;
+            for (const Branch* branch : of.branches_) most = branch->scratch() > most ? branch->scratch() : most;
+            inside = room.take(long(most), 1);
+        }
+    };
+    const Branch& first() const { return *branches_[0]; }
+    std::vector<Place> layout(const Addresses& begins) const {
+        if (begins.size() != branches_.size() + 1) refuse("a stack keeps something before every branch and behind the last");
+        std::vector<Place> places;
+        const long rows = first().rows, numbers = rows * first().dim;
+        for (size_t i = 0; i <= branches_.size(); ++i) {
+            const bool last = i == branches_.size();
+            Room room(begins[i]);
+            Place place{};
+            place.normalized = last ? 0 : room.take(numbers, first().bytes);
+            place.total = i ? room.take(numbers, 4) : 0;  // the first sum is x itself
+            place.roots = room.take(rows, 4);
+            place.kept = last ? 0 : room.take(long(branches_[i]->kept()), 1);
+            place.size = room.used();
+            places.push_back(place);
+        }
+        return places;
+    }
+    void check(const Addresses& weights, const std::vector<Drop>& drops) const {
+        long matrices = 0;
+        for (const Branch* branch : branches_) matrices += branch->matrices();
+        if (long(weights.size()) != matrices || drops.size() != branches_.size()) refuse("every branch needs its weights and its dropout");
+    }
+    void normalize(int bytes, const Sum& sum, Address normalized, Address roots, double eps, const Drop& drop, int threads) const {
+        const auto [seed, threshold, factor] = drop;
+        residual(sum.branch ? first().bytes : 4, bytes, first().rows, first().dim, sum.x, sum.branch, sum.total, normalized, roots, eps, seed,
+                 threshold, factor, threads);
+    }
+    void back(int bytes, Address total, Address roots, Address grad_total, Address grad_normalized, Address grad_x, Address grad_added,
+              const Drop& drop, int threads) const {
+        const auto [seed, threshold, factor] = drop;
+        residual_backward(grad_added ? first().bytes : 4, bytes, first().rows, first().dim, total, roots, grad_total, grad_normalized, grad_x,
+                          grad_added, seed, threshold, factor, threads);
+    }
+    nb::list kept_alive_;
+    std::vector<const Branch*> branches_;
+};
 
 }  // namespace
 
 void add_branches(nb::module_& module) {
-    nb::class_<Branch>(module, "Branch")
-        .def_prop_ro("kept", &Branch::kept)
-        .def_prop_ro("scratch", &Branch::scratch)
-        .def("forward",
-             [](const Branch& branch, Address x, const Addresses& weights, Address kept, Address out, int threads) {
-                 check(branch, weights);
-                 branch.forward(x, weights, kept, out, threads);
-             })
-        .def("backward", [](const Branch& branch, Address grad, Address x, const Addresses& weights, Address kept, Address scratch,
-                            Address grad_x, const Addresses& grads, Address grad_source, int threads) {
-            check(branch, weights);
-            check(branch, grads);
-            branch.backward(grad, x, weights, kept, scratch, grad_x, grads, grad_source, threads);
-        });
+    nb::class_<Branch> branch(module, "Branch");
     nb::class_<Feed, Branch>(module, "Feed").def(nb::init<long, long, bool, long>());
     nb::class_<Own, Branch>(module, "Own")
         .def(nb::init<long, long, bool, Plan&, long, long, long, double, Address>(), nb::keep_alive<1, 5>());
     nb::class_<Across, Branch>(module, "Across")
-        .def(nb::init<long, long, bool, Plan&, long, long, long, double, Address, long>(), nb::keep_alive<1, 5>());
+        .def(nb::init<long, long, bool, Plan&, long, long, long, double, long>(), nb::keep_alive<1, 5>());
+    nb::class_<Stack>(module, "Stack")
+        .def(nb::init<const nb::list&>())
+        .def_prop_ro("kept", &Stack::kept, "Bytes of each piece of what the backward pass needs.")
+        .def_prop_ro("scratch", &Stack::scratch, "Bytes of what a pass works in.")
+        .def("forward", &Stack::forward)
+        .def("backward", &Stack::backward);
 }
 
 }  // namespace regard

@@ -72,6 +72,8 @@ void run(void (*function)(const Call&, long, long), const Call& call, long rows,
 
 void* at(Address address) { return reinterpret_cast<void*>(address); }
 
+}  // namespace
+
 void residual(int branch_bytes, int normalized_bytes, long rows, long size, Address x, Address branch, Address sum, Address normalized,
               Address inverse, double eps, uint64_t seed, int threshold, double factor, int threads) {
     const Residual call{size, at(x), at(branch), at(sum), at(normalized), at(inverse), eps, dropping_of(seed, threshold, factor)};
@@ -90,8 +92,6 @@ void residual_backward(int branch_bytes, int normalized_bytes, long rows, long s
     if (grad_normalized && (!sum || !inverse)) refuse("a gradient of what was normalized needs the sum and the inverse");
     run(functions().residual_backward[numbers_of(branch_bytes)][numbers_of(normalized_bytes)], call, rows, size, threads);
 }
-
-}  // namespace
 
 void heads(int bytes, long rows, long heads, long size, long row, Address values, Address inverse, long inverse_row, double eps,
            Address turns, long turn_rows, Address grad_out, long grad_out_row, Address grad, int threads) {

@@ -19,9 +19,7 @@ from regard._attention import choose, lower
 from regard._lowering import lowered
 from regard._packed import Packed
 from regard._plan import Plan
-from regard.nn import norm, residual
-from regard.nn._branches import Branch, across, feed, own, weights_of
-from regard.nn._fused import NOTHING, is_fused
+from regard.nn._fused import address, is_fused, kernel, threads
 from regard.nn._sequences import Sequences, values_of
 from regard.nn.attention import CrossAttention, SelfAttention
 from regard.nn.feedforward import Dropout, FeedForward
@@ -52,12 +50,9 @@ class Work:
     stack: Stack
     by_blocks: ByBlocks  # the same by the blocks themselves
     halves: Sequence[Half]
-    branches: Sequence[Branch]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of what linear layers read."""
-        return self.branches[0].dtype
+    made: Any  # what the kernel makes of the halves
+    turns: Tensor  # which `made` reads
+    dtype: torch.dtype  # of what linear layers read
 
 
 def compute(
@@ -76,10 +71,12 @@ def compute(
         halves = stack.halves
         attention = next(half.layer for half in halves if isinstance(half.layer, SelfAttention))
         plans = _plans(attention, x, source, mask, key_sequence)
-        weights = _weights(halves)
+        weights = [weight for half in halves for weight in _weights(half.layer)]
         if plans is not None and _reads(weights, turns, attention, len(values)):
-            branches = _branches(halves, plans, turns, dtype_of_products(values), read)
-            return Steps.apply(Work(stack, by_blocks, halves, branches), values, read, *weights)
+            dtype = dtype_of_products(values)
+            sizes = *values.shape, dtype == torch.bfloat16
+            made = kernel().Stack([_branch(half.layer, sizes, plans, turns, read) for half in halves])
+            return Steps.apply(Work(stack, by_blocks, halves, made, turns, dtype), values, read, *weights)
     return by_blocks(values, read)
 
 
@@ -88,38 +85,37 @@ class Steps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, work: Work, x: Tensor, source: Tensor | None, *weights: Tensor) -> Tensor:
-        ctx.work, ctx.random, ctx.drops = work, torch.get_rng_state(), []
-        total = x
-        norms = [half.norm for half in work.halves[1:]] + [work.stack.norm]
-        normalized, roots = norm.by_kernel(x, work.halves[0].norm.eps, work.dtype)
-        saved: list[Tensor] = []
-        for branch, half, following in zip(work.branches, work.halves, norms, strict=True):
-            added, kept = branch.forward(normalized)
-            saved += [total, roots, normalized, kept]
-            ctx.drops.append(half.dropout.drawn())
-            dtype = x.dtype if following is work.stack.norm else work.dtype
-            total, normalized, roots = residual.by_kernel(total, added, following.eps, ctx.drops[-1], dtype)
-        ctx.save_for_backward(x, source, *weights, *saved, total, roots)
-        return normalized
+        ctx.work, ctx.random = work, torch.get_rng_state()
+        ctx.drops = [half.dropout.drawn().arguments() for half in work.halves]
+        eps = [half.norm.eps for half in work.halves] + [work.stack.norm.eps]
+        out, scratch, kept = torch.empty_like(x), _room(work.made.scratch), [*map(_room, work.made.kept)]
+        work.made.forward(
+            address(x), address(source), [*map(address, weights)], eps, ctx.drops, [*map(address, kept)], address(scratch), address(out), threads()
+        )  # fmt: skip
+        ctx.save_for_backward(x, source, *weights, *kept)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # a second derivative follows operations that have one
             return _differentiable_backward(ctx, grad)
-        work: Work = ctx.work
-        _, source, *saved = ctx.saved_tensors
-        *saved, total, roots = saved
-        grad_source = torch.zeros_like(source) if ctx.needs_input_grad[2] else None
-        grad_total, grad_normalized = None, grad
-        found: list[Tensor | None] = []
-        for branch, drop in zip(work.branches[::-1], ctx.drops[::-1], strict=True):
-            given = total, roots, grad_total, grad_normalized
-            grad_total, grad_added = residual.backward(*given, drop, work.dtype)
-            *saved, total, roots, normalized, kept = saved
-            grad_normalized, gradients = branch.backward(grad_added, normalized, kept, grad_source)
-            found[:0] = gradients
-        grad_x, _ = residual.backward(total, roots, grad_total, grad_normalized, NOTHING, total.dtype)
-        return None, grad_x, grad_source, *found
+        _, _, wants_source, *wanted = ctx.needs_input_grad
+        x, source, *rest = ctx.saved_tensors
+        weights, kept = rest[: len(wanted)], rest[len(wanted) :]
+        grad, grad_x, scratch = grad.contiguous(), torch.empty_like(x), _room(ctx.work.made.scratch)
+        grad_source = torch.zeros_like(source) if wants_source else None
+        grads = [
+            torch.empty_like(weight) if wants else None for weight, wants in zip(weights, wanted, strict=True)
+        ]
+        ctx.work.made.backward(
+            address(grad), address(x), address(source), [*map(address, weights)], ctx.drops, [*map(address, kept)], address(scratch), address(grad_x),
+            address(grad_source), [*map(address, grads)], threads(),
+        )  # fmt: skip
+        return None, grad_x, grad_source, *grads
+
+
+def _room(size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8)
 
 
 class _ByBlocks(nn.Module):
@@ -136,7 +132,7 @@ def _differentiable_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...
     inputs = ctx.saved_tensors[: len(ctx.needs_input_grad) - 1]
     module = _ByBlocks(work)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    now = [names[id(weight)] for weight in _weights(work.stack.halves)]
+    now = [names[id(weight)] for half in work.stack.halves for weight in _weights(half.layer)]
     with (
         torch.random.fork_rng(devices=[]),
         torch.autocast("cpu", torch.bfloat16, work.dtype == torch.bfloat16),
@@ -225,20 +221,36 @@ def _plans(
     return None if any(lowered(plan, size, size).dense for plan in plans) else plans
 
 
-def _branches(
-    halves: Sequence[Half], plans: Sequence[Plan], turns: Tensor, dtype: torch.dtype, source: Tensor | None
-) -> list[Branch]:
-    call = len(turns), dtype == torch.bfloat16
-    found: list[Branch] = []
-    for _, layer, _ in halves:
-        if isinstance(layer, SelfAttention):
-            found.append(own(layer, *call, plans[0], None if layer.rotary is None else turns))
-        elif isinstance(layer, CrossAttention) and source is not None:
-            found.append(across(layer, *call, plans[1], source))
-        elif isinstance(layer, FeedForward):
-            found.append(feed(layer, *call))
-    return found
+def _branch(
+    layer: nn.Module,
+    sizes: tuple[int, int, bool],
+    plans: Sequence[Plan],
+    turns: Tensor,
+    source: Tensor | None,
+) -> Any:
+    """What the kernel makes of a layer for so many tokens of a width."""
+    if isinstance(layer, SelfAttention):
+        return kernel().Own(*sizes, *_heads(layer, plans[0]), 0 if layer.rotary is None else address(turns))
+    if isinstance(layer, CrossAttention) and source is not None:
+        return kernel().Across(*sizes, *_heads(layer, plans[1]), len(source))
+    return kernel().Feed(*sizes, _weights(layer)[1].shape[1])
 
 
-def _weights(halves: Sequence[Half]) -> list[Tensor]:
-    return [weight for half in halves for weight in weights_of(half.layer)]
+def _heads(layer: SelfAttention | CrossAttention, plan: Plan) -> tuple[Any, int, int, int, float]:
+    eps = -1.0 if layer.eps is None else layer.eps
+    return (
+        lowered(plan, layer.head_dim, layer.head_dim).plan,
+        layer.heads,
+        layer.kv_heads,
+        layer.head_dim,
+        eps,
+    )
+
+
+def _weights(layer: Any) -> list[Tensor]:
+    """The matrices of one half of a block, in the order in which they are used."""
+    if isinstance(layer, SelfAttention):
+        return [layer.query_key_value.weight, layer.output.weight]
+    if isinstance(layer, CrossAttention):
+        return [layer.query.weight, layer.key_value.weight, layer.output.weight]
+    return [layer.gate_up.weight, layer.down.weight]
