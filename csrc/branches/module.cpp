@@ -401,14 +401,16 @@ class Stack {
     }
     void normalize(int bytes, const Sum& sum, Address normalized, Address roots, double eps, const Drop& drop, int threads) const {
         const auto [seed, threshold, factor] = drop;
-        residual(sum.branch ? first().bytes : 4, bytes, first().rows, first().dim, sum.x, sum.branch, sum.total, normalized, roots, eps, seed,
-                 threshold, factor, threads);
+        const int of_branch = sum.branch ? first().bytes : 4;
+        residual(of_branch, bytes, first().rows, first().dim, sum.x, sum.branch, sum.total, normalized, roots, eps, seed, threshold,
+                 factor, threads);
     }
     void back(int bytes, Address total, Address roots, Address grad_total, Address grad_normalized, Address grad_x, Address grad_added,
               const Drop& drop, int threads) const {
         const auto [seed, threshold, factor] = drop;
-        residual_backward(grad_added ? first().bytes : 4, bytes, first().rows, first().dim, total, roots, grad_total, grad_normalized, grad_x,
-                          grad_added, seed, threshold, factor, threads);
+        const int of_branch = grad_added ? first().bytes : 4;
+        residual_backward(of_branch, bytes, first().rows, first().dim, total, roots, grad_total, grad_normalized, grad_x, grad_added,
+                          seed, threshold, factor, threads);
     }
     nb::list kept_alive_;
     std::vector<const Branch*> branches_;

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regard import Causal, Packed, Window
-from regard.nn import Decoder, Encoder, SelfAttention, _stack, watch
+from regard.nn import Decoder, Encoder, EncoderBlock, SelfAttention, _stack, watch
 from twins import assert_close
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
@@ -203,3 +203,36 @@ def test_other_arrays_and_layers_go_by_blocks():
     stack = encoder()
     stack.blocks[0].feed_forward.down = torch.nn.Linear(20, 24)
     assert_by_blocks(stack, x)
+
+
+def test_another_width_is_refused_as_by_the_blocks():
+    for stack, sequences in (
+        (encoder(), [packed([3, 4], 25, 1)]),
+        (decoder(), [packed([3], 24, 1), packed([2], 25, 2)]),
+    ):
+        with pytest.raises(RuntimeError, match="shape"):
+            stack(*sequences)
+
+
+def test_blocks_of_another_kind_compute_what_they_say():
+    called = []
+
+    class Counted(EncoderBlock):
+        def forward(self, x, **options):
+            called.append(x)
+            return super().forward(x, **options)
+
+    class Counting(Encoder):
+        block = Counted
+
+    assert_by_blocks(Counting(2, 24, 4, 20), packed([3, 4], 24, 1))
+    assert len(called) == 2
+
+
+def test_what_is_saved_may_lie_elsewhere_meanwhile():
+    stack, x, source = decoder(dropout=0.2), packed([3, 4], 24, 1), packed([2, 5], 24, 2)
+    expected = learned(stack, x, source)
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: tensor.clone(), lambda tensor: tensor.clone()
+    ):
+        assert_close(learned(stack, x, source), expected)

@@ -72,7 +72,7 @@ def compute(
         attention = next(half.layer for half in halves if isinstance(half.layer, SelfAttention))
         plans = _plans(attention, x, source, mask, key_sequence)
         weights = [weight for half in halves for weight in _weights(half.layer)]
-        if plans is not None and _reads(weights, turns, attention, len(values)):
+        if plans is not None and _reads(halves, turns, attention, values, read):
             dtype = dtype_of_products(values)
             sizes = *values.shape, dtype == torch.bfloat16
             made = kernel().Stack([_branch(half.layer, sizes, plans, turns, read) for half in halves])
@@ -90,7 +90,8 @@ class Steps(torch.autograd.Function):
         eps = [half.norm.eps for half in work.halves] + [work.stack.norm.eps]
         out, scratch, kept = torch.empty_like(x), _room(work.made.scratch), [*map(_room, work.made.kept)]
         work.made.forward(
-            address(x), address(source), [*map(address, weights)], eps, ctx.drops, [*map(address, kept)], address(scratch), address(out), threads()
+            address(x), address(source), [*map(address, weights)], eps, ctx.drops, [*map(address, kept)], address(scratch),
+            address(out), threads(),
         )  # fmt: skip
         ctx.save_for_backward(x, source, *weights, *kept)
         return out
@@ -108,8 +109,8 @@ class Steps(torch.autograd.Function):
             torch.empty_like(weight) if wants else None for weight, wants in zip(weights, wanted, strict=True)
         ]
         ctx.work.made.backward(
-            address(grad), address(x), address(source), [*map(address, weights)], ctx.drops, [*map(address, kept)], address(scratch), address(grad_x),
-            address(grad_source), [*map(address, grads)], threads(),
+            address(grad), address(x), address(source), [*map(address, weights)], ctx.drops, [*map(address, kept)],
+            address(scratch), address(grad_x), address(grad_source), [*map(address, grads)], threads(),
         )  # fmt: skip
         return None, grad_x, grad_source, *grads
 
@@ -152,7 +153,7 @@ def _may_train(stack: Stack, *arrays: Tensor | None) -> bool:
         return False
     if torch.is_autocast_enabled("cpu") and dtype_of_products(given[0]) != torch.bfloat16:
         return False
-    return all(len(array) and _is_read(array) for array in given)
+    return all(array.ndim == 2 and len(array) and _is_read(array) for array in given)
 
 
 def _is_read(array: Tensor) -> bool:
@@ -161,9 +162,11 @@ def _is_read(array: Tensor) -> bool:
 
 def _is_usual(stack: Stack) -> bool:
     """Whether all layers are of the kinds that blocks are built of, attend with as many heads, and nobody looks into them."""
+    from regard.nn.blocks import DecoderBlock, EncoderBlock  # which import this module
+
     heads = set()
-    for module in _modules(stack):
-        if type(module) not in KINDS and type(module) is not stack.block and module is not stack:
+    for module in _every(stack):
+        if type(module) not in (*KINDS, EncoderBlock, DecoderBlock) and module is not stack:
             return False
         if (
             module._forward_hooks
@@ -181,18 +184,29 @@ def _is_usual(stack: Stack) -> bool:
     return len(heads) == 1 and not _has_any_global_hook()
 
 
-def _modules(module: nn.Module) -> Iterator[Any]:
+def _every(module: nn.Module) -> Iterator[Any]:
     """A module and all within: `modules()` makes their names, too, which takes several times as long."""
     yield module
     for child in module._modules.values():
         if child is not None:
-            yield from _modules(child)
+            yield from _every(child)
 
 
-def _reads(weights: Sequence[Tensor], turns: Tensor, attention: SelfAttention, rows: int) -> bool:
-    """Whether the weights lie as the kernel reads them, and row t of the turns is that of token t."""
-    by_row = turns.shape == (rows, 1, attention.head_dim // 2) and turns.dtype == torch.complex64
-    return by_row and turns.is_contiguous() and not turns.is_conj() and all(map(_is_read, weights))
+def _reads(
+    halves: Sequence[Half], turns: Tensor, attention: SelfAttention, values: Tensor, source: Tensor | None
+) -> bool:
+    """Whether weights have the shapes and lie as the kernel reads them, and row t of the turns is that of token t."""
+    by_row = turns.shape == (len(values), 1, attention.head_dim // 2) and turns.dtype == torch.complex64
+    if not by_row or not turns.is_contiguous() or turns.is_conj():
+        return False
+    dim = values.shape[1]
+    if source is not None and source.shape[1] != dim:
+        return False
+    for half in halves:
+        for weight, shape in zip(_weights(half.layer), _shapes(half.layer, dim), strict=True):
+            if weight.shape != shape or not _is_read(weight):
+                return False
+    return True
 
 
 def _plans(
@@ -254,3 +268,13 @@ def _weights(layer: Any) -> list[Tensor]:
     if isinstance(layer, CrossAttention):
         return [layer.query.weight, layer.key_value.weight, layer.output.weight]
     return [layer.gate_up.weight, layer.down.weight]
+
+
+def _shapes(layer: Any, dim: int) -> list[tuple[int, int]]:
+    """Those that the matrices must have for tokens of this width."""
+    if not isinstance(layer, SelfAttention | CrossAttention):
+        hidden = layer.down.weight.shape[1]
+        return [(2 * hidden, dim), (dim, hidden)]
+    width, pair = layer.heads * layer.head_dim, 2 * layer.kv_heads * layer.head_dim
+    into = [(width + pair, dim)] if isinstance(layer, SelfAttention) else [(width, dim), (pair, dim)]
+    return [*into, (dim, width)]
