@@ -327,8 +327,8 @@ class Stack {
             const Place &place = places[i], &next = places[i + 1];
             branches_[i]->forward(place.normalized, source, matrices, place.kept, added, threads);
             const bool last = i + 1 == branches_.size();
-            normalize(last ? 4 : first().bytes, {i ? place.total : x, added, next.total}, last ? out : next.normalized, next.roots, eps[i + 1],
-                      drops[i], threads);
+            const Sum sum{i ? place.total : x, added, next.total};
+            normalize(last ? 4 : first().bytes, sum, last ? out : next.normalized, next.roots, eps[i + 1], drops[i], threads);
             matrices += branches_[i]->matrices();
         }
     }
