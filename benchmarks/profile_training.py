@@ -3,7 +3,8 @@
     python benchmarks/profile_training.py --data DIR --steps 20 --precision bf16 --layers 4 4
 
 DIR holds train and dev as `.jsonl.gz`. Self CPU time is counted, so the shares add up to all operations; what Python itself
-takes between operations is the rest of the processor's time of unwatched steps. The step's arithmetic is 6 for each weight
+takes between operations is the rest of the processor's time of those steps. They go block by block, so that their operations
+show; the speed is that of unwatched steps, in which a stack of blocks is one operation. The step's arithmetic is 6 for each weight
 and token that it meets, forward and backward, and 14 dim for each pair and layer of attention; its share is of the speed of
 a large product in the same numbers, measured in the same run.
 """
@@ -16,12 +17,13 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
-from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from regard.nn import _stack
 from regard.tasks import make_task
 from regard.training import runs
 from regard.training.loop import Trainer
@@ -68,7 +70,8 @@ def main(given: list[str] | None = None) -> None:
         wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
         speed = max(speed, product_speed(resolved(arguments.precision)))
         operations, tokens = counted.operations, counted.tokens
-        with profile(activities=[ProfilerActivity.CPU]) as watched:
+        by_blocks = mock.patch.object(_stack, "is_fused", return_value=False)
+        with by_blocks, profile(activities=[ProfilerActivity.CPU]) as watched:
             steps(trainer, arguments.steps)
     print(f"{tokens / wall:,.0f} tokens/s, source and target, {resolved(arguments.precision)}")
     share = operations / wall / speed
@@ -102,13 +105,15 @@ class Counted:
         self.tokens, self.operations = 0, 0.0
         self.model, self.pack = trainer.model, trainer.learning.batch
         trainer.learning.batch = self.batch  # type: ignore[method-assign]
-        for module in trainer.model.modules():
-            if isinstance(module, nn.Linear):
-                module.register_forward_pre_hook(self.linear)
 
-    def linear(self, module: nn.Linear, given: tuple[torch.Tensor, ...]) -> None:
-        """A linear layer is about to be applied."""
-        self.operations += 6 * module.weight.numel() * (given[0].numel() // given[0].shape[-1])
+    def linear(self, source: float, target: float) -> float:
+        """Operations of the linear layers of all blocks for so many tokens; what keys and values of a source are projected by meets its tokens."""
+        met = 0.0
+        for stack, tokens in ((self.model.encoder, source), (self.model.decoder, target)):
+            for half in stack.halves:
+                for name, weight in half.layer.named_parameters():
+                    met += weight.numel() * (source if name.startswith("key_value") else tokens)
+        return 6 * met
 
     def batch(self, indices: Any, step: int) -> Any:
         """The batch of these examples: its tokens, its pairs of attention, its scores over the vocabulary."""
@@ -117,6 +122,7 @@ class Counted:
         shape = self.model.shape
         pairs = shape.encoder_layers * (source**2).sum()
         pairs += shape.decoder_layers * (target * (target + 1) / 2 + source * target).sum()
+        self.operations += self.linear(source.sum(), target.sum())
         self.operations += 14 * shape.dim * pairs + 6 * self.model.embedding.weight.numel() * target.sum()
         self.tokens += int(source.sum() + target.sum())
         return packed

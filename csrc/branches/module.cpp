@@ -300,7 +300,7 @@ constexpr Drop nothing{0, 0, 1.0};
 class Stack {
    public:
     explicit Stack(const nb::list& branches) : kept_alive_(branches) {
-        for (nb::handle branch : branches) branches_.push_back(nb::cast<const Branch*>(branch));
+        for (nb::handle branch : branches) branches_.push_back(&nb::cast<const Branch&>(branch));
         if (branches_.empty()) refuse("a stack needs a branch");
         for (const Branch* branch : branches_)
             if (branch->rows != first().rows || branch->dim != first().dim || branch->narrow != first().narrow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from unittest import mock
 
 import numpy as np
@@ -236,3 +237,85 @@ def test_what_is_saved_may_lie_elsewhere_meanwhile():
         lambda tensor: tensor.clone(), lambda tensor: tensor.clone()
     ):
         assert_close(learned(stack, x, source), expected)
+
+
+def second_derivatives(leaves, computed):
+    """First gradients, and those of their sum of squares."""
+    torch.manual_seed(7)
+    grads = torch.autograd.grad(computed().square().sum(), leaves, create_graph=True)
+    return [*grads, *torch.autograd.grad(sum(grad.square().sum() for grad in grads), leaves)]
+
+
+def assert_second_derivatives(leaves, computed):
+    found = second_derivatives(leaves, computed)
+    with by_blocks():
+        expected = second_derivatives(leaves, computed)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_second_derivatives_of_inputs_that_come_from_each_other():
+    stack, x, layer = decoder(1), packed([3, 4], 24, 1), torch.nn.Linear(24, 24)
+    leaves = [x.values, *stack.parameters()]
+    assert_second_derivatives(leaves, lambda: stack(x, x).values)
+    leaves += layer.parameters()
+    assert_second_derivatives(leaves, lambda: stack(x, x.with_values(layer(x.values))).values + layer.bias)
+
+
+def test_second_derivatives_of_layers_that_are_shared():
+    stack, x = encoder(), packed([3, 4], 24, 1)
+    stack.blocks[1].feed_forward.down = stack.blocks[0].feed_forward.down
+    assert_second_derivatives([x.values, *stack.parameters()], lambda: stack(x).values)
+    stack.blocks[1] = stack.blocks[0]
+    assert_second_derivatives([x.values, *stack.parameters()], lambda: stack(x).values)
+
+
+def test_a_mode_changed_before_a_second_derivative():
+    stack, x = encoder(dropout=0.3), packed([3, 4], 24, 1)
+
+    def computed():
+        out = stack.train()(x).values
+        stack.eval()
+        return out
+
+    assert_second_derivatives([x.values, *stack.parameters()], computed)
+
+
+def test_a_forward_that_was_replaced_is_called():
+    for place in (lambda stack: stack.blocks[0], lambda stack: stack.blocks[1].feed_forward):
+        stack, x, called = encoder(), packed([3, 4], 24, 1), []
+        module = place(stack)
+        own = module.forward
+        module.forward = lambda *given, own=own, called=called, **options: (
+            called.append(1) or own(*given, **options)
+        )
+        assert_by_blocks(stack, x)
+        assert called == [1]
+
+
+def test_turns_changed_before_the_gradient_are_noticed():
+    stack, x = encoder(), packed([3, 4], 24, 1)
+    turns = stack.rotary(torch.tensor([0, 1, 2, 0, 1, 2, 3]))
+    out = stack(x, turns=turns).values.sum()
+    turns.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.backward()
+
+
+def test_inputs_are_let_go_with_the_gradient():
+    stack, x = encoder(), packed([3, 4], 24, 1)
+    values = x.values * 2
+    known = weakref.ref(values)
+    out = stack(x.with_values(values)).values.sum()
+    del values
+    out.backward()
+    assert known() is None
+
+
+def test_weights_with_a_sign_yet_to_come_and_stacks_that_do_not_learn_go_by_blocks():
+    x = packed([3, 4], 24, 1)
+    stack = encoder()
+    layer = stack.blocks[0].feed_forward.down
+    layer.weight = torch.nn.Parameter(torch._neg_view(layer.weight.detach()))
+    assert_by_blocks(stack, x)
+    assert_by_blocks(encoder().requires_grad_(False), x.with_values(x.values.detach()))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from regard._arrays import is_traced
-from regard._packed import Packed
+from regard._packed import Packed, _unchecked
 
 Sequences = Packed | Tensor
 
@@ -20,6 +20,11 @@ def values_of(x: Sequences) -> Tensor:
 def like(x: Sequences, values: Tensor) -> Sequences:
     """`values` in the form of `x`."""
     return x.with_values(values) if isinstance(x, Packed) else values
+
+
+def form_of(x: Sequences) -> Sequences:
+    """What `like` needs of x, without its values: who keeps it does not keep them."""
+    return _unchecked(torch.empty(0), x.offsets) if isinstance(x, Packed) else torch.empty(0)
 
 
 def positions_of(x: Sequences, start: int = 0) -> Tensor:

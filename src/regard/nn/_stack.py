@@ -7,6 +7,7 @@ sizes, as the attention itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ from regard._attention import choose, lower
 from regard._lowering import lowered
 from regard._packed import Packed
 from regard._plan import Plan
-from regard.nn._fused import address, is_fused, kernel, threads
+from regard.nn._fused import Drop, address, is_fused, kernel, threads
 from regard.nn._sequences import Sequences, values_of
 from regard.nn.attention import CrossAttention, SelfAttention
 from regard.nn.feedforward import Dropout, FeedForward
@@ -72,7 +73,8 @@ def compute(
         attention = next(half.layer for half in halves if isinstance(half.layer, SelfAttention))
         plans = _plans(attention, x, source, mask, key_sequence)
         weights = [weight for half in halves for weight in _weights(half.layer)]
-        if plans is not None and _reads(halves, turns, attention, values, read):
+        learning = any(one is not None and one.requires_grad for one in (values, read, *weights))
+        if learning and plans is not None and _fits(halves, turns, attention, values, read):
             dtype = dtype_of_products(values)
             sizes = *values.shape, dtype == torch.bfloat16
             made = kernel().Stack([_branch(half.layer, sizes, plans, turns, read) for half in halves])
@@ -85,15 +87,14 @@ class Steps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, work: Work, x: Tensor, source: Tensor | None, *weights: Tensor) -> Tensor:
-        ctx.work, ctx.random = work, torch.get_rng_state()
-        ctx.drops = [half.dropout.drawn().arguments() for half in work.halves]
+        ctx.work, ctx.drops = work, [half.dropout.drawn() for half in work.halves]
         eps = [half.norm.eps for half in work.halves] + [work.stack.norm.eps]
         out, scratch, kept = torch.empty_like(x), _room(work.made.scratch), [*map(_room, work.made.kept)]
         work.made.forward(
-            address(x), address(source), [*map(address, weights)], eps, ctx.drops, [*map(address, kept)], address(scratch),
+            address(x), address(source), [*map(address, weights)], eps, _arguments(ctx.drops), [*map(address, kept)], address(scratch),
             address(out), threads(),
         )  # fmt: skip
-        ctx.save_for_backward(x, source, *weights, *kept)
+        ctx.save_for_backward(x, source, *weights, work.turns, *kept)
         return out
 
     @staticmethod
@@ -102,17 +103,21 @@ class Steps(torch.autograd.Function):
             return _differentiable_backward(ctx, grad)
         _, _, wants_source, *wanted = ctx.needs_input_grad
         x, source, *rest = ctx.saved_tensors
-        weights, kept = rest[: len(wanted)], rest[len(wanted) :]
+        weights, (_, *kept) = rest[: len(wanted)], rest[len(wanted) :]
         grad, grad_x, scratch = grad.contiguous(), torch.empty_like(x), _room(ctx.work.made.scratch)
         grad_source = torch.zeros_like(source) if wants_source else None
         grads = [
             torch.empty_like(weight) if wants else None for weight, wants in zip(weights, wanted, strict=True)
         ]
         ctx.work.made.backward(
-            address(grad), address(x), address(source), [*map(address, weights)], ctx.drops, [*map(address, kept)],
+            address(grad), address(x), address(source), [*map(address, weights)], _arguments(ctx.drops), [*map(address, kept)],
             address(scratch), address(grad_x), address(grad_source), [*map(address, grads)], threads(),
         )  # fmt: skip
         return None, grad_x, grad_source, *grads
+
+
+def _arguments(drops: Sequence[Drop]) -> list[tuple[int, int, float]]:
+    return [drop.arguments() for drop in drops]
 
 
 def _room(size: int) -> Tensor:
@@ -130,20 +135,34 @@ class _ByBlocks(nn.Module):
 def _differentiable_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients through the blocks themselves, with the weights and the dropout of the forward pass."""
     work: Work = ctx.work
-    inputs = ctx.saved_tensors[: len(ctx.needs_input_grad) - 1]
+    wanted = ctx.needs_input_grad[1:]
+    # Views: inputs may have come from each other, and what happened outside is not to be differentiated here.
+    inputs: list[Any] = [one if one is None else one.view_as(one) for one in ctx.saved_tensors[: len(wanted)]]
     module = _ByBlocks(work)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     now = [names[id(weight)] for half in work.stack.halves for weight in _weights(half.layer)]
     with (
-        torch.random.fork_rng(devices=[]),
+        _drawn_again(work.halves, ctx.drops),
         torch.autocast("cpu", torch.bfloat16, work.dtype == torch.bfloat16),
     ):
-        torch.set_rng_state(ctx.random)
-        found = functional_call(module, dict(zip(now, inputs[2:], strict=True)), inputs[:2])
-    wanted = ctx.needs_input_grad[1:]
+        found = functional_call(module, dict(zip(now, inputs[2:], strict=True)), tuple(inputs[:2]))
     learning = [one for one, is_wanted in zip(inputs, wanted, strict=True) if is_wanted]
-    gradients = iter(torch.autograd.grad(found, learning, grad, create_graph=True))
+    # A weight that several layers share is found where it was named last.
+    gradients = iter(torch.autograd.grad(found, learning, grad, create_graph=True, allow_unused=True))
     return None, *(next(gradients) if is_wanted else None for is_wanted in wanted)
+
+
+@contextmanager
+def _drawn_again(halves: Sequence[Half], drops: Sequence[Drop]) -> Iterator[None]:
+    """While it lasts, every half drops what it dropped before."""
+    again, dropouts = iter(drops), [half.dropout for half in halves]
+    for dropout in dropouts:
+        vars(dropout)["drawn"] = lambda: next(again)
+    try:
+        yield
+    finally:
+        for dropout in dropouts:
+            vars(dropout).pop("drawn", None)
 
 
 def _may_train(stack: Stack, *arrays: Tensor | None) -> bool:
@@ -153,11 +172,13 @@ def _may_train(stack: Stack, *arrays: Tensor | None) -> bool:
         return False
     if torch.is_autocast_enabled("cpu") and dtype_of_products(given[0]) != torch.bfloat16:
         return False
-    return all(array.ndim == 2 and len(array) and _is_read(array) for array in given)
+    return all(array.ndim == 2 and len(array) and _lies_ready(array) for array in given)
 
 
-def _is_read(array: Tensor) -> bool:
-    return array.dtype == torch.float32 and array.is_cpu and array.is_contiguous()
+def _lies_ready(array: Tensor) -> bool:
+    """Whether the kernel reads an array where it lies; what a subclass of tensors holds only it knows."""
+    plain = type(array) in (Tensor, nn.Parameter) and array.is_cpu and not array.is_neg()
+    return plain and array.dtype == torch.float32 and array.is_contiguous()
 
 
 def _is_usual(stack: Stack) -> bool:
@@ -167,6 +188,8 @@ def _is_usual(stack: Stack) -> bool:
     heads = set()
     for module in _every(stack):
         if type(module) not in (*KINDS, EncoderBlock, DecoderBlock) and module is not stack:
+            return False
+        if module is not stack and "forward" in vars(module):  # replaced on this object alone
             return False
         if (
             module._forward_hooks
@@ -192,19 +215,19 @@ def _every(module: nn.Module) -> Iterator[Any]:
             yield from _every(child)
 
 
-def _reads(
+def _fits(
     halves: Sequence[Half], turns: Tensor, attention: SelfAttention, values: Tensor, source: Tensor | None
 ) -> bool:
     """Whether weights have the shapes and lie as the kernel reads them, and row t of the turns is that of token t."""
     by_row = turns.shape == (len(values), 1, attention.head_dim // 2) and turns.dtype == torch.complex64
-    if not by_row or not turns.is_contiguous() or turns.is_conj():
+    if not by_row or not turns.is_cpu or not turns.is_contiguous() or turns.is_conj() or turns.is_neg():
         return False
     dim = values.shape[1]
     if source is not None and source.shape[1] != dim:
         return False
     for half in halves:
         for weight, shape in zip(_weights(half.layer), _shapes(half.layer, dim), strict=True):
-            if weight.shape != shape or not _is_read(weight):
+            if weight.shape != shape or not _lies_ready(weight):
                 return False
     return True
 
@@ -247,7 +270,9 @@ def _branch(
         return kernel().Own(*sizes, *_heads(layer, plans[0]), 0 if layer.rotary is None else address(turns))
     if isinstance(layer, CrossAttention) and source is not None:
         return kernel().Across(*sizes, *_heads(layer, plans[1]), len(source))
-    return kernel().Feed(*sizes, _weights(layer)[1].shape[1])
+    if isinstance(layer, FeedForward):
+        return kernel().Feed(*sizes, layer.down.weight.shape[1])
+    raise TypeError(f"expected a layer of a block. Received {type(layer).__name__}.")
 
 
 def _heads(layer: SelfAttention | CrossAttention, plan: Plan) -> tuple[Any, int, int, int, float]:

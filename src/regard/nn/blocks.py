@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from regard._masks import Causal, Mask
-from regard.nn._sequences import Sequences, like, positions_of, values_of
+from regard.nn._sequences import Sequences, form_of, like, positions_of, values_of
 from regard.nn._stack import Half, compute
 from regard.nn.attention import CrossAttention, SelfAttention
 from regard.nn.cache import LayerCache
@@ -181,9 +181,10 @@ class Encoder(Stack):
         """`Packed` (total, dim) or a tensor (..., T, dim), in and out; arguments as for `SelfAttention.forward`."""
         if turns is None:
             turns = self.rotary(positions_of(x), values_of(x).dtype)
+        form = form_of(x)
 
         def by_blocks(values: Tensor, _: Tensor | None) -> Tensor:
-            stream = Stream(like(x, values))
+            stream = Stream(like(form, values))
             for block in self.blocks:
                 stream = block(stream, mask=mask, turns=turns)
             return values_of(stream.normalized(self.norm, leaves=True)[1])
@@ -226,9 +227,10 @@ class Decoder(Stack):
         """
         start = caches[0].own.length if caches else 0
         turns = self.rotary(positions_of(x, start), values_of(x).dtype)
+        form, form_read = form_of(x), form_of(context)
 
         def by_blocks(values: Tensor, read: Tensor) -> Tensor:
-            stream, source = Stream(like(x, values)), like(context, read)
+            stream, source = Stream(like(form, values)), like(form_read, read)
             for number, block in enumerate(self.blocks):
                 cache = caches[number] if caches else None
                 stream = block(stream, source, key_sequence=key_sequence, turns=turns, cache=cache)
