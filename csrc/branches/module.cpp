@@ -14,7 +14,6 @@
 #include "../run.h"
 
 namespace nb = nanobind;
-using namespace nb::literals;
 
 namespace regard {
 
@@ -67,7 +66,7 @@ struct Linear {
 };
 
 // Queries, keys and values where they lie.
-struct Given {
+struct Inputs {
     Rows query, key, value;
 };
 
@@ -86,7 +85,7 @@ struct Attention {
     // Of `columns` numbers from one row to the next, those from head `first` on.
     Rows from(Address values, long columns, long first) const { return rows_of(values + size_t(first * size * bytes), columns, bytes); }
 
-    Call call_of(const Given& given, Array out, Address lse) const {
+    Call call_of(const Inputs& given, Array out, Address lse) const {
         Call call{};
         call.problem = &plan.problem;
         call.query = given.query, call.key = given.key, call.value = given.value;
@@ -94,13 +93,13 @@ struct Attention {
         call.lse = reinterpret_cast<void*>(lse);
         return call;
     }
-    void forward(const Given& given, Array out, Address lse, int threads) const {
+    void forward(const Inputs& given, Array out, Address lse, int threads) const {
         const Call call = call_of(given, out, lse);
         const Kernels& kernels = kernels_of(Element::float32);
         const nb::gil_scoped_release release;
         regard::forward(call, plan.forward_work(kernels), kernels, threads);
     }
-    void backward(const Given& given, Array out, Address lse, Array grad, const Given& wanted, int threads) const {
+    void backward(const Inputs& given, Array out, Address lse, Array grad, const Inputs& wanted, int threads) const {
         const Call call = call_of(given, out, lse);
         Gradients gradients{};
         gradients.out = rows_of(grad.at, heads * size, grad.bytes);
@@ -126,9 +125,8 @@ class Branch {
     }
     virtual ~Branch() = default;
     virtual long matrices() const = 0;
-    // Bytes of what the backward pass needs, and of what it works in.
+    // Bytes of what the backward pass needs; it works in as many, the gradients of what is kept.
     virtual size_t kept() const = 0;
-    virtual size_t scratch() const = 0;
     virtual void forward(Address x, Address source, const Address* weights, Address kept, Address out, int threads) const = 0;
     // The gradient is given for `out` and wanted for x and the weights, 0 for those that do not learn; that of the source is added up.
     virtual void backward(Address grad, Address x, Address source, const Address* weights, Address kept, Address scratch, Address grad_x,
@@ -148,7 +146,6 @@ class Feed : public Branch {
     Feed(long rows, long dim, bool narrow, long hidden) : Branch(rows, dim, narrow), hidden_(hidden) {}
     long matrices() const override { return 2; }
     size_t kept() const override { return Kept(*this, 0).room.used(); }
-    size_t scratch() const override { return kept(); }  // the gradients of what is kept
 
     void forward(Address x, Address, const Address* weights, Address kept, Address out, int threads) const override {
         const Kept held(*this, kept);
@@ -183,7 +180,6 @@ class Own : public Branch {
         : Branch(rows, dim, narrow), attention_{plan, heads, kv_heads, size, eps, bytes}, turns_(turns) {}
     long matrices() const override { return 2; }
     size_t kept() const override { return Kept(*this, 0).room.used(); }
-    size_t scratch() const override { return Kept(*this, 0).room.used(); }
 
     void forward(Address x, Address, const Address* weights, Address kept, Address out, int threads) const override {
         const Kept held(*this, kept);
@@ -220,7 +216,7 @@ class Own : public Branch {
     long width() const { return attention_.heads * attention_.size; }
     long changed() const { return attention_.heads + attention_.kv_heads; }
     long columns() const { return (attention_.heads + 2 * attention_.kv_heads) * attention_.size; }
-    Given parts(Address heads) const {
+    Inputs parts(Address heads) const {
         return {attention_.from(heads, columns(), 0), attention_.from(heads, columns(), attention_.heads),
                 attention_.from(heads, columns(), changed())};
     }
@@ -237,7 +233,6 @@ class Across : public Branch {
         : Branch(rows, dim, narrow), attention_{plan, heads, kv_heads, size, eps, bytes}, source_rows_(source_rows) {}
     long matrices() const override { return 3; }
     size_t kept() const override { return Kept(*this, 0).room.used(); }
-    size_t scratch() const override { return Kept(*this, 0).room.used(); }
 
     void forward(Address x, Address source, const Address* weights, Address kept, Address out, int threads) const override {
         const Kept held(*this, kept);
@@ -279,7 +274,7 @@ class Across : public Branch {
     long width() const { return attention_.heads * attention_.size; }
     long columns() const { return 2 * attention_.kv_heads * attention_.size; }
     Linear from_source(int threads) const { return {source_rows_, dim, columns(), narrow, threads}; }
-    Given parts(const Kept& held) const {
+    Inputs parts(const Kept& held) const {
         return {attention_.from(held.query, width(), 0), attention_.from(held.pair, columns(), 0),
                 attention_.from(held.pair, columns(), attention_.kv_heads)};
     }
@@ -340,6 +335,8 @@ class Stack {
         const std::vector<Place> places = layout(kept);
         const Scratch room(*this, scratch);
         const Address *matrices = weights.data() + weights.size(), *wanted = grads.data() + grads.size();
+        // From the last sum back: the stream's gradient in `total`, that of what was added in `added`, of what the branch read in
+        // `normalized`.
         Address grad_total = 0, grad_normalized = grad;
         for (size_t i = branches_.size(); i-- > 0;) {
             const Place& next = places[i + 1];
@@ -372,7 +369,7 @@ class Stack {
             added = room.take(numbers, of.first().bytes), total = room.take(numbers, 4);
             normalized = room.take(numbers, of.first().bytes);
             size_t most = 0;
-            for (const Branch* branch : of.branches_) most = branch->scratch() > most ? branch->scratch() : most;
+            for (const Branch* branch : of.branches_) most = branch->kept() > most ? branch->kept() : most;
             inside = room.take(long(most), 1);
         }
     };

@@ -15,7 +15,7 @@ def normalize(x: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor
     dtype = dtype or x.dtype
     if computes(x, dtype) and is_fused(x):
         wanted = torch.is_grad_enabled() and x.requires_grad
-        return _FusedNormalize.apply(x, eps, dtype) if wanted else by_kernel(x, eps, dtype)[0]
+        return _FusedNormalize.apply(x, eps, dtype) if wanted else _compute(x, eps, dtype)[0]
     found = _Normalize.apply(x, eps) if torch.is_grad_enabled() else _Normalize.forward(x, eps)
     return found[0].to(dtype)
 
@@ -56,7 +56,7 @@ class _Normalize(torch.autograd.Function):
 class _FusedNormalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        normalized, inverse = by_kernel(x, eps, dtype)
+        normalized, inverse = _compute(x, eps, dtype)
         ctx.eps = eps
         ctx.save_for_backward(x, inverse)
         return normalized
@@ -75,7 +75,7 @@ class _FusedNormalize(torch.autograd.Function):
         return found, None, None
 
 
-def by_kernel(x: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _compute(x: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The normalized x and the inverse root mean square, by the kernel."""
     x = x.detach().contiguous()
     normalized, inverse = torch.empty_like(x, dtype=dtype), torch.empty(x.shape[:-1], dtype=x.dtype)

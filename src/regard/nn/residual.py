@@ -28,7 +28,7 @@ def add_and_normalize(
         return total, normalize(total, eps, dtype)
     if torch.is_grad_enabled() and (x.requires_grad or branch.requires_grad):
         return _AddAndNormalize.apply(x, branch, eps, drop, dtype)
-    return by_kernel(x, branch, eps, drop, dtype)[:2]
+    return _compute(x, branch, eps, drop, dtype)[:2]
 
 
 def add_dropped(x: Tensor, branch: Tensor, drop: Drop = NOTHING) -> Tensor:
@@ -37,14 +37,14 @@ def add_dropped(x: Tensor, branch: Tensor, drop: Drop = NOTHING) -> Tensor:
         return x + drop.anew(branch).to(x.dtype)
     if torch.is_grad_enabled() and (x.requires_grad or branch.requires_grad):
         return _AddDropped.apply(x, branch, drop)
-    return by_kernel(x, branch, None, drop)[0]
+    return _compute(x, branch, None, drop)[0]
 
 
 def _fits(x: Tensor, branch: Tensor) -> bool:
     return computes(x, branch.dtype) and x.shape == branch.shape and is_fused(x, branch)
 
 
-def by_kernel(
+def _compute(
     x: Tensor, branch: Tensor, eps: float | None, drop: Drop, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The total, the normalized and the inverse root mean square; without `eps` only the first has numbers."""
@@ -65,7 +65,7 @@ class _AddAndNormalize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, branch: Tensor, eps: float, drop: Drop, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        total, normalized, inverse = by_kernel(x, branch, eps, drop, dtype)
+        total, normalized, inverse = _compute(x, branch, eps, drop, dtype)
         ctx.eps, ctx.drop, ctx.branch_dtype = eps, drop, branch.dtype
         ctx.save_for_backward(total, inverse)
         ctx.set_materialize_grads(False)
@@ -88,7 +88,7 @@ class _AddDropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, branch: Tensor, drop: Drop) -> Tensor:
         ctx.drop, ctx.branch_dtype = drop, branch.dtype
-        return by_kernel(x, branch, None, drop)[0]
+        return _compute(x, branch, None, drop)[0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:

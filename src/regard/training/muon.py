@@ -45,9 +45,8 @@ class Muon(Optimizer):
     ) -> None:
         super().__init__([{"params": matrices}], lr=lr, momentum=momentum, weight_decay=weight_decay)
         self.heights = heights or {}
-        self._momenta: dict[
-            tuple[int, int], tuple[Tensor, list[Tensor]]
-        ] = {}  # by pieces: one array, and its parts
+        # By pieces: the momenta of all their matrices in one array, and its parts.
+        self._momenta: dict[tuple[int, int], tuple[Tensor, list[Tensor]]] = {}
 
     @torch.no_grad()
     def step(self) -> None:
