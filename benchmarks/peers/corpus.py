@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,44 @@ PARTS = ("train", "dev", "test")
 UNK, BOS, EOS = 0, 1, 2
 
 
+class Sentences:
+    """Ids of sentences, two bytes each: as lists of Python's they would be a sixth of what a training is measured to hold."""
+
+    def __init__(self, sentences: Iterable[Sequence[int]]) -> None:
+        rows = [array("H", ids) for ids in sentences]
+        self._ends = array("L", accumulate(map(len, rows), initial=0))
+        self._ids = array("H")
+        for row in rows:
+            self._ids.extend(row)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, number: int) -> list[int]:
+        return self._ids[self._ends[number] : self._ends[number + 1]].tolist()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self._ids[begin:end].tolist() for begin, end in pairwise(self._ends))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Ids of each."""
+        return [end - begin for begin, end in pairwise(self._ends)]
+
+
 @dataclass(frozen=True)
 class Part:
     """One split: ids of every sentence with the end at the end, and the texts themselves."""
 
-    source: list[list[int]]
-    target: list[list[int]]
+    source: Sentences
+    target: Sentences
     source_texts: list[str]
     target_texts: list[str]
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
         """Tokens of source and target."""
-        return [(len(source), len(target)) for source, target in zip(self.source, self.target, strict=True)]
+        return [*zip(self.source.lengths, self.target.lengths, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -41,7 +68,7 @@ class Corpus:
 def read(folder: Path) -> Corpus:
     """What `write` wrote."""
     table = json.loads((folder / FILE).read_text(encoding="utf8"))
-    parts = {name: Part(**table["parts"][name]) for name in PARTS}
+    parts = {name: _read(table["parts"].pop(name)) for name in PARTS}
     return Corpus(table["pieces"], parts, table["data"], folder / TOKENIZER)
 
 
@@ -64,10 +91,15 @@ def write(data: Path, folder: Path, vocabulary: int) -> None:
     (folder / FILE).write_text(json.dumps(table, ensure_ascii=False), encoding="utf8")
 
 
+def _read(table: dict[str, Any]) -> Part:
+    sides = {side: Sentences(table.pop(side)) for side in ("source", "target")}
+    return Part(**sides, **table)
+
+
 def by_length(part: Part, count: int) -> list[int]:
     """The numbers of the first `count` sentences (0: all), the longest source first."""
-    numbers = range(min(count or len(part.source), len(part.source)))
-    return sorted(numbers, key=lambda number: -len(part.source[number]))
+    lengths = part.source.lengths
+    return sorted(range(min(count or len(lengths), len(lengths))), key=lambda number: -lengths[number])
 
 
 def in_order(numbers: Sequence[int], found: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -137,7 +137,8 @@ class JoeyNMT:
         part = self.corpus.parts["dev"]
         summed = counted = 0.0
         for first in range(0, len(part.source), 64):
-            batch = _batch(part.source[first : first + 64], part.target[first : first + 64])
+            numbers = range(first, min(first + 64, len(part.source)))
+            batch = _batch([part.source[n] for n in numbers], [part.target[n] for n in numbers])
             summed += float(self.model(return_type="loss", **vars(batch))[0])
             counted += int(batch.ntokens)
         self.model.loss_function = ("crossentropy", SMOOTHING)

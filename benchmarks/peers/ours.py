@@ -55,23 +55,23 @@ class Ours:
         # One evaluation, after the last update: peers do not stop for any either.
         self.recipe = Recipe(lowercase=True, tokens=tokens, seed=seed, evaluations=1, **{**shape, **options})
         self.tokens, self.seed, self.compute = tokens, seed, compute
+        self.batches: SameBatches | None = None
         self.predictor = None if load is None else regard.load(load)
-        self.model = self._new().model if load is None else self.predictor.model
-        self.trainer: Trainer | None = None
+        self.trainer = self._new() if load is None else None
 
     def facts(self) -> dict[str, Any]:
         """Versions and size."""
         return {
             "versions": {"regard": regard.__version__, "torch": torch.__version__},
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "parameters": sum(parameter.numel() for parameter in self._model().parameters()),
             "precision": resolved(self.recipe.precision) if self.predictor is None else self.compute,
             "threads": torch.get_num_threads(),
         }
 
     def train(self, *, updates: int) -> dict[str, Any]:
         """Some updates, timed; on the batches that peers get in sorted order."""
-        if self.trainer is None:
-            self.trainer = self._new()
+        assert self.trainer is not None
+        if not self.batches:
             self.batches = SameBatches(self.corpus, self.tokens, self.seed)
             self.trainer.learning.batches = self.batches  # type: ignore[assignment]
         counted = self.batches.useful
@@ -86,6 +86,7 @@ class Ours:
         self, *, folder: str, minutes: float | None = None, updates: int | None = None
     ) -> dict[str, Any]:
         """A whole training, as `regard train` does it; the run is kept in `folder`."""
+        self.trainer = None  # two at a time would be measured as one's memory
         trainer = self._new(Path(folder), minutes=minutes, steps=updates)
         begin = time.perf_counter()
         position = trainer.run()
@@ -112,6 +113,11 @@ class Ours:
             seconds.append(time.perf_counter() - begin)
             found += [one.pieces for one in written]
         return {"seconds": seconds, "ids": corpus.in_order(numbers, found)}
+
+    def _model(self) -> torch.nn.Module:
+        either = self.trainer or self.predictor
+        assert either is not None
+        return either.model
 
     def _new(self, folder: Path | None = None, **budget: Any) -> Trainer:
         """A trainer in a new run folder; without one, in a folder that goes at once."""

@@ -125,9 +125,11 @@ class Branch {
     }
     virtual ~Branch() = default;
     virtual long matrices() const = 0;
-    // Bytes of what the backward pass needs; it works in as many, the gradients of what is kept.
+    // Bytes of what the backward pass needs, and of what a pass works in.
     virtual size_t kept() const = 0;
-    virtual void forward(Address x, Address source, const Address* weights, Address kept, Address out, int threads) const = 0;
+    virtual size_t scratch() const { return kept(); }  // the gradients of what is kept
+    virtual void forward(Address x, Address source, const Address* weights, Address kept, Address scratch, Address out,
+                         int threads) const = 0;
     // The gradient is given for `out` and wanted for x and the weights, 0 for those that do not learn; that of the source is added up.
     virtual void backward(Address grad, Address x, Address source, const Address* weights, Address kept, Address scratch, Address grad_x,
                           Address grad_source, const Address* grads, int threads) const = 0;
@@ -145,30 +147,32 @@ class Feed : public Branch {
    public:
     Feed(long rows, long dim, bool narrow, long hidden) : Branch(rows, dim, narrow), hidden_(hidden) {}
     long matrices() const override { return 2; }
-    size_t kept() const override { return Kept(*this, 0).room.used(); }
+    size_t kept() const override { return Scratch(*this, 0).gated; }
+    size_t scratch() const override { return Scratch(*this, 0).room.used(); }
 
-    void forward(Address x, Address, const Address* weights, Address kept, Address out, int threads) const override {
-        const Kept held(*this, kept);
-        linear(dim, 2 * hidden_, threads).forward(array(x), weights[0], array(held.wide));
-        gate(bytes, rows, hidden_, held.wide, held.gated, threads);
-        linear(hidden_, dim, threads).forward(array(held.gated), weights[1], array(out));
+    void forward(Address x, Address, const Address* weights, Address kept, Address scratch, Address out, int threads) const override {
+        const Address gated = Scratch(*this, scratch).gated;
+        linear(dim, 2 * hidden_, threads).forward(array(x), weights[0], array(kept));
+        gate(bytes, rows, hidden_, kept, gated, threads);
+        linear(hidden_, dim, threads).forward(array(gated), weights[1], array(out));
     }
     void backward(Address grad, Address x, Address, const Address* weights, Address kept, Address scratch, Address grad_x, Address,
                   const Address* grads, int threads) const override {
-        const Kept held(*this, kept), found(*this, scratch);
+        const Scratch found(*this, scratch);
         const Linear into = linear(dim, 2 * hidden_, threads), out_of = linear(hidden_, dim, threads);
-        out_of.weight(array(grad), array(held.gated), grads[1]);
         out_of.input(array(grad), weights[1], array(found.gated));
-        gate_backward(bytes, rows, hidden_, held.wide, found.gated, found.wide, threads);
+        // What was gated is computed again, in the place of its gradient: kept, it would be a third of all that this branch keeps.
+        gate_backward(bytes, rows, hidden_, kept, found.gated, found.gated, found.wide, threads);
+        out_of.weight(array(grad), array(found.gated), grads[1]);
         into.weight(array(found.wide), array(x), grads[0]);
         into.input(array(found.wide), weights[0], array(grad_x));
     }
 
    private:
-    struct Kept {
+    struct Scratch {
         Room room;
         Address wide, gated;
-        Kept(const Feed& of, Address begin)
+        Scratch(const Feed& of, Address begin)
             : room(begin), wide(room.take(of.rows * 2 * of.hidden_, of.bytes)), gated(room.take(of.rows * of.hidden_, of.bytes)) {}
     };
     long hidden_;
@@ -181,7 +185,7 @@ class Own : public Branch {
     long matrices() const override { return 2; }
     size_t kept() const override { return Kept(*this, 0).room.used(); }
 
-    void forward(Address x, Address, const Address* weights, Address kept, Address out, int threads) const override {
+    void forward(Address x, Address, const Address* weights, Address kept, Address, Address out, int threads) const override {
         const Kept held(*this, kept);
         linear(dim, columns(), threads).forward(array(x), weights[0], array(held.heads));
         change(held, 0, threads);
@@ -234,7 +238,7 @@ class Across : public Branch {
     long matrices() const override { return 3; }
     size_t kept() const override { return Kept(*this, 0).room.used(); }
 
-    void forward(Address x, Address source, const Address* weights, Address kept, Address out, int threads) const override {
+    void forward(Address x, Address source, const Address* weights, Address kept, Address, Address out, int threads) const override {
         const Kept held(*this, kept);
         linear(dim, width(), threads).forward(array(x), weights[0], array(held.query));
         from_source(threads).forward({source, 4}, weights[1], array(held.pair));
@@ -314,15 +318,18 @@ class Stack {
         check(weights, drops);
         if (eps.size() != branches_.size() + 1) refuse("a stack needs an epsilon for every normalization");
         const std::vector<Place> places = layout(kept);
-        const Address added = Scratch(*this, scratch).added;
+        const Scratch room(*this, scratch);
         const Place& begin = places[0];
         normalize(first().bytes, {x, 0, 0}, begin.normalized, begin.roots, eps[0], nothing, threads);
         const Address* matrices = weights.data();
+        Address so_far = x;
         for (size_t i = 0; i < branches_.size(); ++i) {
             const Place &place = places[i], &next = places[i + 1];
-            branches_[i]->forward(place.normalized, source, matrices, place.kept, added, threads);
+            branches_[i]->forward(place.normalized, source, matrices, place.kept, room.inside, room.added, threads);
             const bool last = i + 1 == branches_.size();
-            const Sum sum{i ? place.total : x, added, next.total};
+            const Address total = next.total ? next.total : room.total;
+            const Sum sum{so_far, room.added, total};
+            so_far = total;
             normalize(last ? 4 : first().bytes, sum, last ? out : next.normalized, next.roots, eps[i + 1], drops[i], threads);
             matrices += branches_[i]->matrices();
         }
@@ -332,7 +339,8 @@ class Stack {
                   const Addresses& kept, Address scratch, Address grad_x, Address grad_source, const Addresses& grads, int threads) const {
         check(weights, drops);
         check(grads, drops);
-        const std::vector<Place> places = layout(kept);
+        std::vector<Place> places = layout(kept);
+        places[0].total = x;
         const Scratch room(*this, scratch);
         const Address *matrices = weights.data() + weights.size(), *wanted = grads.data() + grads.size();
         // From the last sum back: the stream's gradient in `total`, that of what was added in `added`, of what the branch read in
@@ -342,18 +350,19 @@ class Stack {
             const Place& next = places[i + 1];
             // Without dropout, and as wide, it is the gradient of the sum itself.
             const bool is_copy = !first().narrow && std::get<2>(drops[i]) == 1;
-            back(i + 1 == branches_.size() ? 4 : first().bytes, next.total, next.roots, grad_total, grad_normalized, room.total,
-                 is_copy ? 0 : room.added, drops[i], threads);
+            back(i + 1 == branches_.size() ? 4 : first().bytes, next, grad_total, grad_normalized, room.total, is_copy ? 0 : room.added,
+                 drops[i], threads);
             grad_total = room.total, grad_normalized = room.normalized;
             matrices -= branches_[i]->matrices(), wanted -= branches_[i]->matrices();
             branches_[i]->backward(is_copy ? room.total : room.added, places[i].normalized, source, matrices, places[i].kept, room.inside,
                                    room.normalized, grad_source, wanted, threads);
         }
-        back(first().bytes, x, places[0].roots, grad_total, grad_normalized, grad_x, 0, nothing, threads);
+        back(first().bytes, places[0], grad_total, grad_normalized, grad_x, 0, nothing, threads);
     }
 
    private:
-    // Before branch i: what it reads, and the sum and the roots that this was normalized from; what it keeps.
+    // Before branch i: what it reads, with the roots that it was normalized by; what it keeps. The sum that was normalized is kept
+    // behind the last branch, where others may change the normalized, and where this was rounded to bfloat16; 0 elsewhere.
     struct Place {
         Address normalized, total, roots, kept;
         size_t size;
@@ -369,7 +378,7 @@ class Stack {
             added = room.take(numbers, of.first().bytes), total = room.take(numbers, 4);
             normalized = room.take(numbers, of.first().bytes);
             size_t most = 0;
-            for (const Branch* branch : of.branches_) most = branch->kept() > most ? branch->kept() : most;
+            for (const Branch* branch : of.branches_) most = branch->scratch() > most ? branch->scratch() : most;
             inside = room.take(long(most), 1);
         }
     };
@@ -383,7 +392,7 @@ class Stack {
             Room room(begins[i]);
             Place place{};
             place.normalized = last ? 0 : room.take(numbers, first().bytes);
-            place.total = i ? room.take(numbers, 4) : 0;  // the first sum is x itself
+            place.total = i && (last || first().narrow) ? room.take(numbers, 4) : 0;
             place.roots = room.take(rows, 4);
             place.kept = last ? 0 : room.take(long(branches_[i]->kept()), 1);
             place.size = room.used();
@@ -402,12 +411,12 @@ class Stack {
         residual(of_branch, bytes, first().rows, first().dim, sum.x, sum.branch, sum.total, normalized, roots, eps, seed, threshold,
                  factor, threads);
     }
-    void back(int bytes, Address total, Address roots, Address grad_total, Address grad_normalized, Address grad_x, Address grad_added,
+    void back(int bytes, const Place& place, Address grad_total, Address grad_normalized, Address grad_x, Address grad_added,
               const Drop& drop, int threads) const {
         const auto [seed, threshold, factor] = drop;
         const int of_branch = grad_added ? first().bytes : 4;
-        residual_backward(of_branch, bytes, first().rows, first().dim, total, roots, grad_total, grad_normalized, grad_x, grad_added,
-                          seed, threshold, factor, threads);
+        residual_backward(of_branch, bytes, first().rows, first().dim, place.total, place.normalized, place.roots, grad_total,
+                          grad_normalized, grad_x, grad_added, seed, threshold, factor, threads);
     }
     nb::list kept_alive_;
     std::vector<const Branch*> branches_;

@@ -37,11 +37,13 @@ void gate_backward(const Gate& call, long begin, long end) {
         const Stored* grad_out = row_of<Stored>(call.grad_out, row * call.size);
         Stored* grad_gate = row_of<Stored>(call.grad, row * 2 * call.size);
         Stored* grad_up = grad_gate + call.size;
+        Stored* out = row_of<Stored>(call.out, row * call.size);
         along<T>(call.size, [&](long i, auto part) __attribute__((always_inline)) {
-            const Vector<T> x = read(gate + i, part), grad = read(grad_out + i, part);
+            const Vector<T> x = read(gate + i, part), y = read(up + i, part), grad = read(grad_out + i, part);
             const Vector<T> share = logistic<T>(x), silu = x * share;
             write(grad_up + i, grad * silu, part);
-            write(grad_gate + i, grad * read(up + i, part) * (share + silu * (T(1) - share)), part);
+            write(grad_gate + i, grad * y * (share + silu * (T(1) - share)), part);
+            if (out) write(out + i, silu * y, part);
         });
     }
 }

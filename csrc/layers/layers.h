@@ -24,11 +24,11 @@ struct Residual {
     Dropping dropping;
 };
 
-// grad_x = grad_sum + gradient by way of normalized, grad_branch = dropped(grad_x). Each may be null; sum and inverse are only read
-// where grad_normalized is given.
+// grad_x = grad_sum + gradient by way of normalized, grad_branch = dropped(grad_x). Each may be null. Where grad_normalized is given,
+// inverse is read, and either sum or normalized, whichever was kept.
 struct ResidualGradients {
     long size;
-    const void *sum, *inverse, *grad_sum, *grad_normalized;
+    const void *sum, *normalized, *inverse, *grad_sum, *grad_normalized;
     void *grad_x, *grad_branch;
     Dropping dropping;
 };
@@ -47,7 +47,7 @@ struct Heads {
     void* grad;             // that of what they were made from; its rows are those of `values`
 };
 
-// out = silu(gate) * up for gate_up (rows, 2 * size) and out (rows, size).
+// out = silu(gate) * up for gate_up (rows, 2 * size) and out (rows, size). Backward, out may be null or be grad_out.
 struct Gate {
     long size;
     const void* gate_up;

@@ -83,13 +83,14 @@ void residual(int branch_bytes, int normalized_bytes, long rows, long size, Addr
     run(functions().residual[numbers_of(branch_bytes)][numbers_of(normalized_bytes)], call, rows, size, threads);
 }
 
-void residual_backward(int branch_bytes, int normalized_bytes, long rows, long size, Address sum, Address inverse, Address grad_sum,
-                       Address grad_normalized, Address grad_x, Address grad_branch, uint64_t seed, int threshold, double factor,
-                       int threads) {
-    const ResidualGradients call{size,     at(sum),         at(inverse), at(grad_sum), at(grad_normalized),
-                                 at(grad_x), at(grad_branch), dropping_of(seed, threshold, factor)};
+void residual_backward(int branch_bytes, int normalized_bytes, long rows, long size, Address sum, Address normalized, Address inverse,
+                       Address grad_sum, Address grad_normalized, Address grad_x, Address grad_branch, uint64_t seed, int threshold,
+                       double factor, int threads) {
+    const ResidualGradients call{size,         at(sum), at(normalized), at(inverse), at(grad_sum), at(grad_normalized), at(grad_x),
+                                 at(grad_branch), dropping_of(seed, threshold, factor)};
     if (rows == 0 || size == 0) return;
-    if (grad_normalized && (!sum || !inverse)) refuse("a gradient of what was normalized needs the sum and the inverse");
+    if (grad_normalized && ((!sum && !normalized) || !inverse))
+        refuse("a gradient of what was normalized needs the sum or the normalized, and the inverse");
     run(functions().residual_backward[numbers_of(branch_bytes)][numbers_of(normalized_bytes)], call, rows, size, threads);
 }
 
@@ -106,8 +107,8 @@ void gate(int bytes, long rows, long size, Address gate_up, Address out, int thr
     run(functions().gate[numbers_of(bytes)], Gate{size, at(gate_up), at(out), nullptr, nullptr}, rows, 2 * size, threads);
 }
 
-void gate_backward(int bytes, long rows, long size, Address gate_up, Address grad_out, Address grad, int threads) {
-    run(functions().gate_backward[numbers_of(bytes)], Gate{size, at(gate_up), nullptr, at(grad_out), at(grad)}, rows, 2 * size, threads);
+void gate_backward(int bytes, long rows, long size, Address gate_up, Address out, Address grad_out, Address grad, int threads) {
+    run(functions().gate_backward[numbers_of(bytes)], Gate{size, at(gate_up), at(out), at(grad_out), at(grad)}, rows, 2 * size, threads);
 }
 
 void add_layers(nb::module_& module) {
@@ -115,7 +116,7 @@ void add_layers(nb::module_& module) {
     module.def("residual_backward", &residual_backward, "The gradients of x and branch.");
     module.def("heads", &heads, "Heads normalized and turned in place, or the gradient of that.");
     module.def("gate", &gate, "silu(gate) * up.");
-    module.def("gate_backward", &gate_backward, "The gradient of gate and up.");
+    module.def("gate_backward", &gate_backward, "The gradient of gate and up, and once more what they came to.");
 }
 
 }  // namespace regard

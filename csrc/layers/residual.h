@@ -44,6 +44,9 @@ void residual_backward(const ResidualGradients& call, long begin, long end) {
     const long size = call.size;
     for (long row = begin; row < end; ++row) {
         const T* sum = row_of<T>(call.sum, row * size);
+        const Normalized* normalized = row_of<Normalized>(call.normalized, row * size);
+        const auto numbers = [&](long i, auto part)
+            __attribute__((always_inline)) { return sum ? read(sum + i, part) : read(normalized + i, part); };
         const T* grad_sum = row_of<T>(call.grad_sum, row * size);
         const Normalized* grad_normalized = row_of<Normalized>(call.grad_normalized, row * size);
         T* grad_x = row_of<T>(call.grad_x, row * size);
@@ -52,15 +55,15 @@ void residual_backward(const ResidualGradients& call, long begin, long end) {
         if (call.grad_normalized) {
             Vector<T> products{};
             along<T>(size, [&](long i, auto part) __attribute__((always_inline)) {
-                products += read(grad_normalized + i, part) * read(sum + i, part);
+                products += read(grad_normalized + i, part) * numbers(i, part);
             });
             inverse = static_cast<const T*>(call.inverse)[row];
-            share = sum_of<T>(products) / T(size) * inverse * inverse * inverse;
+            share = sum_of<T>(products) / T(size) * inverse * (sum ? inverse * inverse : T(1));
         }
         Drop<T> drop(call.dropping, row, size);
         along<T>(size, [&](long i, auto part) __attribute__((always_inline)) {
             Vector<T> grad = call.grad_sum ? read(grad_sum + i, part) : Vector<T>{};
-            if (call.grad_normalized) grad += read(grad_normalized + i, part) * inverse - read(sum + i, part) * share;
+            if (call.grad_normalized) grad += read(grad_normalized + i, part) * inverse - numbers(i, part) * share;
             if (call.grad_x) write(grad_x + i, grad, part);
             if (call.grad_branch) write(grad_branch + i, drop.factors(i) * grad, part);
         });

@@ -248,7 +248,7 @@ def exported(tmp_path):
 
 def test_ours_is_trained_and_decoded_as_the_protocol_asks(exported):
     ours = part("ours").Ours(corpus_folder=str(exported), tokens=16, hidden=64, vocabulary=300)
-    assert ours.facts()["parameters"] == sum(one.numel() for one in ours.model.parameters())
+    assert ours.facts()["parameters"] == sum(one.numel() for one in ours.trainer.model.parameters())
     train = part("corpus").read(exported).parts["train"]
     timed = ours.train(updates=2)
     assert timed["updates"] == 2
@@ -288,12 +288,16 @@ def test_ids_are_exported_once_and_read_without_us(exported):
     corpus = part("corpus")
     made = corpus.read(exported)
     train = made.parts["train"]
-    assert all(ids[-1] == corpus.EOS for ids in train.source + train.target)
+    assert all(ids[-1] == corpus.EOS for side in (train.source, train.target) for ids in side)
+    assert [*train.source] == [train.source[number] for number in range(len(train.source))]
     assert train.lengths == [
         (len(source), len(target)) for source, target in zip(train.source, train.target, strict=True)
     ]
     tokenizer = Tokenizer.load(made.tokenizer)
-    assert [tokenizer.decode(ids) for ids in train.target[:2]] == ["ein hund läuft .", "zwei kleine hunde"]
+    assert [tokenizer.decode(train.target[number]) for number in (0, 1)] == [
+        "ein hund läuft .",
+        "zwei kleine hunde",
+    ]
     assert made.pieces == tokenizer.pieces(range(len(tokenizer)))
     order = corpus.by_length(train, 3)
     assert order[-1] == 1

@@ -54,7 +54,12 @@ def assert_one_step(stack, *sequences, **options):
         found = learned(stack, *sequences, **options)
     assert taken.call_count == 1
     with by_blocks():
-        assert_close(found, learned(stack, *sequences, **options))
+        expected = learned(stack, *sequences, **options)
+    # Normalizing rows of few numbers near 0 makes gradients, and their rounding, as large as it likes.
+    largest = [max(1.0, float(one.detach().abs().max())) for one in expected]
+    assert_close(
+        *([one / size for one, size in zip(some, largest, strict=True)] for some in (found, expected))
+    )
 
 
 def assert_by_blocks(stack, *sequences, **options):

@@ -48,6 +48,6 @@ class _Gated(torch.autograd.Function):
         gate_up, grad = gate_up.contiguous(), grad.contiguous()
         found = torch.empty_like(gate_up)
         size, rows = BYTES[found.dtype], grad.shape[:-1].numel()
-        arrays = address(gate_up), address(grad), address(found)
+        arrays = address(gate_up), 0, address(grad), address(found)
         kernel().gate_backward(size, rows, grad.shape[-1], *arrays, threads())
         return found

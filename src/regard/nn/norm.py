@@ -69,8 +69,8 @@ class _FusedNormalize(torch.autograd.Function):
         x, grad = x.contiguous(), grad.contiguous()
         found = torch.empty_like(x)
         kernel().residual_backward(
-            BYTES[x.dtype], BYTES[grad.dtype], x.shape[:-1].numel(), x.shape[-1], address(x), address(inverse),
-            0, address(grad), address(found), 0, *NOTHING.arguments(), threads(),
+            BYTES[x.dtype], BYTES[grad.dtype], x.shape[:-1].numel(), x.shape[-1], address(x), 0,
+            address(inverse), 0, address(grad), address(found), 0, *NOTHING.arguments(), threads(),
         )  # fmt: skip
         return found, None, None
 

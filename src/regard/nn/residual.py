@@ -118,7 +118,7 @@ def backward(
     grad_branch = grad_x if is_copy else torch.empty(given.shape, dtype=branch_dtype)
     kernel().residual_backward(
         BYTES[branch_dtype], BYTES[wide if normalized is None else normalized.dtype], given.shape[:-1].numel(),
-        given.shape[-1], address(total), address(inverse), address(added), address(normalized),
+        given.shape[-1], address(total), 0, address(inverse), address(added), address(normalized),
         0 if normalized is None else address(grad_x), 0 if is_copy else address(grad_branch), *drop.arguments(), threads(),
     )  # fmt: skip
     return grad_x, grad_branch
