@@ -34,6 +34,13 @@ def test_words_or_characters_of_one_field(regard_command, lines):
     assert told(regard_command("waste", lines, *options))["fields"]["text"]["longest"] == 9
 
 
+def test_text_without_spaces_has_a_word_a_character(regard_command, tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("我用 Windows 10。\nテレビ\n", encoding="utf-8")
+    found = told(regard_command("waste", path, "--field", "text", "--sentences", "2", "--json"))
+    assert found["fields"]["text"] == {"mean": 3.5, "longest": 4}
+
+
 def test_pieces_of_a_run_with_their_ends(regard_command, trained, data):
     found = told(
         regard_command("waste", data / "train.jsonl", "--run", trained, "--tokens", "64", "128", "--json")

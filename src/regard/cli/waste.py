@@ -10,13 +10,13 @@ from cyclopts import Parameter
 
 from regard._errors import ConfigError
 from regard.cli._output import give, give_json
+from regard.metrics.words import CHARACTER
 
 if TYPE_CHECKING:
     from regard.data.waste import Waste
 
 Unit = Literal["words", "characters"]
 Several = Parameter(consume_multiple=True)
-COUNTERS: dict[str, Callable[[str], int]] = {"words": lambda text: len(text.split()), "characters": len}
 TOKENS = (1024, 4096)
 SENTENCES = (64,)
 
@@ -39,7 +39,7 @@ def waste(
         file: The examples: .jsonl, .tsv (or with .gz), two text files "a.en,a.de", or one text file with one --field.
         field: The fields that a model reads, the one it writes last. Default: source target.
         run: Count pieces of this run's tokenizer, ends included, in the fields of its task.
-        unit: Without --run, what is counted: words or characters. Default: words.
+        unit: Without --run, what is counted: words, each Chinese character and kana being one, or characters. Default: words.
         tokens: Batch sizes: the most tokens of a field in a batch, padding included. Default: 1024 4096.
         sentences: Batch sizes in examples. Default: 64.
         seed: Decides the random order. Default: 0.
@@ -89,6 +89,13 @@ def _counted(
         names, rows = _pieces(file, run)
         counted = "pieces"
     return names, counted, np.array(list(rows))
+
+
+def _words(text: str) -> int:
+    return len(CHARACTER.sub(r" \g<0> ", text).split())
+
+
+COUNTERS: dict[str, Callable[[str], int]] = {"words": _words, "characters": len}
 
 
 def _pieces(file: str, run: Path) -> tuple[Sequence[str], Iterator[Sequence[int]]]:
