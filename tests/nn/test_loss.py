@@ -17,7 +17,7 @@ def way_of_loss(request, monkeypatch):
     """PyTorch's operations, then the kernel on every instruction set."""
     with ways.used(request.param):
         if request.param == "plain":
-            monkeypatch.setattr(module, "_for_kernel", lambda logits: False)
+            monkeypatch.setattr(module, "is_fused", lambda logits: False)
         yield
 
 
@@ -134,7 +134,7 @@ def test_vocabularies_of_any_size(vocabulary, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_kernel_against_numpy_in_float64(dtype, smoothing):
     """Each gradient is the nearest number of its kind to the exact one, but for the error of a float32 exponential."""
-    if not module._for_kernel(torch.zeros(1)):
+    if not module.is_fused(torch.zeros(1)):
         pytest.skip("PyTorch's operations give no gradient in bfloat16")
     torch.manual_seed(0)
     logits = (3 * torch.randn(37, 301)).to(dtype)
@@ -154,7 +154,7 @@ def test_the_kernel_against_numpy_in_float64(dtype, smoothing):
 
 def test_bfloat16_is_rounded_to_the_nearest_even():
     """With one large logit a share is an exponential, which is compared with PyTorch's own rounding of it."""
-    if not module._for_kernel(torch.zeros(1)):
+    if not module.is_fused(torch.zeros(1)):
         pytest.skip("PyTorch's operations give no gradient in bfloat16")
     logits = torch.cat([torch.zeros(1), torch.linspace(-9, -2, 299)])[None].bfloat16()
     shares = torch.softmax(logits.double(), -1)
@@ -199,7 +199,7 @@ def test_a_second_backward_pass_gives_the_same_again():
 def test_a_target_outside_the_vocabulary_is_refused(target):
     states, weight, targets = arrays(4)
     targets[2] = target
-    if not module._for_kernel(torch.zeros(1)):
+    if not module.is_fused(torch.zeros(1)):
         with pytest.raises(RuntimeError):
             vocabulary_loss(states, weight, targets)
         return

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from regard._arrays import is_traced
 from regard._errors import ShapeError
 from regard._lowering import kernel, threads
+from regard.nn._fused import is_fused
 from regard.nn._products import product
 from regard.nn.chances import of_vocabulary
 from regard.nn.consistency import asked
@@ -30,7 +31,7 @@ class _VocabularyLoss(torch.autograd.Function):
     ) -> Tensor:
         narrow = in_bfloat16()
         theirs = narrow and has_bfloat16()
-        kernel_products = _for_kernel(states) and states.dtype == weight.dtype == torch.float32
+        kernel_products = is_fused(states) and states.dtype == weight.dtype == torch.float32
         if kernel_products:
             states, weight = states.contiguous(), weight.contiguous()
         total = torch.zeros((), dtype=torch.promote_types(states.dtype, torch.float32), device=states.device)
@@ -123,19 +124,9 @@ def _piece(
     logits: Tensor, targets: Tensor, smoothing: float, needs_grad: bool
 ) -> tuple[Tensor | float, Tensor | None]:
     """The loss of some rows, and its gradient by their logits, which may take their place."""
-    if _for_kernel(logits):
+    if is_fused(logits):
         return _by_kernel(logits, targets, smoothing, needs_grad)
     return _plain(logits, targets, smoothing, needs_grad)
-
-
-def _for_kernel(logits: Tensor) -> bool:
-    """Whether the kernel can compute on this tensor: real numbers on a CPU, nobody who traces operations."""
-    return (
-        not is_traced(logits)
-        and logits.device.type == "cpu"
-        and logits.dtype in DTYPES
-        and kernel() is not None
-    )
 
 
 def _by_kernel(
