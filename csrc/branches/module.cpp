@@ -5,6 +5,7 @@
 // write is too, or bfloat16 where products round to it (`narrow`).
 #include "module.h"
 
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -21,6 +22,7 @@ namespace {
 
 using Address = uintptr_t;
 using Addresses = std::vector<Address>;
+using Shapes = std::vector<std::pair<long, long>>;
 
 [[noreturn]] void refuse(const char* what) { throw std::invalid_argument(what); }
 
@@ -124,7 +126,7 @@ class Branch {
         if (rows < 1 || dim < 1) refuse("a branch needs rows and numbers in them");
     }
     virtual ~Branch() = default;
-    virtual long matrices() const = 0;
+    virtual Shapes shapes() const = 0;  // of its matrices: (outs, ins)
     // Bytes of what the backward pass needs, and of what a pass works in.
     virtual size_t kept() const = 0;
     virtual size_t scratch() const { return kept(); }  // the gradients of what is kept
@@ -146,7 +148,7 @@ class Branch {
 class Feed : public Branch {
    public:
     Feed(long rows, long dim, bool narrow, long hidden) : Branch(rows, dim, narrow), hidden_(hidden) {}
-    long matrices() const override { return 2; }
+    Shapes shapes() const override { return {{2 * hidden_, dim}, {dim, hidden_}}; }
     size_t kept() const override { return Scratch(*this, 0).gated; }
     size_t scratch() const override { return Scratch(*this, 0).room.used(); }
 
@@ -182,7 +184,7 @@ class Own : public Branch {
    public:
     Own(long rows, long dim, bool narrow, Plan& plan, long heads, long kv_heads, long size, double eps, Address turns)
         : Branch(rows, dim, narrow), attention_{plan, heads, kv_heads, size, eps, bytes}, turns_(turns) {}
-    long matrices() const override { return 2; }
+    Shapes shapes() const override { return {{columns(), dim}, {dim, width()}}; }
     size_t kept() const override { return Kept(*this, 0).room.used(); }
 
     void forward(Address x, Address, const Address* weights, Address kept, Address, Address out, int threads) const override {
@@ -235,7 +237,7 @@ class Across : public Branch {
    public:
     Across(long rows, long dim, bool narrow, Plan& plan, long heads, long kv_heads, long size, double eps, long source_rows)
         : Branch(rows, dim, narrow), attention_{plan, heads, kv_heads, size, eps, bytes}, source_rows_(source_rows) {}
-    long matrices() const override { return 3; }
+    Shapes shapes() const override { return {{width(), dim}, {columns(), dim}, {dim, width()}}; }
     size_t kept() const override { return Kept(*this, 0).room.used(); }
 
     void forward(Address x, Address source, const Address* weights, Address kept, Address, Address out, int threads) const override {
@@ -301,10 +303,15 @@ class Stack {
     explicit Stack(const nb::list& branches) : kept_alive_(branches) {
         for (nb::handle branch : branches) branches_.push_back(&nb::cast<const Branch&>(branch));
         if (branches_.empty()) refuse("a stack needs a branch");
-        for (const Branch* branch : branches_)
+        for (const Branch* branch : branches_) {
             if (branch->rows != first().rows || branch->dim != first().dim || branch->narrow != first().narrow)
                 refuse("the branches of a stack must have the same rows");
+            const Shapes shapes = branch->shapes();
+            counts_.push_back(shapes.size());
+            shapes_.insert(shapes_.end(), shapes.begin(), shapes.end());
+        }
     }
+    const Shapes& shapes() const { return shapes_; }
     // Bytes of what the backward pass needs, in pieces: an allocator finds room for them more easily than for all together.
     std::vector<size_t> kept() const {
         std::vector<size_t> sizes;
@@ -331,7 +338,7 @@ class Stack {
             const Sum sum{so_far, room.added, total};
             so_far = total;
             normalize(last ? 4 : first().bytes, sum, last ? out : next.normalized, next.roots, eps[i + 1], drops[i], threads);
-            matrices += branches_[i]->matrices();
+            matrices += counts_[i];
         }
     }
 
@@ -353,7 +360,7 @@ class Stack {
             back(i + 1 == branches_.size() ? 4 : first().bytes, next, grad_total, grad_normalized, room.total, is_copy ? 0 : room.added,
                  drops[i], threads);
             grad_total = room.total, grad_normalized = room.normalized;
-            matrices -= branches_[i]->matrices(), wanted -= branches_[i]->matrices();
+            matrices -= counts_[i], wanted -= counts_[i];
             branches_[i]->backward(is_copy ? room.total : room.added, places[i].normalized, source, matrices, places[i].kept, room.inside,
                                    room.normalized, grad_source, wanted, threads);
         }
@@ -401,9 +408,7 @@ class Stack {
         return places;
     }
     void check(const Addresses& weights, const std::vector<Drop>& drops) const {
-        long matrices = 0;
-        for (const Branch* branch : branches_) matrices += branch->matrices();
-        if (long(weights.size()) != matrices || drops.size() != branches_.size()) refuse("every branch needs its weights and its dropout");
+        if (weights.size() != shapes_.size() || drops.size() != branches_.size()) refuse("every branch needs its weights and its dropout");
     }
     void normalize(int bytes, const Sum& sum, Address normalized, Address roots, double eps, const Drop& drop, int threads) const {
         const auto [seed, threshold, factor] = drop;
@@ -420,6 +425,8 @@ class Stack {
     }
     nb::list kept_alive_;
     std::vector<const Branch*> branches_;
+    std::vector<size_t> counts_;  // of each branch's matrices
+    Shapes shapes_;               // of all of them
 };
 
 }  // namespace
@@ -433,6 +440,7 @@ void add_branches(nb::module_& module) {
         .def(nb::init<long, long, bool, Plan&, long, long, long, double, long>(), nb::keep_alive<1, 5>());
     nb::class_<Stack>(module, "Stack")
         .def(nb::init<const nb::list&>())
+        .def_prop_ro("shapes", &Stack::shapes, "(outs, ins) of every branch's matrices, in the order in which they are used.")
         .def_prop_ro("kept", &Stack::kept, "Bytes of each piece of what the backward pass needs.")
         .def_prop_ro("scratch", &Stack::scratch, "Bytes of what a pass works in.")
         .def("forward", &Stack::forward)

@@ -74,11 +74,12 @@ def compute(
         plans = _plans(attention, x, source, mask, key_sequence)
         weights = [weight for half in halves for weight in _weights(half.layer)]
         learning = any(one is not None and one.requires_grad for one in (values, read, *weights))
-        if learning and plans is not None and _fits(halves, turns, attention, values, read):
+        if learning and plans is not None and _are_ready(turns, attention, values, read):
             dtype = dtype_of_products(values)
             sizes = *values.shape, dtype == torch.bfloat16
             made = kernel().Stack([_branch(half.layer, sizes, plans, turns, read) for half in halves])
-            return Steps.apply(Work(stack, by_blocks, halves, made, turns, dtype), values, read, *weights)
+            if all(map(_is_ready, weights, made.shapes)):
+                return Steps.apply(Work(stack, by_blocks, halves, made, turns, dtype), values, read, *weights)
     return by_blocks(values, read)
 
 
@@ -215,21 +216,16 @@ def _every(module: nn.Module) -> Iterator[Any]:
             yield from _every(child)
 
 
-def _fits(
-    halves: Sequence[Half], turns: Tensor, attention: SelfAttention, values: Tensor, source: Tensor | None
-) -> bool:
-    """Whether weights have the shapes and lie as the kernel reads them, and row t of the turns is that of token t."""
+def _are_ready(turns: Tensor, attention: SelfAttention, values: Tensor, source: Tensor | None) -> bool:
+    """Whether row t of the turns is that of token t, and the source is as wide as the tokens."""
     by_row = turns.shape == (len(values), 1, attention.head_dim // 2) and turns.dtype == torch.complex64
     if not by_row or not turns.is_cpu or not turns.is_contiguous() or turns.is_conj() or turns.is_neg():
         return False
-    dim = values.shape[1]
-    if source is not None and source.shape[1] != dim:
-        return False
-    for half in halves:
-        for weight, shape in zip(_weights(half.layer), _shapes(half.layer, dim), strict=True):
-            if weight.shape != shape or not _lies_ready(weight):
-                return False
-    return True
+    return source is None or source.shape[1] == values.shape[1]
+
+
+def _is_ready(weight: Tensor, shape: tuple[int, int]) -> bool:
+    return weight.shape == shape and _lies_ready(weight)
 
 
 def _plans(
@@ -293,13 +289,3 @@ def _weights(layer: Any) -> list[Tensor]:
     if isinstance(layer, CrossAttention):
         return [layer.query.weight, layer.key_value.weight, layer.output.weight]
     return [layer.gate_up.weight, layer.down.weight]
-
-
-def _shapes(layer: Any, dim: int) -> list[tuple[int, int]]:
-    """Those that the matrices must have for tokens of this width."""
-    if not isinstance(layer, SelfAttention | CrossAttention):
-        hidden = layer.down.weight.shape[1]
-        return [(2 * hidden, dim), (dim, hidden)]
-    width, pair = layer.heads * layer.head_dim, 2 * layer.kv_heads * layer.head_dim
-    into = [(width + pair, dim)] if isinstance(layer, SelfAttention) else [(width, dim), (pair, dim)]
-    return [*into, (dim, width)]
