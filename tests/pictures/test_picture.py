@@ -111,6 +111,8 @@ def test_the_svg_is_xml_with_readable_words_and_hatched_cells():
 
 def test_the_svg_names_the_view():
     assert "layer 1 · mean of 3 heads" in picture(title="x").svg(layer=0)
+    named = AttentionPicture(uniform(2, 3, 4, 4), CHINESE, ENGLISH, title="x", layers=["1", "copying"])
+    assert "x · copying · mean of 3 heads" in named.svg(layer=1)
 
 
 def test_the_png_shows_the_weights(tmp_path):

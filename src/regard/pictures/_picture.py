@@ -139,7 +139,9 @@ class AttentionPicture:
         parts = [self.title]
         for kind, number, names in (("layer", layer, self.layers), ("head", head, self.heads)):
             if len(names) > 1:
-                parts.append(f"mean of {len(names)} {kind}s" if number is None else f"{kind} {names[number]}")
+                parts.append(
+                    f"mean of {len(names)} {kind}s" if number is None else _titled(names[number], kind)
+                )
         return " · ".join(parts)
 
     def _check_view(self, layer: int | None, head: int | None) -> None:
@@ -153,6 +155,11 @@ class AttentionPicture:
 def attention_page(weights: Any, queries: Sequence[str], keys: Sequence[str], **options: Any) -> str:
     """The HTML page of `AttentionPicture(weights, queries, keys, **options)` as text."""
     return AttentionPicture(weights, queries, keys, **options).html()
+
+
+def _titled(name: str, kind: str) -> str:
+    """A number with what it counts; a name as it is."""
+    return f"{kind} {name}" if name.isdigit() else name
 
 
 def _names(kind: str, names: Sequence[str] | None, count: int) -> list[str]:

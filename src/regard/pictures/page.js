@@ -32,7 +32,8 @@ function computeView(layer, head) {
 }
 const current = () => view(state.layer, state.head);
 const percent = w => w >= .995 ? "100 %" : w >= .095 ? Math.round(w * 100) + " %" : w < .0005 ? "0 %" : (w * 100).toFixed(1) + " %";
-const named = (names, kind, i) => i < names.length ? `${kind} ${names[i]}` : `average of ${names.length} ${kind}s`;
+const titled = (name, kind) => /^\d+$/.test(name) ? `${kind} ${name}` : name;
+const named = (names, kind, i) => i < names.length ? titled(names[i], kind) : `average of ${names.length} ${kind}s`;
 
 // ---- colors
 
@@ -284,7 +285,7 @@ function buildOverview() {
   note(columns > 1 ? "head" : "");
   for (let h = 0; h < columns; h++) note(h === H || columns === 1 ? "average" : DATA.heads[h]);
   for (let l = 0; l < rows; l++) {
-    note(l === L ? "average" : rows > 1 ? `layer ${DATA.layers[l]}` : "");
+    note(l === L ? "average" : rows > 1 ? titled(DATA.layers[l], "layer") : "");
     for (let h = 0; h < columns; h++) {
       const [layer, head] = [rows > 1 ? l : 0, columns > 1 ? h : 0];
       const button = document.createElement("button"), picture = document.createElement("canvas");

@@ -49,7 +49,7 @@ class Summary(Written):
         return f"{self.text}{copied}"
 
     def _layers(self, count: int) -> list[str]:
-        return [*super()._layers(count - 1), "copies from"]
+        return [*super()._layers(count - 1), "copying"]
 
 
 class Summarizer(CopyingEncoderDecoder):
