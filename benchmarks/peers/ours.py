@@ -19,6 +19,7 @@ from peers.protocol import serve
 from regard.tasks import make_task
 from regard.training import runs
 from regard.training.loop import Trainer
+from regard.training.memory import release_freed_memory
 from regard.training.precision import resolved
 from regard.training.progress import Reporter, Silence
 from regard.training.recipe import Recipe
@@ -74,6 +75,7 @@ class Ours:
         if not self.batches:
             self.batches = SameBatches(self.corpus, self.tokens, self.seed)
             self.trainer.learning.batches = self.batches  # type: ignore[assignment]
+            release_freed_memory()  # as every training begins
         counted = self.batches.useful
         begin = time.perf_counter()
         for _ in range(updates):

@@ -5,6 +5,7 @@ import math
 import time
 from collections import Counter
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from regard._errors import CheckpointError, ConfigError, RegardError
 from regard.metrics.translation import Score
 from regard.tasks.translate import Translate
-from regard.training import runs
+from regard.training import loop, runs
 from regard.training.loop import parts_of, scale_and_clip
 from regard.training.progress import Reporter, Silence
 
@@ -211,23 +212,26 @@ def test_minutes_end_a_run(trainer_of):
     assert position.evaluated == 2
 
 
-def test_scoring_leaves_most_of_the_minutes_to_training(trainer_of):
+def test_scoring_leaves_most_of_the_minutes_to_training(trainer_of, monkeypatch):
     trainer = trainer_of(Fixed([1.0] * 99), steps=None, minutes=0.05, evaluations=50, patience=99)
-    evaluate, spent = trainer.evaluate, []
+    update, evaluate, now, scored = trainer.update, trainer.evaluate, [0.0], []
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def updated(progress):
+        now[0] += 0.02
+        update(progress)
 
     def slowly():
-        begin = time.monotonic()
-        time.sleep(0.1)
-        found = evaluate()
-        spent.append(time.monotonic() - begin)
-        return found
+        scored.append(now[0])
+        now[0] += 0.1
+        return evaluate()
 
-    trainer.evaluate = slowly
+    trainer.update, trainer.evaluate = updated, slowly
     position = trainer.run()
     assert position.evaluated == 50  # the last one
-    assert len(spent) >= 2
-    # One for every four seconds of training, but for the first and the last.
-    assert sum(spent[1:-1]) <= position.seconds / 4
+    assert len(scored) >= 3
+    # Four seconds of training for every one, but before the last.
+    assert all(later - earlier >= 0.1 + 0.4 - 1e-9 for earlier, later in pairwise(scored[:-1]))
 
 
 def test_with_a_budget_of_steps_no_evaluation_is_left_out(trainer_of):

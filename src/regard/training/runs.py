@@ -136,8 +136,6 @@ def create(task: Task, prepared: Prepared, folder: Path, reporter: Reporter) -> 
                 made.rename(state / made.name)
         task.save(folder)
         fine_tuning.keep_shape(recipe, folder)
-        del model
-        release_freed_memory()  # encoding leaves more than the first updates ask for
     workers.wait()
     trainer = _trainer(task, recipe, folder, prepared.dev_records, reporter)
     fine_tuning.fill_encoder(trainer.model, recipe)
