@@ -324,3 +324,14 @@ def test_weights_with_a_sign_yet_to_come_and_stacks_that_do_not_learn_go_by_bloc
     layer.weight = torch.nn.Parameter(torch._neg_view(layer.weight.detach()))
     assert_by_blocks(stack, x)
     assert_by_blocks(encoder().requires_grad_(False), x.with_values(x.values.detach()))
+
+
+def test_neither_sums_nor_gated_rows_are_kept():
+    rows, dim, hidden, layers = 512, 32, 48, 3
+    with mock.patch.object(_stack.Steps, "apply", wraps=_stack.Steps.apply) as taken:
+        encoder(layers=layers, dim=dim, hidden=hidden)(packed([rows], dim, 1))
+    kept = sum(taken.call_args.args[0].made.kept)
+    # What both halves read; queries, keys, values and what attention found; gate and value. The last sum alone.
+    numbers = layers * (2 * dim + 4 * dim + 2 * hidden) + dim
+    # And a root mean square for each row and head that is normalized, and the sums of the softmax.
+    assert numbers < kept / (4 * rows) < 1.2 * numbers
