@@ -6,7 +6,7 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,13 @@ UNK, BOS, EOS = 0, 1, 2
 
 
 class Sentences:
-    """Ids of sentences, two bytes each: as lists of Python's they would be a sixth of what a training is measured to hold."""
+    """Ids of sentences, four bytes each: as lists of Python's they would be a sixth of what a training is measured to hold."""
 
     def __init__(self, sentences: Iterable[Sequence[int]]) -> None:
-        rows = [array("H", ids) for ids in sentences]
-        self._ends = array("L", accumulate(map(len, rows), initial=0))
-        self._ids = array("H")
-        for row in rows:
-            self._ids.extend(row)
+        self._ids, self._ends = array("I"), array("L", [0])
+        for ids in sentences:
+            self._ids.extend(ids)
+            self._ends.append(len(self._ids))
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -68,7 +67,7 @@ class Corpus:
 def read(folder: Path) -> Corpus:
     """What `write` wrote."""
     table = json.loads((folder / FILE).read_text(encoding="utf8"))
-    parts = {name: _read(table["parts"].pop(name)) for name in PARTS}
+    parts = {name: _read(table["parts"][name]) for name in PARTS}
     return Corpus(table["pieces"], parts, table["data"], folder / TOKENIZER)
 
 
@@ -92,8 +91,7 @@ def write(data: Path, folder: Path, vocabulary: int) -> None:
 
 
 def _read(table: dict[str, Any]) -> Part:
-    sides = {side: Sentences(table.pop(side)) for side in ("source", "target")}
-    return Part(**sides, **table)
+    return Part(**{**table, "source": Sentences(table["source"]), "target": Sentences(table["target"])})
 
 
 def by_length(part: Part, count: int) -> list[int]:

@@ -72,7 +72,7 @@ class Ours:
     def train(self, *, updates: int) -> dict[str, Any]:
         """Some updates, timed; on the batches that peers get in sorted order."""
         assert self.trainer is not None
-        if not self.batches:
+        if self.batches is None:
             self.batches = SameBatches(self.corpus, self.tokens, self.seed)
             self.trainer.learning.batches = self.batches  # type: ignore[assignment]
             release_freed_memory()  # as every training begins

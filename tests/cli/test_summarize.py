@@ -59,7 +59,7 @@ def test_summaries_of_texts(regard_command, run, tmp_path):
     assert entry["text"] == expected[0].text
     page = tmp_path / "page.html"
     assert regard_command("predict", run, TEXT, "--repeats", "--attention", page).code == 0
-    assert "copying" in page.read_text(encoding="utf8")
+    assert '"copying"' in page.read_text(encoding="utf8")
 
 
 def test_flags_of_other_tasks_are_refused(refused, run):

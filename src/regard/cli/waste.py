@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 Unit = Literal["words", "characters"]
 Several = Parameter(consume_multiple=True)
+
+
+def _words(text: str) -> int:
+    return len(CHARACTER.sub(r" \g<0> ", text).split())
+
+
+COUNTERS: dict[str, Callable[[str], int]] = {"words": _words, "characters": len}
 TOKENS = (1024, 4096)
 SENTENCES = (64,)
 
@@ -89,13 +96,6 @@ def _counted(
         names, rows = _pieces(file, run)
         counted = "pieces"
     return names, counted, np.array(list(rows))
-
-
-def _words(text: str) -> int:
-    return len(CHARACTER.sub(r" \g<0> ", text).split())
-
-
-COUNTERS: dict[str, Callable[[str], int]] = {"words": _words, "characters": len}
 
 
 def _pieces(file: str, run: Path) -> tuple[Sequence[str], Iterator[Sequence[int]]]:
