@@ -12,13 +12,17 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace regard {
 
 namespace {
 
 struct InstructionSet {
-    const char* name;
+    const char *name, *vectors;
     const Kernels *of_float, *of_double;
     double (*peak)(double);
     bool (*present)();
@@ -30,19 +34,36 @@ bool has_f16c() {
     unsigned a, b, c = 0, d;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
+
+bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+}
+
+// Tiles of bfloat16: Linux lets a process have them when it asks.
+bool has_amx() {
+#if defined(__linux__)
+    constexpr unsigned of_bfloat16 = 1u << 22, of_tiles = 1u << 24;
+    constexpr long ask_for_state = 0x1023, tile_data = 18;
+    unsigned a, b, c, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & of_bfloat16) || !(d & of_tiles)) return false;
+    static const bool granted = syscall(SYS_arch_prctl, ask_for_state, tile_data) == 0;
+    return granted;
+#else
+    return false;
+#endif
+}
 #endif
 
 const InstructionSet sets[] = {
 #if defined(__x86_64__)
-    {"avx512", &avx512::of_float, &avx512::of_double, avx512::peak,
-     [] {
-         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
-     }},
-    {"avx2", &avx2::of_float, &avx2::of_double, avx2::peak,
+    {"amx", "avx512", &avx512::of_float, &avx512::of_double, avx512::peak,
+     [] { return has_avx512() && __builtin_cpu_supports("avx512bf16") && has_amx(); }},
+    {"avx512", "avx512", &avx512::of_float, &avx512::of_double, avx512::peak, has_avx512},
+    {"avx2", "avx2", &avx2::of_float, &avx2::of_double, avx2::peak,
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }},
 #endif
-    {"generic", &generic::of_float, &generic::of_double, generic::peak, [] { return true; }},
+    {"generic", "generic", &generic::of_float, &generic::of_double, generic::peak, [] { return true; }},
 };
 
 const InstructionSet* find(const std::string& name) {
@@ -148,15 +169,17 @@ std::vector<std::string> instruction_sets() {
 }
 
 std::string instruction_set() { return current().name; }
+std::string vectors() { return current().vectors; }
 void use_instruction_set(const std::string& name) { chosen.store(find(name)); }
 double fma_peak(double seconds) { return current().peak(seconds); }
 bool multiplies_pairs() {
 #if defined(__x86_64__)
-    return instruction_set() == "avx512" && __builtin_cpu_supports("avx512bf16");
+    return vectors() == "avx512" && __builtin_cpu_supports("avx512bf16");
 #else
     return false;
 #endif
 }
+bool multiplies_tiles() { return instruction_set() == "amx"; }
 const Kernels& kernels_of(Element element) { return element == Element::float32 ? *current().of_float : *current().of_double; }
 
 // Which units add to the same numbers of a bias's gradient.

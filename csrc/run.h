@@ -14,8 +14,11 @@ std::string instruction_set();
 // Throws std::invalid_argument for one that this machine lacks.
 void use_instruction_set(const std::string& name);
 double fma_peak(double seconds);
-// Whether the instruction set in use may be asked for products of pairs of bfloat16.
+// The instruction set whose vectors the one in use has: "amx" adds to "avx512" a unit for matrices.
+std::string vectors();
+// Whether the instruction set in use may be asked for products of pairs of bfloat16, and for those of tiles of them.
 bool multiplies_pairs();
+bool multiplies_tiles();
 
 enum class Element { float32, float64 };
 

@@ -65,7 +65,7 @@ Block::Block(size_t bytes) : start_(static_cast<char*>(::operator new(std::max<s
 void Block::Free::operator()(char* start) const { ::operator delete(start, alignment); }
 
 Weights::Weights(const Sizes& sizes, const std::string& precision, bool native) {
-    const std::string instructions = instruction_set();
+    const std::string instructions = vectors();
     functions_ = &functions_of(instructions);
     kind_ = kind_of(precision, native && instructions == "avx512");
     if (sizes.dim < 1 || sizes.heads < 1 || sizes.kv_heads < 1 || sizes.heads % sizes.kv_heads || sizes.head_dim < 2 ||

@@ -19,7 +19,7 @@ using Address = uintptr_t;
 [[noreturn]] void refuse(const char* what) { throw std::invalid_argument(what); }
 
 const LayerFunctions& functions() {
-    const std::string name = instruction_set();
+    const std::string name = vectors();
 #if defined(__x86_64__)
     if (name == "avx512") return avx512::layer_functions;
     if (name == "avx2") return avx2::layer_functions;

@@ -18,7 +18,7 @@ namespace {
 constexpr long rows_of_task = 16;
 
 const LossKernels& current_kernels() {
-    const std::string name = instruction_set();
+    const std::string name = vectors();
 #if defined(__x86_64__)
     if (name == "avx512") return avx512::loss_kernels;
     if (name == "avx2") return avx2::loss_kernels;

@@ -53,10 +53,11 @@ struct Work {
     int threads;
     long wanted = threads > 1 ? threads * tasks_of_thread : 1;
     long panels = functions.panels(call);
+    long units = parts(call.rows, functions.unit);
     long blocks = larger(parts(call.rows, most_rows), smaller(parts(call.rows, fewest_rows), wanted));
     long groups = smaller(panels, larger(parts(panels, most_panels), parts(wanted, blocks)));
     size_t packed = functions.packed_bytes(call);
-    size_t each = (functions.room_bytes(call, parts(call.rows, blocks), parts(panels, groups)) + 63) / 64 * 64;
+    size_t each = (functions.room_bytes(call, parts(units, blocks) * functions.unit, parts(panels, groups)) + 63) / 64 * 64;
     Room* room = nullptr;
 
     static long smaller(long a, long b) { return a < b ? a : b; }
@@ -65,21 +66,23 @@ struct Work {
     void multiply(long task, int worker) const {
         // Neighbours share a group of panels.
         const long block = task % blocks, group = task / blocks;
-        functions.multiply(call, call.rows * block / blocks, call.rows * (block + 1) / blocks, panels * group / groups,
-                           panels * (group + 1) / groups, room->at(0), room->at(packed + size_t(worker) * each));
+        functions.multiply(call, row_of(block), row_of(block + 1), panels * group / groups, panels * (group + 1) / groups, room->at(0),
+                           room->at(packed + size_t(worker) * each));
     }
+    long row_of(long block) const { return smaller(call.rows, units * block / blocks * functions.unit); }
 };
 
 }  // namespace
 
 const ProductFunctions& product_functions(bool rounds) {
-    const std::string name = instruction_set();
+    const std::string name = vectors();
     const ProductKernels* kernels = &generic::product_kernels;
 #if defined(__x86_64__)
     if (name == "avx512") kernels = &avx512::product_kernels;
     if (name == "avx2") kernels = &avx2::product_kernels;
 #endif
-    return !rounds ? kernels->floats : multiplies_pairs() ? kernels->pairs : kernels->rounded;
+    if (!rounds) return kernels->floats;
+    return multiplies_tiles() ? kernels->tiles : multiplies_pairs() ? kernels->pairs : kernels->rounded;
 }
 
 void compute(const Product& call, const ProductFunctions& functions, int threads) {

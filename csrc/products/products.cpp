@@ -14,7 +14,7 @@ constexpr long steps = 192;  // words of the depth at once: rows of memory a pow
 
 template <class Kind>
 long words_of(const Product& call) {
-    return (call.depth + Kind::numbers - 1) / Kind::numbers;
+    return round_up((call.depth + Kind::numbers - 1) / Kind::numbers, Kind::unit);
 }
 
 // Panels have nearly one width.
@@ -106,6 +106,24 @@ size_t packed_bytes(const Product& call) {
     return size_t(Panel::vectors_of(call) * W * words_of<Kind>(call)) * sizeof(float);
 }
 
+// Rows of A by words of the depth whichever way they lie, zero behind the last row.
+template <class Kind, class S>
+void pack_tiles(const S* values, const Product& call, long begin, long end, long first, long count, float* to) {
+    const Factor& a = call.a;
+    for (long row = begin; row < end; row += W, to += W * count)
+        for (long word = 0; word < count; word += W) {
+            Vector<float> block[W];
+#pragma GCC unroll 16
+            for (int i = 0; i < W; ++i) {
+                if (a.by_depth) block[i] = words_across<Kind>(values + row, a.row, first + word + i, call.depth, end - row);
+                else block[i] = row + i < end ? words_along<Kind>(values + (row + i) * a.row, first + word, call.depth) : Vector<float>{};
+            }
+            if (a.by_depth) transpose_block<float>(block);
+#pragma GCC unroll 16
+            for (int i = 0; i < W; ++i) store<float>(to + i * count + word, block[i]);
+        }
+}
+
 // Rows [begin, end) of A for words [first, first + count), in `room` unless they serve as they lie.
 template <class Kind>
 Matrices<float> ready(const Product& call, long begin, long end, long first, long count, float* room) {
@@ -120,7 +138,8 @@ Matrices<float> ready(const Product& call, long begin, long end, long first, lon
         }
     }
     if constexpr (Kind::numbers == 2) {
-        const bool pairs = call.depth % 2 == 0 && a.row % 2 == 0 && reinterpret_cast<uintptr_t>(a.values) % 4 == 0;
+        const bool whole = call.depth % (2 * Kind::unit) == 0 && (end - begin) % Kind::unit == 0;
+        const bool pairs = whole && a.row % 2 == 0 && reinterpret_cast<uintptr_t>(a.values) % 4 == 0;
         if (a.bfloat16 && !a.by_depth && pairs) {
             found.a = static_cast<const float*>(a.values) + begin * a.row / 2 + first;
             found.a_stride = a.row / 2;
@@ -128,6 +147,11 @@ Matrices<float> ready(const Product& call, long begin, long end, long first, lon
         }
     }
     found.a = room;
+    if constexpr (Kind::unit > 1) {
+        found.a_stride = count;
+        as_stored(a, [&]<class S>(const S* values) { pack_tiles<Kind>(values, call, begin, end, first, count, room); });
+        return found;
+    }
     found.a_stride = round_up(a.by_depth ? end - begin : count, W);
     as_stored(a, [&]<class S>(const S* values) {
         float* to = room;
@@ -144,11 +168,14 @@ Matrices<float> ready(const Product& call, long begin, long end, long first, lon
     return found;
 }
 
-size_t ready_numbers(const Product& call, long rows) { return size_t(call.a.by_depth ? steps * round_up(rows, W) : rows * steps); }
+template <class Kind>
+size_t ready_numbers(const Product& call, long rows) {
+    return size_t(steps * round_up(rows, call.a.by_depth ? W : Kind::unit));
+}
 
 template <class Kind>
 size_t room_bytes(const Product& call, long rows, long panels) {
-    return (ready_numbers(call, rows) + size_t(rows * panels * panel_lanes<float>)) * sizeof(float);
+    return (ready_numbers<Kind>(call, rows) + size_t(round_up(rows, Kind::unit) * panels * panel_lanes<float>)) * sizeof(float);
 }
 
 template <class Kind>
@@ -157,10 +184,11 @@ void write(const Product& call, long begin, long end, const Panel& panel, const 
         const long at = row * call.out_row + panel.column;
         if (call.out_bfloat16) {
             bfloat16* out = static_cast<bfloat16*>(call.out) + at;
-            for (long i = 0; i < panel.columns; i += W) {
+            long i = 0;
+            for (; panel.columns - i >= W; i += W) *reinterpret_cast<LooseHalves*>(out + i) = Kind::narrowed(load<float>(sums + i));
+            if (i < panel.columns) {
                 const Halves halves = Kind::narrowed(load<float>(sums + i));
-                if (panel.columns - i >= W) *reinterpret_cast<LooseHalves*>(out + i) = halves;
-                else __builtin_memcpy(out + i, &halves, size_t(panel.columns - i) * sizeof(bfloat16));
+                __builtin_memcpy(out + i, &halves, size_t(panel.columns - i) * sizeof(bfloat16));
             }
             continue;
         }
@@ -179,8 +207,9 @@ void foresee(const Product& call, long begin, long end, long first, Upcoming& up
 
 template <class Kind>
 void multiply(const Product& call, long begin, long end, long first_panel, long last_panel, const float* packed, float* room) {
-    const long words = words_of<Kind>(call), rows = end - begin;
-    float* const sums = room + ready_numbers(call, rows);
+    const long words = words_of<Kind>(call), rows = round_up(end - begin, Kind::unit);
+    float* const sums = room + ready_numbers<Kind>(call, rows);
+    [[maybe_unused]] const typename Kind::Setting setting{};
     Upcoming upcoming;
     long word = 0;
     do {
@@ -197,13 +226,14 @@ void multiply(const Product& call, long begin, long end, long first_panel, long 
                 x.b_row = panel.vectors * W;
                 x.b = packed_at<Kind>(call, panel, packed) + word * x.b_row;
             }
-            const bool direct = !call.out_bfloat16 && panel.whole();
+            const bool direct = !call.out_bfloat16 && panel.whole() && rows == end - begin;
             x.c_row = direct ? call.out_row : panel_lanes<float>;
             // Sums that are complete at once share a room, which stays in the first cache.
             const long place = words > steps ? p - first_panel : 0;
             x.c = direct ? static_cast<float*>(call.out) + begin * call.out_row + panel.column : sums + place * rows * panel_lanes<float>;
             const Old old = word > 0 || (direct && call.add) ? Old::added : Old::none;
-            if (call.a.by_depth) product<float, Unit::row, typename Kind::Step>(rows, panel.vectors, x, old);
+            if constexpr (Kind::unit > 1) Kind::product(rows, panel.vectors, x, old);
+            else if (call.a.by_depth) product<float, Unit::row, typename Kind::Step>(rows, panel.vectors, x, old);
             else product<float, Unit::column, typename Kind::Step>(rows, panel.vectors, x, old);
             if (!direct && word + steps >= words) write<Kind>(call, begin, end, panel, x.c);
         }
@@ -212,7 +242,8 @@ void multiply(const Product& call, long begin, long end, long first_panel, long 
 }
 
 template <class Kind>
-constexpr ProductFunctions functions{Panel::count, packed_bytes<Kind>, pack_parts<Kind>, pack<Kind>, room_bytes<Kind>, multiply<Kind>};
+constexpr ProductFunctions functions{Kind::unit,  Panel::count,     packed_bytes<Kind>, pack_parts<Kind>,
+                                     pack<Kind>, room_bytes<Kind>, multiply<Kind>};
 
 }  // namespace regard::REGARD_ISA::products
 
@@ -220,9 +251,9 @@ namespace regard::REGARD_ISA {
 
 #if defined(__AVX512F__)
 extern const ProductKernels product_kernels{products::functions<products::Floats>, products::functions<products::Rounded>,
-                                            products::functions<products::Pairs>};
+                                            products::functions<products::Pairs>, products::functions<products::Tiles>};
 #else
-extern const ProductKernels product_kernels{products::functions<products::Floats>, products::functions<products::Rounded>, {}};
+extern const ProductKernels product_kernels{products::functions<products::Floats>, products::functions<products::Rounded>, {}, {}};
 #endif
 
 }  // namespace regard::REGARD_ISA

@@ -26,6 +26,7 @@ struct Product {
 
 // Columns are cut into panels. A sum runs over the depth in one order, however rows and panels are shared out.
 struct ProductFunctions {
+    long unit;  // of rows that are multiplied together
     long (*panels)(const Product&);
     size_t (*packed_bytes)(const Product&);
     long (*pack_parts)(const Product&);
@@ -34,9 +35,10 @@ struct ProductFunctions {
     void (*multiply)(const Product&, long begin, long end, long first_panel, long last_panel, const float* packed, float* room);
 };
 
-// By what is multiplied: float32; factors rounded to bfloat16; those in pairs, which only some machines with AVX-512 can.
+// By what is multiplied: float32; factors rounded to bfloat16; those in pairs, which only some machines with AVX-512 can, and fewer in
+// whole tiles.
 struct ProductKernels {
-    ProductFunctions floats, rounded, pairs;
+    ProductFunctions floats, rounded, pairs, tiles;
 };
 
 namespace avx512 {

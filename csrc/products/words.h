@@ -1,15 +1,20 @@
 // Numbers of a factor as the tiles read them: words of 32 bits, each one number of the depth or a pair of them.
 #pragma once
 
-#include "../kernel/multiply.h"
 #include "../kernel/transpose.h"
+#include "amx.h"
 
 namespace regard::REGARD_ISA::products {
 
 constexpr int W = lanes<float>;
 
+// What a thread sets up before it multiplies: nothing.
+struct NoSetting {};
+
 struct Floats {
     static constexpr int numbers = 1;  // of a word
+    static constexpr int unit = 1;     // rows, and words of the depth, that are multiplied together
+    using Setting = NoSetting;
     static constexpr bool rounds = false;
     using Step = MultiplyAdd<float>;
     static REGARD_INLINE Halves narrowed(Vector<float> sums) { return REGARD_ISA::rounded(sums, bfloat16{}); }
@@ -17,6 +22,8 @@ struct Floats {
 
 struct Rounded {
     static constexpr int numbers = 1;
+    static constexpr int unit = 1;
+    using Setting = NoSetting;
     static constexpr bool rounds = true;
     using Step = MultiplyAdd<float>;
     static REGARD_INLINE Halves narrowed(Vector<float> sums) { return REGARD_ISA::rounded(sums, bfloat16{}); }
@@ -27,6 +34,8 @@ struct Rounded {
 // whether the machine does.
 struct Pairs {
     static constexpr int numbers = 2;
+    static constexpr int unit = 1;
+    using Setting = NoSetting;
     static constexpr bool rounds = true;
     struct Step {
         static REGARD_INLINE void add(Vector<float>& sum, Vector<float> factor, Vector<float> row) {
@@ -38,6 +47,26 @@ struct Pairs {
         asm("vcvtneps2bf16 %1, %0" : "=v"(found) : "v"(sums));
         return found;
     }
+    // All numbers of the one, then all of the other.
+    static REGARD_INLINE Vector<float> both(Vector<float> first, Vector<float> second) {
+        Vector<float> found;
+        asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(found) : "v"(first), "v"(second));
+        return found;
+    }
+    // One of the first half, one of the second, and so on.
+    static REGARD_INLINE Vector<float> alternating(Vector<float> halves) {
+        typedef uint16_t Numbers __attribute__((vector_size(vector_bytes)));
+        const Numbers all = (Numbers)halves;
+        return (Vector<float>)__builtin_shufflevector(all, all, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10,
+                                                      26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    }
+};
+
+// Pairs as well, by the matrix unit.
+struct Tiles : Pairs {
+    static constexpr int unit = tile_side;
+    using Setting = TileShapes;
+    static void product(long rows, int vectors, const Matrices<float>& x, Old old) { tile_product(rows, vectors, x, old); }
 };
 #endif
 
@@ -72,25 +101,23 @@ REGARD_INLINE Vector<float> words_along(const S* row, long first, long depth) {
         if constexpr (sizeof(S) == 2) {
             if (count >= 2 * W) return load<float>(reinterpret_cast<const float*>(from));
         }
-        bfloat16 both[2 * W] = {};
-        for (int half = 0; half < 2; ++half)
-            if (count > half * W)
-                *reinterpret_cast<LooseHalves*>(both + half * W) =
-                    rounded(first_of(from + half * W, count - half * W), bfloat16{});
-        return load<float>(reinterpret_cast<const float*>(both));
+        if (count <= 0) return Vector<float>{};
+        return Kind::both(first_of(from, count), count > W ? first_of(from + W, count - W) : Vector<float>{});
     }
 }
 
-// Word `word` of the W rows or columns that stand side by side at `from`, of which there are `count`.
+// Word `word` of the W rows or columns that stand side by side at `from`, of which there are `count`; zero behind the depth's end.
 template <class Kind, class S>
 REGARD_INLINE Vector<float> words_across(const S* from, long row, long word, long depth, long count) {
+    if (Kind::unit > 1 && word * Kind::numbers >= depth) return Vector<float>{};
     const S* first = from + word * Kind::numbers * row;
-    const Vector<float> even = numbers_at<Kind>(first, count);
     if constexpr (Kind::numbers == 1) {
-        return even;
+        return numbers_at<Kind>(first, count);
     } else {
-        const Bits lower = (Bits)even >> 16;
-        return (Vector<float>)(2 * word + 1 < depth ? lower | (Bits)numbers_at<Kind>(first + row, count) : lower);
+        const Vector<float> even = first_of(first, count);
+        const Vector<float> odd = 2 * word + 1 < depth ? first_of(first + row, count) : Vector<float>{};
+        if constexpr (sizeof(S) == 2) return (Vector<float>)((Bits)even >> 16 | (Bits)odd);
+        else return Kind::alternating(Kind::both(even, odd));
     }
 }
 
