@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +35,7 @@ from regard.training.stopping import Stop
 from regard.training.task import Task
 
 TOGETHER = 8192  # tokens of the dev set whose loss is computed at once
+LOSS_TOKENS = 2**18  # of the dev set whose loss is computed at most; what decides are its predictions
 TRAINED = 4  # seconds of training at least for one of scoring, of a budget in minutes
 
 
@@ -191,10 +193,10 @@ class Trainer:
             self.average.update(self.position.step)
 
     def evaluate(self) -> list[Score]:
-        """Score the averaged weights on the dev set, and keep them as the ones to use when they are the best so far."""
+        """Score the averaged weights on the dev set, in the precision of training; the best so far are kept as the ones to use."""
         self.model.eval()
         averaged = nullcontext() if self.average is None else self.average.in_place()
-        with averaged, torch.no_grad():
+        with averaged, torch.no_grad(), autocast(self.recipe.precision):
             loss = self.dev_loss()
             self.task.calibrate(self.model, self.dev_store)
             records = self.dev[: self.recipe.dev_examples]
@@ -210,10 +212,11 @@ class Trainer:
         return scores
 
     def dev_loss(self) -> float:
-        """Mean loss of a counted dev token, in nats, without label smoothing."""
+        """Mean loss of a counted dev token, in nats, without label smoothing; of a large dev set's first examples."""
         summed, counted = 0.0, 0
         mine = self.dev_store[workers.rank() :: workers.world()]
-        for part in parts_of(mine, TOGETHER):
+        most = max(1, LOSS_TOKENS // workers.world() // TOGETHER)
+        for part in itertools.islice(parts_of(mine, TOGETHER), most):
             batch = pack_streams(part, self.task.streams)
             summed += float(self.task.loss(self.model, batch, 0.0))
             counted += self.task.counted(batch)
