@@ -16,7 +16,7 @@ void use_instruction_set(const std::string& name);
 double fma_peak(double seconds);
 // The instruction set whose vectors the one in use has: "amx" adds to "avx512" a unit for matrices.
 std::string vectors();
-// Whether the instruction set in use may be asked for products of pairs of bfloat16, and for those of tiles of them.
+// Whether the instruction set in use has quick products of pairs of bfloat16, and of tiles of them.
 bool multiplies_pairs();
 bool multiplies_tiles();
 

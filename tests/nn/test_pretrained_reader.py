@@ -57,3 +57,15 @@ def test_the_gate_and_what_is_added_learn():
     (model(tokens, extra).values ** 2).sum().backward()
     assert model.gate.grad.abs().min() > 0
     assert not extra.grad.any()  # the gate is shut at first
+
+
+@given(st.lists(st.integers(0, 10), max_size=5), st.integers(0, 4))
+def test_upper_layers_go_on_where_the_lower_ones_end(lengths, upper):
+    torch.manual_seed(0)
+    shape = regard.nn.PretrainedShape(100, dim=8, heads=2, layers=3, hidden=8, positions=10)
+    whole, cut = (regard.nn.PretrainedReader(shape, upper=number).eval() for number in (0, upper))
+    cut.load_state_dict(whole.state_dict())
+    tokens = packed(lengths)
+    with torch.no_grad():
+        torch.testing.assert_close(cut.together(cut(tokens)).values, whole(tokens).values)
+    assert len(cut.upper) == min(upper, 3)

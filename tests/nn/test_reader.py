@@ -14,9 +14,9 @@ from regard.nn.reader import PassageReader, SpanScores, ragged, span_loss
 LONGEST = 3
 
 
-def make(abstains=True, layers=1, **options):
+def make(abstains=True, layers=1, encoder=None, **options):
     torch.manual_seed(0)
-    encoder = regard.nn.TextEncoder(50, dim=16, heads=2, hidden=16, layers=1)
+    encoder = encoder or regard.nn.TextEncoder(50, dim=16, heads=2, hidden=16, layers=1)
     sizes = {"spellings": 4, "parts": [[0, 1], [2, 1], [2, 0]], "heads": 2, "hidden": 16, "layers": layers}
     return PassageReader(encoder, **sizes, longest=LONGEST, abstains=abstains, **options).eval()
 
@@ -75,6 +75,27 @@ def test_scores_are_those_of_the_formula():
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_question_and_passage_meet_in_the_layers_that_a_pretrained_encoder_has_left():
+    shape = regard.nn.PretrainedShape(50, dim=16, heads=2, layers=3, hidden=16, positions=10)
+    model = make(layers=2, encoder=regard.nn.PretrainedReader(shape, upper=2))
+    model.gate.fill_(0.3)
+    texts, spellings, pairs, codes = inputs([2, 4, 3], [(0, 1), (0, 2)])
+    scores = model(texts, spellings, pairs, codes)
+    assert len(model.blocks) == 0
+    ends = [0, 4, 7]
+    for number, (begin, size) in enumerate([(2, 4), (6, 3)]):
+        states = [
+            model.encoder(texts).values[first : first + length] for first, length in ((0, 2), (begin, size))
+        ]
+        mine = codes[6 * number : 6 * number + 2 + size]
+        common = model.common(model.table[mine]).sum(1) * 4
+        x = model.encoder.together(regard.Packed(torch.cat(states) + 0.3 * common, [0, 2 + size]))
+        alone = model._scores(model.norm(x.values), np.array([2]), np.array([size]))
+        torch.testing.assert_close(scores.spans[ends[number] : ends[number + 1]], alone.spans)
+        torch.testing.assert_close(scores.nothing[number], alone.nothing[0])
+
+
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_control_attends_only_where_a_question_and_a_passage_meet(layers):
     """Against the formula: every token sees the other text of its reading, and LSTMs read both from end to end."""

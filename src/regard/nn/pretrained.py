@@ -99,6 +99,7 @@ class PretrainedEncoder(nn.Module):
         *,
         extra: Tensor | None = None,
         all_layers: bool = False,
+        layers: int | None = None,
     ) -> Any:
         """Hidden states.
 
@@ -107,6 +108,7 @@ class PretrainedEncoder(nn.Module):
             token_types: (total,) types, by default 0; left aside where the architecture has none.
             extra: (total, dim) added to what the first layer reads.
             all_layers: give the embeddings and every layer's states.
+            layers: run so many of the lowest layers, by default all.
 
         Returns:
             The last layer's states, `Packed` values (total, dim); with `all_layers` a list of `layers + 1` of them.
@@ -119,7 +121,7 @@ class PretrainedEncoder(nn.Module):
         embedded = self._embedded(ids, types)
         x = ids.with_values(embedded if extra is None else embedded + extra)
         states = [x]
-        for block in self.blocks:
+        for block in self.blocks[:layers]:
             x = block(x)
             if all_layers:
                 states.append(x)

@@ -28,9 +28,14 @@ class PretrainedReader(nn.Module):
     that is longer than the encoder has positions for is read in several parts of about equal length. What is added to the
     embeddings goes through a gate that begins at 0: first the encoder reads as it was pretrained to.
 
+    The highest layers may be left for `together`, in which texts that were read each for itself see each other: a text that many
+    others meet costs the lower layers once. Source: Cao et al. 2020, "DeFormer: Decomposing Pre-trained Transformers for Faster
+    Question Answering".
+
     Arguments:
         shape: sizes and settings.
         marks: the token ids before and behind a sequence.
+        upper: how many of the highest layers are left for `together`; all, where there are not so many.
 
     >>> shape = regard.nn.PretrainedShape(100, dim=32, heads=4, layers=2, hidden=64)
     >>> reader = regard.nn.PretrainedReader(shape, marks=([98], [99]))
@@ -41,8 +46,11 @@ class PretrainedReader(nn.Module):
     before: Tensor
     behind: Tensor
 
-    def __init__(self, shape: PretrainedShape, marks: tuple[Sequence[int], Sequence[int]] = ((), ())) -> None:
+    def __init__(
+        self, shape: PretrainedShape, marks: tuple[Sequence[int], Sequence[int]] = ((), ()), upper: int = 0
+    ) -> None:
         super().__init__()
+        self.lower = max(0, shape.layers - upper)
         self.dim, self.heads = shape.dim, shape.heads
         for name, ids in zip(("before", "behind"), marks, strict=True):
             self.register_buffer(name, torch.tensor(list(ids), dtype=torch.int64), persistent=False)
@@ -55,8 +63,20 @@ class PretrainedReader(nn.Module):
         if extra is not None:
             room = extra.new_zeros(len(marked.values), self.dim)
             extra = room.index_copy(0, places, (self.gate * extra).to(room.dtype))
-        states: Packed = self.pretrained(marked, extra=extra)
+        states: Packed = self.pretrained(marked, extra=extra, layers=self.lower)
         return tokens.with_values(states.values[places])
+
+    @property
+    def upper(self) -> nn.ModuleList:
+        """The layers that are left for `together`."""
+        blocks: nn.ModuleList = self.pretrained.blocks[self.lower :]
+        return blocks
+
+    def together(self, x: Packed) -> Packed:
+        """States (total, dim) of sequences of any texts, through the upper layers."""
+        for block in self.upper:
+            x = block(x)
+        return x
 
     def marked(self, tokens: Packed) -> Marked:
         """What the encoder reads: the sequences, or parts of them, with marks around each."""

@@ -23,6 +23,7 @@ from regard.nn.consistency import asked as consistency_asked
 from regard.nn.encoder import initialize
 from regard.nn.feedforward import Dropout
 from regard.nn.norm import RMSNorm
+from regard.nn.pretrained_reader import PretrainedReader
 from regard.nn.recurrent import RecurrentEncoderBlock, known_kind
 from regard.nn.residual import Stream
 from regard.nn.rotary import Rotary
@@ -69,6 +70,9 @@ class PassageReader(nn.Module):
     common, through a few blocks in which every token sees both. The score of a span is `s_i + e_j + <a_i, c_j> + b_(j-i)`, with
     its last two terms the end given the beginning, and the length.
 
+    Where a pretrained encoder has left its upper layers for that, these are the blocks. What question and passage have in common
+    then goes through a gate that begins at 0.
+
     The recurrent control attends as well where the two meet, as a recurrent decoder does to its source: in the first block
     every token sees the other text, and in those above it LSTMs read question and passage from end to end.
 
@@ -78,7 +82,7 @@ class PassageReader(nn.Module):
         parts: (C, F) integers: the embeddings whose sum each code of a token in a reading stands for.
         heads: query heads of each block.
         hidden: width of each feed-forward.
-        layers: blocks that run once for each reading.
+        layers: blocks that run once for each reading, where they are not the encoder's own.
         longest: the most tokens of a span.
         dropout: share of the entries dropped in training.
         abstains: whether there may be no answer.
@@ -119,6 +123,9 @@ class PassageReader(nn.Module):
         self.spelling = nn.Embedding(spellings, self.dim)
         self.common = nn.Embedding(int(table.max()) + 1, self.dim)
         block: Any = known_kind(kind, {"attention": EncoderBlock, "recurrent": RecurrentEncoderBlock})
+        has_upper = isinstance(encoder, PretrainedReader) and len(encoder.upper) > 0
+        layers = 0 if has_upper else layers
+        self.gate = nn.Parameter(torch.zeros(self.dim)) if has_upper else None
         meets = kind == "recurrent" and layers > 0
         self.meeting = MeetingBlock(self.dim, heads, hidden, dropout=dropout) if meets else None
         self.blocks = nn.ModuleList(
@@ -156,21 +163,32 @@ class PassageReader(nn.Module):
         encoded = self.encoder(texts, self.spelling(spellings) * self.dim**0.5)
         rows = torch.from_numpy(ragged(begins.ravel(), lengths.ravel()))
         common = F.embedding_bag(self.table[codes], self.common.weight, mode="sum") * self.dim**0.5
+        x = self._together(encoded.values[rows], common, lengths)
+        with torch.autocast(x.values.device.type, enabled=False):
+            begins = x.offsets[:-1].astype(np.int64) + lengths[:, 0]
+            return self._scores(self.norm(x.values).float(), begins, lengths[:, 1])
+
+    def _together(self, states: Tensor, common: Tensor, lengths: NDArray[np.int64]) -> Packed:
+        """States of questions and passages through the blocks in which they meet; `lengths` (R, 2) are those of both."""
         offsets = np.concatenate([[0], np.cumsum(lengths.sum(axis=1))])
-        values = self.dropout(encoded.values[rows] + common)
+        if self.gate is not None:
+            together: Packed = self.encoder.together(Packed(states + self.gate * common, offsets))
+            return together
+        values = self.dropout(states + common)
         if self.meeting is not None:
-            texts_of = Packed(values, np.concatenate([[0], np.cumsum(lengths)]))
-            values = self.meeting(texts_of).values
+            texts = Packed(values, np.concatenate([[0], np.cumsum(lengths)]))
+            values = self.meeting(texts).values
         x = Packed(values, offsets)
         turns = self.rotary(positions_of(x), x.values.dtype)
         for block in self.blocks:
             x = block(x, turns=turns)
-        with torch.autocast(x.values.device.type, enabled=False):
-            return self._scores(self.norm(x.values).float(), offsets[:-1] + lengths[:, 0], lengths[:, 1])
+        return x
 
     @property
     def meeting_places(self) -> tuple[nn.Module, type[SelfAttention | CrossAttention]]:
         """What `regard.nn.watch` is to be given: where questions look at passages, and by which kind of layer."""
+        if self.gate is not None:
+            return self.encoder.upper, SelfAttention
         return (self.blocks, SelfAttention) if self.meeting is None else (self.meeting, CrossAttention)
 
     def _scores(self, states: Tensor, begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> SpanScores:

@@ -18,10 +18,10 @@ from regard.training.recipe import Recipe
 TOKENIZER = "tokenizer.json"
 
 
-def make_encoder(recipe: Recipe, tokenizer: Tokenizer) -> TextEncoder | PretrainedReader:
-    """An encoder of the recipe's size over a vocabulary, or of the shape of the recipe's pretrained one."""
+def make_encoder(recipe: Recipe, tokenizer: Tokenizer, upper: int = 0) -> TextEncoder | PretrainedReader:
+    """An encoder of the recipe's size over a vocabulary, or of the shape of the recipe's pretrained one, which leaves `upper` layers."""
     if recipe.init is not None and isinstance(tokenizer, PretrainedTokenizer):
-        return PretrainedReader(read_shape(Path(recipe.init)), tokenizer.marks)
+        return PretrainedReader(read_shape(Path(recipe.init)), tokenizer.marks, upper)
     sizes = (recipe.dim or 128, recipe.heads or 4, recipe.hidden or 256, recipe.encoder_layers or 4)
     return TextEncoder(len(tokenizer), *sizes, dropout=recipe.dropout or 0.0, kind=recipe.encoder)
 

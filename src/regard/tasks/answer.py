@@ -172,13 +172,14 @@ class AnswerQuestions(CountsWords):
             yield from ([*self.tokenizer.encode(record.fields["question"]), end] for record in several)
 
     def model(self, recipe: Recipe) -> nn.Module:
-        """A new encoder with the blocks in which questions and passages meet."""
-        encoder = make_encoder(recipe, self.tokenizer)
+        """An encoder with the blocks in which questions and passages meet; of a pretrained one its own highest layers are these."""
+        layers = recipe.decoder_layers or 3
+        encoder = make_encoder(recipe, self.tokenizer, layers)
         return PassageReader(
             encoder,
             spellings=SPELLINGS,
             parts=PARTS,
-            layers=recipe.decoder_layers or 3,
+            layers=layers,
             longest=self.window.longest,
             dropout=recipe.dropout or 0.0,
             abstains=self.abstains,
