@@ -355,13 +355,16 @@ def test_roles_begin_with_a_pretrained_encoder(run, tmp_path, kind):
     trainer = runs.begin(
         Roles(), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence())
     )
-    assert trainer.model.blocks[0].attention.heads == 3
+    assert trainer.model.meeting_places[0][0].attention.heads == 3
     trainer.run()
     shutil.rmtree(pretrained)
     labeller = regard.load(tmp_path / "run")
     one = labeller("a dog ran .")
     assert one.sentence.words == ("a", "dog", "ran", ".")
     assert str(labeller(["a dog ran .", "who ran ?"])[0]) == str(one)
+    looked = labeller({"words": ["a", "dog", "ran", "."], "predicates": [0, 2]}, attention=True).attention
+    assert looked.shape[1:] == (3, 2, 4, 4)
+    np.testing.assert_allclose(looked.sum(-1), 1, atol=1e-5)
 
 
 def test_the_control_has_no_attention(run):

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from regard._packed import Packed
 from regard.nn._heads import project_heads
 from regard.nn._sequences import positions_of
-from regard.nn.attention import CrossAttention
+from regard.nn.attention import CrossAttention, SelfAttention
 from regard.nn.encoder import initialize
 from regard.nn.feedforward import Dropout, FeedForward
 from regard.nn.norm import RMSNorm
+from regard.nn.pretrained_reader import PretrainedReader
 from regard.nn.recurrent import RecurrentEncoderBlock, known_kind
 from regard.nn.residual import Stream
 from regard.nn.rotary import Rotary
@@ -108,7 +109,9 @@ class RoleLabeller(nn.Module):
     """Pieces of sentences to states of their words, and from these for every predicate to the states of its tags.
 
     A word's state is that of its first piece. For a predicate, `x_w = word_w + distance(w - p) + W word_p` goes through a
-    few blocks in which every word reads the shared encoding; keys and values are computed once a sentence.
+    few blocks in which every word reads the shared encoding; keys and values are computed once a sentence. Where a pretrained encoder
+    has left its upper layers for that, they are the blocks, in which the words of `x` read each other; what is added to a word then
+    goes through a gate that begins at 0.
 
     Arguments:
         encoder: pieces, and what is added to their embeddings, to states; it has a width `dim`.
@@ -116,7 +119,7 @@ class RoleLabeller(nn.Module):
         tags: number of tags.
         heads: query heads of each block.
         hidden: width of each feed-forward.
-        layers: blocks that run once for each predicate.
+        layers: blocks that run once for each predicate, where they are not the encoder's own.
         dropout: share of the entries dropped in training.
         kind: "attention", or "recurrent" for blocks without any.
 
@@ -150,6 +153,9 @@ class RoleLabeller(nn.Module):
         self.finder = nn.Embedding(2, dim)
         self.distance = nn.Embedding(2 * REACH + 1, dim)
         self.predicate = nn.Linear(dim, dim, bias=False)
+        has_upper = isinstance(encoder, PretrainedReader) and len(encoder.upper) > 0
+        layers = 0 if has_upper else layers
+        self.gate = nn.Parameter(torch.zeros(dim)) if has_upper else None
         block: Any = known_kind(kind, {"attention": RowBlock, "recurrent": RecurrentRowBlock})
         self.blocks = nn.ModuleList(block(dim, heads, hidden, dropout=dropout) for _ in range(layers))
         self.norm = RMSNorm()
@@ -187,12 +193,21 @@ class RoleLabeller(nn.Module):
         of_row = torch.from_numpy(rows.words)
         centre = self.predicate(words.values[torch.from_numpy(rows.predicates)])
         lengths = torch.from_numpy(np.diff(rows.offsets))
-        values = words.values[of_row] + self.distance(torch.from_numpy(rows.distances)) * self.dim**0.5
-        x = Packed(self.dropout(values + centre.repeat_interleave(lengths, 0)), rows.offsets)
+        values, place = words.values[of_row], self.distance(torch.from_numpy(rows.distances)) * self.dim**0.5
+        seen_from = place + centre.repeat_interleave(lengths, 0)
+        if self.gate is not None:
+            x = self.encoder.together(Packed(values + self.gate * seen_from, rows.offsets))
+        else:
+            x = Packed(self.dropout(values + seen_from), rows.offsets)
         turns = self.rotary(positions_of(words), words.values.dtype)
         for block in self.blocks:
             x = block(x, words, rows.sentences, turns, of_row)
         return x.with_values(self.norm(x.values))
+
+    @property
+    def meeting_places(self) -> tuple[nn.ModuleList, type[SelfAttention | CrossAttention]]:
+        """What `regard.nn.watch` is to be given: the blocks in which words are read for a predicate, and by which kind of layer."""
+        return (self.blocks, CrossAttention) if self.gate is None else (self.encoder.upper, SelfAttention)
 
     def tag_scores(self, rows: Packed) -> Tensor:
         """States (T, dim) to the log-probabilities (T, tags) of tags."""

@@ -35,7 +35,7 @@ from regard.metrics.words import characters
 from regard.nn.reader import PassageReader, SpanScores, span_loss
 from regard.nn.watch import watch
 from regard.tasks._counting import CountsWords, frequency_group
-from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
+from regard.tasks._encoder import UPPER, learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.tasks._examples import Example, Window, best_span, firsts, outcomes, read, rows_of
 from regard.tasks._reading import Answer, Question, looked, restored_answer
 from regard.tasks._scripts import scores_of, way_to_cut
@@ -173,7 +173,7 @@ class AnswerQuestions(CountsWords):
 
     def model(self, recipe: Recipe) -> nn.Module:
         """An encoder with the blocks in which questions and passages meet; of a pretrained one its own highest layers are these."""
-        layers = recipe.decoder_layers or 3
+        layers = recipe.decoder_layers or UPPER
         encoder = make_encoder(recipe, self.tokenizer, layers)
         return PassageReader(
             encoder,

@@ -36,7 +36,7 @@ from regard.nn.loss import vocabulary_loss
 from regard.nn.roles import RoleLabeller
 from regard.nn.watch import watch
 from regard.tasks._counting import CountsWords, frequency_group
-from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
+from regard.tasks._encoder import UPPER, learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.tasks._labelling import Labelling, Proposition, read_propositions, restored_labelling
 from regard.training.options import BEGUN, TEXTS
 from regard.training.presets import encoder_decoder_sizes
@@ -117,8 +117,8 @@ class Roles(CountsWords):
         return (spell(record.fields["words"])[0] for record in records)
 
     def model(self, recipe: Recipe) -> nn.Module:
-        """A new encoder with the blocks that run for each predicate."""
-        encoder = make_encoder(recipe, self.tokenizer)
+        """An encoder with the blocks that run for each predicate; of a pretrained one its own highest layers are these."""
+        encoder = make_encoder(recipe, self.tokenizer, recipe.decoder_layers or UPPER)
         return RoleLabeller(
             encoder,
             features=FEATURES,
@@ -273,10 +273,11 @@ class Roles(CountsWords):
     def _looked(self, model: RoleLabeller, one: Labelling, spell: Spelling) -> Labelling:
         """The same with what its words looked at: one pass, with the kernel that always runs."""
         places = tuple(proposition.predicate for proposition in one.propositions)
-        with watch(model.blocks) as seen:
+        looking, kind = model.meeting_places
+        with watch(looking, kind) as seen:
             self._label(model, [replace(one.sentence, predicates=places)], spell)
         length = len(one.sentence.words)
-        blocks = len(model.blocks)
+        blocks = len(looking)
         weights_BTHW = (
             torch.stack([torch.cat(seen[block::blocks]) for block in range(blocks)]).float().numpy()
         )

@@ -24,6 +24,7 @@ SET_BY_FOLDER = (
     "heads",
     "hidden",
     "encoder_layers",
+    "decoder_layers",
 )  # and what was meant to go with them
 
 
