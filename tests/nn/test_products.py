@@ -16,7 +16,7 @@ from regard.nn._products import new_product, product
 
 pytestmark = pytest.mark.skipif(kernel() is None, reason="there is no kernel")
 
-SIZES = st.sampled_from([0, 1, 2, 3, 5, 6, 7, 15, 16, 17, 31, 33, 64, 65, 97, 130, 290])
+SIZES = st.sampled_from([0, 1, 2, 3, 5, 6, 7, 15, 16, 17, 31, 33, 64, 65, 97, 130, 290, 450])
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 
 

@@ -74,7 +74,7 @@ class Recipe:
     encoder_layers: int | None = None
     """Blocks of the encoder."""
     decoder_layers: int | None = None
-    """Blocks of the decoder; for roles and answers, blocks that run once for each predicate or question."""
+    """Blocks of the decoder; for roles and answers, blocks that run once for each predicate or question, with `init` its highest layers."""
     encoder: str = "attention"
     """"attention", or "recurrent": LSTMs of as many parameters in place of self-attention, for comparison; for roles and answers also above the encoder."""
     decoder: str = "attention"
