@@ -1,4 +1,4 @@
-"""What a recipe is filled with for a language model."""
+"""What a recipe is filled with for a language model, and for a pretrained encoder."""
 
 from __future__ import annotations
 
@@ -16,3 +16,13 @@ def test_a_language_model_is_scored_by_its_likelihood_and_small_where_data_or_ti
     assert small["dim"] < sizes["dim"]
     assert language_sizes(500, minutes=40) == sizes
     assert language_sizes(100)["dropout"] > small["dropout"]
+
+
+def test_a_narrow_pretrained_encoder_learns_by_larger_steps():
+    rates = {
+        width: fill(Recipe(), Facts(500, 1, width), {})[0].init_learning_rate
+        for width in (128, 384, 768, 1024)
+    }
+    assert rates == {128: 3e-4, 384: 2e-4, 768: 5e-5, 1024: 5e-5 * 0.75**2}
+    assert fill(Recipe(init_learning_rate=1e-3), Facts(500, 1, 384), {})[0].init_learning_rate == 1e-3
+    assert fill(Recipe(), Facts(500, 1), {})[0].init_learning_rate is None

@@ -46,6 +46,11 @@ def located(recipe: Recipe) -> Recipe:
     return recipe.replace(init=str(folder))
 
 
+def width(recipe: Recipe) -> int | None:
+    """That of the recipe's pretrained encoder, where there is one."""
+    return None if recipe.init is None else read_shape(Path(recipe.init)).dim
+
+
 def sizes_beside(recipe: Recipe, sizes: dict[str, Any]) -> dict[str, Any]:
     """A task's sizes without those that a pretrained encoder decides."""
     return {name: size for name, size in sizes.items() if recipe.init is None or name not in SET_BY_FOLDER}
@@ -87,7 +92,7 @@ def kept(recipe: Recipe, folder: Path) -> Recipe:
 def pretrained_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Freeze what the recipe says; groups of the encoder's other parameters with their learning rates, for `make_optimizers`."""
     encoder = pretrained_encoder(model)
-    if encoder is None:
+    if encoder is None or recipe.init_learning_rate is None:
         return []
     encoder.freeze(recipe.frozen_layers)
     return parameter_groups(encoder, recipe.init_learning_rate, recipe.layer_decay)

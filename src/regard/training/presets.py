@@ -14,6 +14,8 @@ SOME = 16  # examples that an update should hold
 CHARACTERS_OF_A_TOKEN = 4  # roughly
 SMOOTHING = 0.1
 FEW_PARTS = 250  # half a million characters
+USUAL_RATE, USUAL_WIDTH = 5e-5, 768  # at which BERT is fine-tuned (Devlin et al. 2019)
+HIGHEST_RATE = 3e-4  # at which narrower ones are (Turc et al. 2019)
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Facts:
 
     examples: int
     characters: int
+    width: int | None = None
+    """Of the pretrained encoder, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ def fill(recipe: Recipe, facts: Facts, sizes: dict[str, Any]) -> tuple[Recipe, l
     short = minutes is not None and minutes < SHORT
     if "tokens" not in sizes:
         choose("tokens", *_tokens(facts, short))
+    if facts.width is not None:
+        choose(
+            "init_learning_rate", _fine_tuning_rate(facts.width), f"for a pretrained width of {facts.width}"
+        )
     chosen = {choice.option: choice.value for choice in choices}
     if recipe.label_smoothing is None:
         chosen.setdefault("label_smoothing", SMOOTHING)
@@ -67,6 +75,11 @@ def _tokens(facts: Facts, short: bool) -> tuple[int, str]:
     else:
         tokens, reason = 4096, f"for {facts.examples:,} examples"
     return (tokens, reason) if tokens >= several else (several, f"room for {SOME} examples")
+
+
+def _fine_tuning_rate(width: int) -> float:
+    """A narrow encoder learns by larger steps."""
+    return min(HIGHEST_RATE, USUAL_RATE * (USUAL_WIDTH / width) ** 2)
 
 
 def encoder_decoder_sizes(examples: int) -> dict[str, float]:

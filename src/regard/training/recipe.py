@@ -100,8 +100,8 @@ class Recipe:
     """More texts for `pretrain`: a file of inputs without answers, or of plain text, one a line."""
     init: str | None = None
     """Folder of a pretrained encoder (BERT family), or its name on the hub, with which the task begins."""
-    init_learning_rate: float = 5e-5
-    """Peak learning rate of the highest layer of a pretrained encoder."""
+    init_learning_rate: float | None = None
+    """Peak learning rate of the highest layer of a pretrained encoder. By default 5e-5 for a width of 768, more for a narrower one."""
     layer_decay: float = 0.9
     """Factor of the learning rate from a layer of a pretrained encoder to the one below."""
     frozen_layers: int | None = None

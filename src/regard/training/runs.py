@@ -98,9 +98,8 @@ def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Pr
         characters += task.characters(record)
     refuse_unknown(task, recipe)  # once more: it may depend on what there is to read
     every = 0 if dev is not None else _every(examples, train)
-    recipe, choices = fill(
-        recipe, Facts(examples, characters), fine_tuning.sizes_beside(recipe, task.sizes(examples))
-    )
+    facts = Facts(examples, characters, fine_tuning.width(recipe))
+    recipe, choices = fill(recipe, facts, fine_tuning.sizes_beside(recipe, task.sizes(examples)))
     deque(unlabelled(task, recipe), maxlen=0)
     kept = _records(task, recipe, train) if dev is None else _records(task, recipe, dev)
     dev_records = list(kept if dev is not None else itertools.islice(kept, None, None, every))
