@@ -67,10 +67,11 @@ const InstructionSet sets[] = {
 };
 
 const InstructionSet* find(const std::string& name) {
+    for (const auto& set : sets)
+        if (name == set.name && set.present()) return &set;
     std::string known;
     for (const auto& set : sets) {
         if (!set.present()) continue;
-        if (name == set.name) return &set;
         known += known.empty() ? set.name : std::string(", ") + set.name;
     }
     throw std::invalid_argument("this machine has no instruction set called '" + name + "'; it has " + known);
@@ -174,8 +175,9 @@ void use_instruction_set(const std::string& name) { chosen.store(find(name)); }
 double fma_peak(double seconds) { return current().peak(seconds); }
 bool multiplies_pairs() {
 #if defined(__x86_64__)
-    // Intel's take longer than as many products of float32.
-    return vectors() == "avx512" && __builtin_cpu_supports("avx512bf16") && !__builtin_cpu_is("intel");
+    // On Intel's Emerald Rapids they take longer than as many products of float32.
+    const bool slow = __builtin_cpu_is("intel") && !__builtin_cpu_is("cooperlake");
+    return vectors() == "avx512" && __builtin_cpu_supports("avx512bf16") && !slow;
 #else
     return false;
 #endif

@@ -226,7 +226,9 @@ void multiply(const Product& call, long begin, long end, long first_panel, long 
                 x.b_row = panel.vectors * W;
                 x.b = packed_at<Kind>(call, panel, packed) + word * x.b_row;
             }
-            const bool direct = !call.out_bfloat16 && panel.whole() && rows == end - begin;
+            // Old content joins a sum behind its terms, in whole tiles as in others, which `write` adds.
+            const bool in_order = Kind::unit == 1 || (rows == end - begin && !call.add);
+            const bool direct = !call.out_bfloat16 && panel.whole() && in_order;
             x.c_row = direct ? call.out_row : panel_lanes<float>;
             // Sums that are complete at once share a room, which stays in the first cache.
             const long place = words > steps ? p - first_panel : 0;

@@ -60,17 +60,21 @@ def test_products_are_those_of_float64(sizes, dtypes, layouts, rounds, add, way,
 @pytest.mark.parametrize("rounds", [False, True])
 def test_neither_threads_nor_other_rows_change_a_bit(way, rounds, monkeypatch):
     torch.manual_seed(0)
-    a, b = torch.randn(301, 170), torch.randn(170, 200)
+    a, b, start = torch.randn(301, 170), torch.randn(170, 192), torch.randn(301, 192)
+
+    def added(rows: slice) -> torch.Tensor:
+        return product(a[rows], b, start[rows].clone(), add=True, rounds=rounds)
+
     with ways.used(way):
         found = []
         for count in (1, 2, 5):
             monkeypatch.setenv("REGARD_NUM_THREADS", str(count))
-            found.append(new_product(a, b, torch.float32, rounds=rounds))
-        assert all(torch.equal(found[0], other) for other in found[1:])
+            found.append((new_product(a, b, torch.float32, rounds=rounds), added(slice(None))))
+        assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
         for begin, end in itertools.pairwise([0, 1, 8, 107, 301]):
-            assert torch.equal(
-                new_product(a[begin:end], b, torch.float32, rounds=rounds), found[0][begin:end]
-            )
+            part = new_product(a[begin:end], b, torch.float32, rounds=rounds)
+            assert torch.equal(part, found[0][0][begin:end])
+            assert torch.equal(added(slice(begin, end)), found[0][1][begin:end])
 
 
 @pytest.mark.parametrize("way", ways.INSTRUCTION_SETS)

@@ -75,7 +75,6 @@ def test_scores_are_those_of_the_formula():
 
 
 @torch.no_grad()
-@torch.no_grad()
 def test_question_and_passage_meet_in_the_layers_that_a_pretrained_encoder_has_left():
     shape = regard.nn.PretrainedShape(50, dim=16, heads=2, layers=3, hidden=16, positions=10)
     model = make(layers=2, encoder=regard.nn.PretrainedReader(shape, upper=2))
@@ -96,6 +95,7 @@ def test_question_and_passage_meet_in_the_layers_that_a_pretrained_encoder_has_l
         torch.testing.assert_close(scores.nothing[number], alone.nothing[0])
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_control_attends_only_where_a_question_and_a_passage_meet(layers):
     """Against the formula: every token sees the other text of its reading, and LSTMs read both from end to end."""

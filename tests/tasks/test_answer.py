@@ -371,7 +371,8 @@ def test_answers_begin_with_a_pretrained_encoder(run, tmp_path, kind):
     """Passages are longer than it has positions for; the run is loaded without the folder that it came from."""
     data = run[-1].parent
     pretrained = folders.write_folder(tmp_path / "encoder", folders.CONFIGS[kind])
-    recipe = Recipe(steps=2, evaluations=1, tokens=300, precision="fp32", init=str(pretrained))
+    precision = {"bert": "fp32", "roberta": "bf16"}[kind]
+    recipe = Recipe(steps=2, evaluations=1, tokens=300, precision=precision, init=str(pretrained))
     trainer = runs.begin(
         make_task("answer"), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence())
     )  # fmt: skip

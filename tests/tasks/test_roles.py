@@ -351,11 +351,13 @@ def test_roles_begin_with_a_pretrained_encoder(run, tmp_path, kind):
     """The run is loaded without the folder that it came from."""
     data = run[-1].parent
     pretrained = folders.write_folder(tmp_path / "encoder", folders.CONFIGS[kind])
-    recipe = Recipe(steps=2, evaluations=1, tokens=300, precision="fp32", init=str(pretrained))
+    precision = {"bert": "fp32", "roberta": "bf16"}[kind]
+    recipe = Recipe(steps=2, evaluations=1, tokens=300, precision=precision, init=str(pretrained))
     trainer = runs.begin(
         Roles(), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence())
     )
-    assert trainer.model.meeting_places[0][0].attention.heads == 3
+    assert [one.attention.heads for one in trainer.model.meeting_places[0]] == [3]  # half of its layers
+    assert trainer.recipe.decoder_layers == 1
     trainer.run()
     shutil.rmtree(pretrained)
     labeller = regard.load(tmp_path / "run")
@@ -365,6 +367,18 @@ def test_roles_begin_with_a_pretrained_encoder(run, tmp_path, kind):
     looked = labeller({"words": ["a", "dog", "ran", "."], "predicates": [0, 2]}, attention=True).attention
     assert looked.shape[1:] == (3, 2, 4, 4)
     np.testing.assert_allclose(looked.sum(-1), 1, atol=1e-5)
+
+
+def test_what_a_pretrained_encoders_layers_decide_is_refused(run, tmp_path):
+    data = run[-1].parent
+    pretrained = folders.write_folder(tmp_path / "encoder", folders.CONFIGS["bert"])
+    for name, value in {"heads": 2, "hidden": 8, "dropout": 0.1, "decoder_layers": 2}.items():
+        recipe = Recipe(steps=2, init=str(pretrained), **{name: value})
+        with pytest.raises(ConfigError, match=f"leave --{name.replace('_', '-')} out"):
+            runs.begin(
+                Roles(), recipe, data / "train.jsonl", None, tmp_path / "run", Reporter(None, Silence())
+            )
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_control_has_no_attention(run):

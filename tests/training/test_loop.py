@@ -95,6 +95,19 @@ def test_every_epoch_has_every_example_once(trainer_of):
     assert set(seen.values()) == {1}
 
 
+def test_the_dev_loss_is_that_of_the_first_examples(trainer_of, monkeypatch):
+    trainer = trainer_of(dropout=0.0)
+    tokens = [sum(map(len, example)) for example in trainer.dev_store]
+    monkeypatch.setattr("regard.training.loop.TOGETHER", max(tokens))  # parts of an example or more
+    monkeypatch.setattr("regard.training.loop.LOSS_TOKENS", max(tokens))
+    with torch.no_grad():
+        found = trainer.dev_loss()
+        first = next(parts_of(trainer.dev_store, max(tokens)))
+        monkeypatch.setattr(trainer, "dev_store", first)
+        assert found == trainer.dev_loss()
+    assert len(first) < len(tokens)
+
+
 def test_training_learns_and_keeps_the_best(trainer_of):
     trainer = trainer_of(
         steps=60, evaluations=3, average=0.2, dropout=0.0, matrix_learning_rate=0.05, learning_rate=0.02

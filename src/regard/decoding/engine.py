@@ -28,7 +28,7 @@ class Engine:
         model: on a CPU, in float32.
         precision: of the weights, and of activations where they meet them: "fp32"; "bf16", rounded to 8 bits of mantissa;
             "int8", whole numbers with a scale for each output and each token. Sums are 32 bits wide in every case.
-        native: use the machine's own instructions for products of bf16 and int8, where it has them.
+        native: use the machine's own instructions for products of bf16 and int8, where it has quick ones.
 
     Raises:
         ConfigError: the precision is none of the three, or there is no kernel for this model.

@@ -197,8 +197,8 @@ class RoleLabeller(nn.Module):
         seen_from = place + centre.repeat_interleave(lengths, 0)
         if self.gate is not None:
             x = self.encoder.together(Packed(values + self.gate * seen_from, rows.offsets))
-        else:
-            x = Packed(self.dropout(values + seen_from), rows.offsets)
+            return x.with_values(self.norm(x.values))
+        x = Packed(self.dropout(values + seen_from), rows.offsets)
         turns = self.rotary(positions_of(words), words.values.dtype)
         for block in self.blocks:
             x = block(x, words, rows.sentences, turns, of_row)

@@ -16,7 +16,6 @@ from regard.training.fine_tuning import ENCODER
 from regard.training.recipe import Recipe
 
 TOKENIZER = "tokenizer.json"
-UPPER = 3  # layers of a pretrained encoder in which texts that were read each for itself meet
 
 
 def make_encoder(recipe: Recipe, tokenizer: Tokenizer, upper: int = 0) -> TextEncoder | PretrainedReader:

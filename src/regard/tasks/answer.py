@@ -35,10 +35,11 @@ from regard.metrics.words import characters
 from regard.nn.reader import PassageReader, SpanScores, span_loss
 from regard.nn.watch import watch
 from regard.tasks._counting import CountsWords, frequency_group
-from regard.tasks._encoder import UPPER, learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
+from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.tasks._examples import Example, Window, best_span, firsts, outcomes, read, rows_of
 from regard.tasks._reading import Answer, Question, looked, restored_answer
 from regard.tasks._scripts import scores_of, way_to_cut
+from regard.training.fine_tuning import refuse_beside
 from regard.training.loop import parts_of
 from regard.training.options import BEGUN, TEXTS
 from regard.training.presets import encoder_sizes
@@ -72,7 +73,8 @@ class AnswerQuestions(CountsWords):
     abstains: bool
 
     def configure(self, recipe: Recipe) -> None:
-        """Nothing: the fields have fixed names."""
+        """The fields have fixed names."""
+        refuse_beside(recipe)
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Questions with their passages and, as answers, spans; several files with commas between them are read in turn."""
@@ -173,7 +175,7 @@ class AnswerQuestions(CountsWords):
 
     def model(self, recipe: Recipe) -> nn.Module:
         """An encoder with the blocks in which questions and passages meet; of a pretrained one its own highest layers are these."""
-        layers = recipe.decoder_layers or UPPER
+        layers = recipe.decoder_layers or 3
         encoder = make_encoder(recipe, self.tokenizer, layers)
         return PassageReader(
             encoder,

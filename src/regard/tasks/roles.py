@@ -36,8 +36,9 @@ from regard.nn.loss import vocabulary_loss
 from regard.nn.roles import RoleLabeller
 from regard.nn.watch import watch
 from regard.tasks._counting import CountsWords, frequency_group
-from regard.tasks._encoder import UPPER, learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
+from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.tasks._labelling import Labelling, Proposition, read_propositions, restored_labelling
+from regard.training.fine_tuning import refuse_beside
 from regard.training.options import BEGUN, TEXTS
 from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
@@ -62,7 +63,8 @@ class Roles(CountsWords):
     """V first, then the others, the frequent ones first; role r has the tags 1 + 2r (B) and 2 + 2r (I)."""
 
     def configure(self, recipe: Recipe) -> None:
-        """Nothing: the fields have fixed names."""
+        """The fields have fixed names."""
+        refuse_beside(recipe)
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Sentences with their predicates and, as answers, roles."""
@@ -118,12 +120,13 @@ class Roles(CountsWords):
 
     def model(self, recipe: Recipe) -> nn.Module:
         """An encoder with the blocks that run for each predicate; of a pretrained one its own highest layers are these."""
-        encoder = make_encoder(recipe, self.tokenizer, recipe.decoder_layers or UPPER)
+        layers = recipe.decoder_layers or 1
+        encoder = make_encoder(recipe, self.tokenizer, layers)
         return RoleLabeller(
             encoder,
             features=FEATURES,
             tags=1 + 2 * len(self.roles),
-            layers=recipe.decoder_layers or 1,
+            layers=layers,
             dropout=recipe.dropout or 0.0,
             kind=recipe.encoder,
             **upper_sizes(recipe, encoder),

@@ -15,16 +15,18 @@ from regard.data.pretrained import load_encoder, local_folder, transformer_folde
 from regard.nn.pretrained import PretrainedEncoder, parameter_groups
 from regard.nn.pretrained_shape import CONFIG, read_shape
 from regard.training import checkpoints
+from regard.training.options import refuse_options
+from regard.training.presets import fine_tuning_rate
 from regard.training.recipe import Recipe
 
 ENCODER = "encoder"  # in the run folder
+UPPER = 3  # layers in which texts that were read each for itself meet, at most half of all
 SET_BY_FOLDER = (
     "vocabulary",
     "dim",
     "heads",
     "hidden",
     "encoder_layers",
-    "decoder_layers",
 )  # and what was meant to go with them
 
 
@@ -52,8 +54,32 @@ def width(recipe: Recipe) -> int | None:
 
 
 def sizes_beside(recipe: Recipe, sizes: dict[str, Any]) -> dict[str, Any]:
-    """A task's sizes without those that a pretrained encoder decides."""
-    return {name: size for name, size in sizes.items() if recipe.init is None or name not in SET_BY_FOLDER}
+    """A task's sizes without those that a pretrained encoder decides, whose upper layers are the blocks above it."""
+    if recipe.init is None:
+        return sizes
+    kept = {name: size for name, size in sizes.items() if name not in SET_BY_FOLDER}
+    if "decoder_layers" in kept:
+        kept["decoder_layers"] = min(UPPER, read_shape(Path(recipe.init)).layers // 2)
+        kept.pop("dropout", None)
+    return kept
+
+
+def refuse_beside(recipe: Recipe) -> None:
+    """ConfigError where sizes are given for blocks whose place a pretrained encoder's upper layers take, or no layer is left below."""
+    if recipe.init is None:
+        return
+    names = [name for name in ("heads", "hidden", "dropout") if getattr(recipe, name) is not None]
+    refuse_options(
+        recipe,
+        names,
+        "a pretrained encoder's upper layers have their own",
+        "decoder_layers, how many they are",
+    )
+    layers = read_shape(Path(recipe.init)).layers
+    if recipe.decoder_layers is not None and recipe.decoder_layers >= layers:
+        refuse_options(
+            recipe, ["decoder_layers"], f"the pretrained encoder has {layers} layers", f"at most {layers - 1}"
+        )
 
 
 def pretrained_encoder(model: nn.Module) -> PretrainedEncoder | None:
@@ -92,7 +118,8 @@ def kept(recipe: Recipe, folder: Path) -> Recipe:
 def pretrained_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Freeze what the recipe says; groups of the encoder's other parameters with their learning rates, for `make_optimizers`."""
     encoder = pretrained_encoder(model)
-    if encoder is None or recipe.init_learning_rate is None:
+    if encoder is None:
         return []
     encoder.freeze(recipe.frozen_layers)
-    return parameter_groups(encoder, recipe.init_learning_rate, recipe.layer_decay)
+    rate = recipe.init_learning_rate or fine_tuning_rate(encoder.shape.dim)
+    return parameter_groups(encoder, rate, recipe.layer_decay)

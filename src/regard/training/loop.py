@@ -35,7 +35,7 @@ from regard.training.stopping import Stop
 from regard.training.task import Task
 
 TOGETHER = 8192  # tokens of the dev set whose loss is computed at once
-LOSS_TOKENS = 2**18  # of the dev set whose loss is computed at most; what decides are its predictions
+LOSS_TOKENS = 2**16  # of the dev set whose loss is computed, about; what decides are its predictions
 TRAINED = 4  # seconds of training at least for one of scoring, of a budget in minutes
 
 
@@ -193,16 +193,19 @@ class Trainer:
             self.average.update(self.position.step)
 
     def evaluate(self) -> list[Score]:
-        """Score the averaged weights on the dev set, in the precision of training; the best so far are kept as the ones to use."""
+        """Score the averaged weights on the dev set; the best so far are kept as the ones to use."""
         self.model.eval()
         averaged = nullcontext() if self.average is None else self.average.in_place()
-        with averaged, torch.no_grad(), autocast(self.recipe.precision):
+        with averaged, torch.no_grad():
             loss = self.dev_loss()
             self.task.calibrate(self.model, self.dev_store)
             records = self.dev[: self.recipe.dev_examples]
             inputs = [self.task.input_of(record) for record in records]
             quick = {"beam": 1} if "beam" in self.task.options else {}
-            mine = self.task.predict(self.model, inputs[workers.rank() :: workers.world()], **quick)
+            # What is read is read in the precision of training; what is written, token by token, and likelihoods stay as they are.
+            reads = not quick and self.sign > 0
+            with autocast(self.recipe.precision if reads else "fp32"):
+                mine = self.task.predict(self.model, inputs[workers.rank() :: workers.world()], **quick)
             scores = self.task.score(workers.gathered(mine), records)
             better = self.position.compare(self.sign * workers.first(scores[0].value), loss)
             if better and workers.rank() == 0:

@@ -57,7 +57,7 @@ def fill(recipe: Recipe, facts: Facts, sizes: dict[str, Any]) -> tuple[Recipe, l
         choose("tokens", *_tokens(facts, short))
     if facts.width is not None:
         choose(
-            "init_learning_rate", _fine_tuning_rate(facts.width), f"for a pretrained width of {facts.width}"
+            "init_learning_rate", fine_tuning_rate(facts.width), f"for a pretrained width of {facts.width}"
         )
     chosen = {choice.option: choice.value for choice in choices}
     if recipe.label_smoothing is None:
@@ -77,8 +77,8 @@ def _tokens(facts: Facts, short: bool) -> tuple[int, str]:
     return (tokens, reason) if tokens >= several else (several, f"room for {SOME} examples")
 
 
-def _fine_tuning_rate(width: int) -> float:
-    """A narrow encoder learns by larger steps."""
+def fine_tuning_rate(width: int) -> float:
+    """The peak rate for an encoder of this width: a narrow one learns by larger steps, at 384 by four times those of 768."""
     return min(HIGHEST_RATE, USUAL_RATE * (USUAL_WIDTH / width) ** 2)
 
 

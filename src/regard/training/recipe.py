@@ -125,7 +125,7 @@ class Recipe:
     evaluations: int = 10
     """How often the run is scored on the dev set; of a budget in minutes less often where that would take more than a fifth of it."""
     dev_examples: int = 1000
-    """How many dev examples are translated for the dev score; all of them count for the dev loss."""
+    """How many dev examples are predicted for the dev score; the dev loss is that of as many as have some 65,000 tokens."""
     patience: int = 5
     """The run ends when so many evaluations in a row bring no better dev score."""
     save_minutes: float = 1.0
