@@ -13,7 +13,7 @@ from regard.backends.torch import tiling
 
 PLAIN = {"numpy": ("reference",), "torch": ("tiled",), "tensorflow": ("tiled",)}
 INSTRUCTION_SETS = kernel().instruction_sets() if kernel() else []
-WAYS = ["plain", *INSTRUCTION_SETS]
+WAYS = ["plain", *(name for name in INSTRUCTION_SETS if name != "amx")]  # that has the vectors of avx512
 
 
 @contextlib.contextmanager
