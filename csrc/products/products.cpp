@@ -226,7 +226,7 @@ void multiply(const Product& call, long begin, long end, long first_panel, long 
                 x.b_row = panel.vectors * W;
                 x.b = packed_at<Kind>(call, panel, packed) + word * x.b_row;
             }
-            // Old content joins a sum behind its terms, in whole tiles as in others, which `write` adds.
+            // Tiles would begin a sum with the old content: `write` adds it at the end, however many rows a block has.
             const bool in_order = Kind::unit == 1 || (rows == end - begin && !call.add);
             const bool direct = !call.out_bfloat16 && panel.whole() && in_order;
             x.c_row = direct ? call.out_row : panel_lanes<float>;
@@ -244,7 +244,7 @@ void multiply(const Product& call, long begin, long end, long first_panel, long 
 }
 
 template <class Kind>
-constexpr ProductFunctions functions{Kind::unit,  Panel::count,     packed_bytes<Kind>, pack_parts<Kind>,
+constexpr ProductFunctions functions{Kind::unit, Panel::count,     packed_bytes<Kind>, pack_parts<Kind>,
                                      pack<Kind>, room_bytes<Kind>, multiply<Kind>};
 
 }  // namespace regard::REGARD_ISA::products
