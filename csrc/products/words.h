@@ -8,22 +8,20 @@ namespace regard::REGARD_ISA::products {
 
 constexpr int W = lanes<float>;
 
-// What a thread sets up before it multiplies: nothing.
-struct NoSetting {};
+struct OneByOne {
+    static constexpr int unit = 1;  // rows, and words of the depth, that are multiplied together
+    struct Setting {};              // what a thread holds while it multiplies
+};
 
-struct Floats {
+struct Floats : OneByOne {
     static constexpr int numbers = 1;  // of a word
-    static constexpr int unit = 1;     // rows, and words of the depth, that are multiplied together
-    using Setting = NoSetting;
     static constexpr bool rounds = false;
     using Step = MultiplyAdd<float>;
     static REGARD_INLINE Halves narrowed(Vector<float> sums) { return REGARD_ISA::rounded(sums, bfloat16{}); }
 };
 
-struct Rounded {
+struct Rounded : OneByOne {
     static constexpr int numbers = 1;
-    static constexpr int unit = 1;
-    using Setting = NoSetting;
     static constexpr bool rounds = true;
     using Step = MultiplyAdd<float>;
     static REGARD_INLINE Halves narrowed(Vector<float> sums) { return REGARD_ISA::rounded(sums, bfloat16{}); }
@@ -32,11 +30,8 @@ struct Rounded {
 #if defined(__AVX512F__)
 // The lower half of a word is the number of the even place. The compiler need not know the instruction; who calls has asked
 // whether the machine does.
-struct Pairs {
+struct Pairs : OneByOne {
     static constexpr int numbers = 2;
-    static constexpr int unit = 1;
-    using Setting = NoSetting;
-    static constexpr bool rounds = true;
     struct Step {
         static REGARD_INLINE void add(Vector<float>& sum, Vector<float> factor, Vector<float> row) {
             asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(factor), "v"(row));

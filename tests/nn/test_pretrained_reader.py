@@ -64,7 +64,7 @@ def test_upper_layers_go_on_where_the_lower_ones_end(lengths, upper):
     torch.manual_seed(0)
     shape = regard.nn.PretrainedShape(100, dim=8, heads=2, layers=3, hidden=8, positions=10)
     whole, cut = (regard.nn.PretrainedReader(shape, upper=number).eval() for number in (0, upper))
-    cut.load_state_dict(whole.state_dict())
+    cut.pretrained.load_state_dict(whole.pretrained.state_dict())
     tokens = packed(lengths)
     with torch.no_grad():
         torch.testing.assert_close(cut.together(cut(tokens)).values, whole(tokens).values)

@@ -78,7 +78,7 @@ def test_scores_are_those_of_the_formula():
 def test_question_and_passage_meet_in_the_layers_that_a_pretrained_encoder_has_left():
     shape = regard.nn.PretrainedShape(50, dim=16, heads=2, layers=3, hidden=16, positions=10)
     model = make(layers=2, encoder=regard.nn.PretrainedReader(shape, upper=2))
-    model.gate.fill_(0.3)
+    model.encoder.upper_gate.fill_(0.3)
     texts, spellings, pairs, codes = inputs([2, 4, 3], [(0, 1), (0, 2)])
     scores = model(texts, spellings, pairs, codes)
     assert len(model.blocks) == 0

@@ -131,9 +131,8 @@ def test_bfloat16_is_for_cpus_that_have_instructions_for_it(monkeypatch, has_ins
 
 
 def test_a_step_is_momentum_made_orthogonal(monkeypatch):
-    monkeypatch.setattr(
-        "regard.training.muon.has_bfloat16", lambda: False
-    )  # so small, its rounding would be seen
+    # Rounding to bfloat16 would be seen in matrices so small.
+    monkeypatch.setattr("regard.training.muon.has_bfloat16", lambda: False)
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(6, 4))
     muon = Muon([weight], lr=0.1, momentum=0.9, weight_decay=0.5)

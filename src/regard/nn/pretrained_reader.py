@@ -29,7 +29,7 @@ class PretrainedReader(nn.Module):
     embeddings goes through a gate that begins at 0: first the encoder reads as it was pretrained to.
 
     The highest layers may be left for `together`, in which texts that were read each for itself see each other: a text that many
-    others meet costs the lower layers once. Source: Cao et al. 2020, "DeFormer: Decomposing Pre-trained Transformers for Faster
+    others meet costs the lower layers once. What is added there goes through a gate of its own. Source: Cao et al. 2020, "DeFormer: Decomposing Pre-trained Transformers for Faster
     Question Answering".
 
     Arguments:
@@ -56,6 +56,7 @@ class PretrainedReader(nn.Module):
             self.register_buffer(name, torch.tensor(list(ids), dtype=torch.int64), persistent=False)
         self.pretrained = PretrainedEncoder(shape)
         self.gate = nn.Parameter(torch.zeros(shape.dim))
+        self.upper_gate = nn.Parameter(torch.zeros(shape.dim)) if self.upper else None
 
     def forward(self, tokens: Packed, extra: Tensor | None = None) -> Packed:
         """Token ids (total,) to states (total, dim); `gate * extra` (total, dim) is added to what the first layer reads."""
@@ -72,8 +73,10 @@ class PretrainedReader(nn.Module):
         blocks: nn.ModuleList = self.pretrained.blocks[self.lower :]
         return blocks
 
-    def together(self, x: Packed) -> Packed:
-        """States (total, dim) of sequences of any texts, through the upper layers."""
+    def together(self, x: Packed, extra: Tensor | None = None) -> Packed:
+        """States (total, dim) of sequences of any texts, with `gate * extra` (total, dim), through the upper layers."""
+        if extra is not None and self.upper_gate is not None:
+            x = x.with_values(x.values + self.upper_gate * extra)
         for block in self.upper:
             x = block(x)
         return x
@@ -92,6 +95,11 @@ class PretrainedReader(nn.Module):
             spots = torch.from_numpy(begins[:, None] + np.arange(len(ids))).to(device)
             values[spots] = ids
         return Marked(Packed(values, offsets), places)
+
+
+def leaves_upper(encoder: nn.Module) -> bool:
+    """Whether an encoder has layers for `together`."""
+    return isinstance(encoder, PretrainedReader) and len(encoder.upper) > 0
 
 
 def even_parts(lengths: np.ndarray, longest: int) -> np.ndarray:

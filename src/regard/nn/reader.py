@@ -23,7 +23,7 @@ from regard.nn.consistency import asked as consistency_asked
 from regard.nn.encoder import initialize
 from regard.nn.feedforward import Dropout
 from regard.nn.norm import RMSNorm
-from regard.nn.pretrained_reader import PretrainedReader
+from regard.nn.pretrained_reader import leaves_upper
 from regard.nn.recurrent import RecurrentEncoderBlock, known_kind
 from regard.nn.residual import Stream
 from regard.nn.rotary import Rotary
@@ -70,8 +70,7 @@ class PassageReader(nn.Module):
     common, through a few blocks in which every token sees both. The score of a span is `s_i + e_j + <a_i, c_j> + b_(j-i)`, with
     its last two terms the end given the beginning, and the length.
 
-    Where a pretrained encoder has left its upper layers for that, these are the blocks. What question and passage have in common
-    then goes through a gate that begins at 0.
+    Where a pretrained encoder has left its upper layers for that, these are the blocks.
 
     The recurrent control attends as well where the two meet, as a recurrent decoder does to its source: in the first block
     every token sees the other text, and in those above it LSTMs read question and passage from end to end.
@@ -123,9 +122,7 @@ class PassageReader(nn.Module):
         self.spelling = nn.Embedding(spellings, self.dim)
         self.common = nn.Embedding(int(table.max()) + 1, self.dim)
         block: Any = known_kind(kind, {"attention": EncoderBlock, "recurrent": RecurrentEncoderBlock})
-        has_upper = isinstance(encoder, PretrainedReader) and len(encoder.upper) > 0
-        layers = 0 if has_upper else layers
-        self.gate = nn.Parameter(torch.zeros(self.dim)) if has_upper else None
+        layers = 0 if leaves_upper(encoder) else layers
         meets = kind == "recurrent" and layers > 0
         self.meeting = MeetingBlock(self.dim, heads, hidden, dropout=dropout) if meets else None
         self.blocks = nn.ModuleList(
@@ -171,8 +168,8 @@ class PassageReader(nn.Module):
     def _together(self, states: Tensor, common: Tensor, lengths: NDArray[np.int64]) -> Packed:
         """States of questions and passages through the blocks in which they meet; `lengths` (R, 2) are those of both."""
         offsets = np.concatenate([[0], np.cumsum(lengths.sum(axis=1))])
-        if self.gate is not None:
-            together: Packed = self.encoder.together(Packed(states + self.gate * common, offsets))
+        if leaves_upper(self.encoder):
+            together: Packed = self.encoder.together(Packed(states, offsets), common)
             return together
         values = self.dropout(states + common)
         if self.meeting is not None:
@@ -187,7 +184,7 @@ class PassageReader(nn.Module):
     @property
     def meeting_places(self) -> tuple[nn.Module, type[SelfAttention | CrossAttention]]:
         """What `regard.nn.watch` is to be given: where questions look at passages, and by which kind of layer."""
-        if self.gate is not None:
+        if leaves_upper(self.encoder):
             return self.encoder.upper, SelfAttention
         return (self.blocks, SelfAttention) if self.meeting is None else (self.meeting, CrossAttention)
 

@@ -20,7 +20,7 @@ from regard.nn.attention import CrossAttention, SelfAttention
 from regard.nn.encoder import initialize
 from regard.nn.feedforward import Dropout, FeedForward
 from regard.nn.norm import RMSNorm
-from regard.nn.pretrained_reader import PretrainedReader
+from regard.nn.pretrained_reader import leaves_upper
 from regard.nn.recurrent import RecurrentEncoderBlock, known_kind
 from regard.nn.residual import Stream
 from regard.nn.rotary import Rotary
@@ -110,8 +110,7 @@ class RoleLabeller(nn.Module):
 
     A word's state is that of its first piece. For a predicate, `x_w = word_w + distance(w - p) + W word_p` goes through a
     few blocks in which every word reads the shared encoding; keys and values are computed once a sentence. Where a pretrained encoder
-    has left its upper layers for that, they are the blocks, in which the words of `x` read each other; what is added to a word then
-    goes through a gate that begins at 0.
+    has left its upper layers for that, they are the blocks, in which the words of `x` read each other.
 
     Arguments:
         encoder: pieces, and what is added to their embeddings, to states; it has a width `dim`.
@@ -153,9 +152,7 @@ class RoleLabeller(nn.Module):
         self.finder = nn.Embedding(2, dim)
         self.distance = nn.Embedding(2 * REACH + 1, dim)
         self.predicate = nn.Linear(dim, dim, bias=False)
-        has_upper = isinstance(encoder, PretrainedReader) and len(encoder.upper) > 0
-        layers = 0 if has_upper else layers
-        self.gate = nn.Parameter(torch.zeros(dim)) if has_upper else None
+        layers = 0 if leaves_upper(encoder) else layers
         block: Any = known_kind(kind, {"attention": RowBlock, "recurrent": RecurrentRowBlock})
         self.blocks = nn.ModuleList(block(dim, heads, hidden, dropout=dropout) for _ in range(layers))
         self.norm = RMSNorm()
@@ -195,8 +192,8 @@ class RoleLabeller(nn.Module):
         lengths = torch.from_numpy(np.diff(rows.offsets))
         values, place = words.values[of_row], self.distance(torch.from_numpy(rows.distances)) * self.dim**0.5
         seen_from = place + centre.repeat_interleave(lengths, 0)
-        if self.gate is not None:
-            x = self.encoder.together(Packed(values + self.gate * seen_from, rows.offsets))
+        if leaves_upper(self.encoder):
+            x = self.encoder.together(Packed(values, rows.offsets), seen_from)
             return x.with_values(self.norm(x.values))
         x = Packed(self.dropout(values + seen_from), rows.offsets)
         turns = self.rotary(positions_of(words), words.values.dtype)
@@ -207,7 +204,11 @@ class RoleLabeller(nn.Module):
     @property
     def meeting_places(self) -> tuple[nn.ModuleList, type[SelfAttention | CrossAttention]]:
         """What `regard.nn.watch` is to be given: the blocks in which words are read for a predicate, and by which kind of layer."""
-        return (self.blocks, CrossAttention) if self.gate is None else (self.encoder.upper, SelfAttention)
+        return (
+            (self.encoder.upper, SelfAttention)
+            if leaves_upper(self.encoder)
+            else (self.blocks, CrossAttention)
+        )
 
     def tag_scores(self, rows: Packed) -> Tensor:
         """States (T, dim) to the log-probabilities (T, tags) of tags."""

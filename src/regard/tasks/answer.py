@@ -73,7 +73,7 @@ class AnswerQuestions(CountsWords):
     abstains: bool
 
     def configure(self, recipe: Recipe) -> None:
-        """The fields have fixed names."""
+        """Refuse sizes for which a pretrained encoder leaves no room; the fields have fixed names."""
         refuse_beside(recipe)
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:

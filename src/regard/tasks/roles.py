@@ -63,7 +63,7 @@ class Roles(CountsWords):
     """V first, then the others, the frequent ones first; role r has the tags 1 + 2r (B) and 2 + 2r (I)."""
 
     def configure(self, recipe: Recipe) -> None:
-        """The fields have fixed names."""
+        """Refuse sizes for which a pretrained encoder leaves no room; the fields have fixed names."""
         refuse_beside(recipe)
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
