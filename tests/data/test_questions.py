@@ -6,7 +6,7 @@ import json
 import pytest
 
 from regard._errors import DataError
-from regard.data.questions import read_questions
+from regard.data.questions import read_passages, read_questions
 
 GOOD = {
     "id": "a",
@@ -66,6 +66,25 @@ def test_answers_in_columns(tmp_path):
 def test_a_prediction_needs_no_answers(tmp_path):
     record = {"context": "x", "question": "y", "answers": "whatever"}
     assert len(list(read_questions(write(tmp_path / "a.jsonl", record), 100, answers=False))) == 1
+
+
+def test_passages_are_read_without_questions(tmp_path):
+    lines = write(tmp_path / "a.jsonl", GOOD, {"context": "Bob sang."})
+    text = tmp_path / "b.txt"
+    text.write_text("Cleo ran.\nDan slept.\n", encoding="utf8")
+    paragraphs = write(tmp_path / "c.json", nested({"id": "q", "question": "Who?"}, context="Eve cooked."))
+    found = read_passages(f"{lines},{text},{paragraphs}", 100)
+    assert [one.fields["context"] for one in found] == [
+        "Ada wrote notes.", "Bob sang.", "Cleo ran.", "Dan slept.", "Eve cooked.",
+    ]  # fmt: skip
+
+
+def test_a_passage_that_cannot_be_used_is_named(tmp_path):
+    file = write(tmp_path / "a.jsonl", GOOD, {"text": "Bob sang."})
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: the field 'context' is missing"):
+        list(read_passages(file, 100))
+    with pytest.raises(DataError, match="too long"):
+        list(read_passages(write(tmp_path / "b.jsonl", GOOD), 5))
 
 
 @pytest.mark.parametrize(

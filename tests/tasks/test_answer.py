@@ -433,8 +433,8 @@ def test_a_run_without_matches_stays_so(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "switch", [{"bpe_dropout": 0.2, "variants": 2}, {"r_drop": 1.0, "dropout": 0.1}, {"pretrain": 0.5}], ids=str
-)  # fmt: skip
+    "switch", [{"bpe_dropout": 0.2, "variants": 2}, {"r_drop": 1.0, "dropout": 0.1}], ids=str
+)
 def test_the_switches_for_little_data_serve_answers(run, tmp_path, switch):
     data = run[-1].parent
     recipe = RECIPE.replace(steps=4, evaluations=1, **switch)
@@ -442,9 +442,6 @@ def test_the_switches_for_little_data_serve_answers(run, tmp_path, switch):
         make_task("answer"), recipe, data / "train.jsonl", data / "dev.jsonl", tmp_path / "run", Reporter(None, Silence())
     )  # fmt: skip
     assert trainer.run().evaluated == 1
-    if "pretrain" in switch:
-        questions, passages = len(stories(150, 0)), 150
-        assert questions + 2 * passages <= len(trainer.texts) <= questions + 4 * passages
 
 
 def test_two_passes_are_asked_to_agree_on_spans(run):

@@ -36,6 +36,20 @@ def read_questions(source: Source, max_characters: int, *, answers: bool = True)
     return (question_record(one, max_characters, answers=answers) for read in readers for one in read)
 
 
+def read_passages(source: Source, max_characters: int) -> Iterator[Record]:
+    """Streams passages without questions: the field `context` of lines of JSON, the paragraphs of SQuAD's JSON, or text, one a line.
+
+    Args:
+        source: as for `read_questions`.
+        max_characters: the longest passage.
+
+    Raises:
+        DataError: at once when a file is missing, empty or of another form; while iterating when a passage cannot be used.
+    """
+    readers = [_passages(find_file(path)) for path in source_paths(source)]
+    return (checked(one, ("context",), max_characters) for read in readers for one in read)
+
+
 def question_record(record: Record, max_characters: int, *, answers: bool) -> Record:
     """`record` when question, passage and answers are sound; answers become a list of `text` and `start`."""
     checked(record, TEXTS, max_characters)
@@ -57,6 +71,12 @@ def _reader(path: Path) -> Iterator[Record]:
         received=f"the name {path.name!r}",
         mend='write one object a line, {"question": "...", "context": "...", "answers": [...]}, and let the name end in .jsonl',
     )
+
+
+def _passages(path: Path) -> Iterator[Record]:
+    if path.name.removesuffix(".gz").lower().endswith(".json"):
+        return _nested(path)
+    return reader([path], ("context",))([path], ("context",))
 
 
 def _nested(path: Path) -> Iterator[Record]:

@@ -25,7 +25,7 @@ def sentences(text: str) -> list[str]:
     >>> sentences("It is e.g. a dog. It runs! 狗跑。猫睡。")
     ['It is e.g. a dog.', 'It runs!', '狗跑。', '猫睡。']
     """
-    return [text[begin:end].strip() for begin, end in _spans(text)] or [text]
+    return [text[begin:end].strip() for begin, end in sentence_spans(text)] or [text]
 
 
 def gap_sentence(text: str) -> tuple[str, str, str] | None:
@@ -39,7 +39,7 @@ def gap_sentence(text: str) -> tuple[str, str, str] | None:
     >>> gap_sentence("It rains. A dog and a cat sleep. The cat is grey.")
     ('It rains.', 'A dog and a cat sleep.', 'The cat is grey.')
     """
-    spans = _spans(text)
+    spans = sentence_spans(text)
     if len(spans) < 2:
         return None
     cut = TOKENIZERS["characters" if in_characters([text]) else "english"]
@@ -53,7 +53,7 @@ def gap_sentence(text: str) -> tuple[str, str, str] | None:
     return text[:begin].strip(), text[begin:end].strip(), text[end:].strip()
 
 
-def _spans(text: str) -> list[tuple[int, int]]:
+def sentence_spans(text: str) -> list[tuple[int, int]]:
     """Where each sentence begins and ends."""
     bounds = [0, *(match.end() for match in END.finditer(text)), len(text)]
     return [(begin, end) for begin, end in itertools.pairwise(bounds) if text[begin:end].strip()]

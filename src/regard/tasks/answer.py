@@ -24,7 +24,8 @@ from regard.data.lines import data_error, kind, shorten
 from regard.data.matches import PARTS, SPELLINGS, Matcher, Text, nearest_match, units_of
 from regard.data.packing import pack_streams
 from regard.data.passages import best_window, covering_pieces, window_starts
-from regard.data.questions import question_record, read_questions
+from regard.data.permutation import derived
+from regard.data.questions import question_record, read_passages, read_questions
 from regard.data.records import Record, Source
 from regard.data.tokenizer import Tokenizer
 from regard.metrics.answers import best_threshold
@@ -34,6 +35,7 @@ from regard.metrics.translation import Score
 from regard.metrics.words import characters
 from regard.nn.reader import PassageReader, SpanScores, span_loss
 from regard.nn.watch import watch
+from regard.tasks._clozes import clozes
 from regard.tasks._counting import CountsWords, frequency_group
 from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.tasks._examples import Example, Window, best_span, firsts, outcomes, read, rows_of
@@ -49,6 +51,7 @@ READING = "reading.json"
 WINDOW = 320  # pieces
 TOGETHER = 8  # questions of one example
 PREDICTED = 16_384  # pieces of readings predicted at once
+TURNS = 2  # examples of questions that are made of one passage
 CALIBRATED = 500  # dev examples by which abstaining is calibrated
 SHORTEST, LONGEST = 8, 64  # between them is the longest span that is looked for
 COVERED = 0.99  # of the training answers are no longer than that
@@ -59,6 +62,7 @@ class AnswerQuestions(CountsWords):
     """The task, as `regard.training` knows it."""
 
     name = "answer"
+    rehearses = "answers questions made of"
     streams = ("golds", "lengths", "readings", "spellings", "texts", "codes")
     options = ("attention", "no_answer")
     score_options = ("language",)
@@ -79,6 +83,10 @@ class AnswerQuestions(CountsWords):
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Questions with their passages and, as answers, spans; several files with commas between them are read in turn."""
         return read_questions(source, max_characters, answers=answers)
+
+    def unlabelled(self, source: Source, max_characters: int) -> Iterator[Record]:
+        """Passages without questions."""
+        return read_passages(source, max_characters)
 
     def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
         """A pair of question and passage, or both by their names, as a record."""
@@ -165,13 +173,19 @@ class AnswerQuestions(CountsWords):
                     example.add_trained(question, record.fields["answers"], number)
                 yield example.streams()
 
-    def readings(self, records: Iterable[Record]) -> Iterator[Sequence[int]]:
-        """Every question, and every passage in parts as long as a window; questions about a passage stand one after another."""
-        size, end = self.window.size, self.tokenizer.eos
-        for passage, several in itertools.groupby(records, key=lambda record: record.fields["context"]):
-            ids = self.tokenizer.encode(passage)
-            yield from (ids[start : start + size] for start in range(0, len(ids), size))
-            yield from ([*self.tokenizer.encode(record.fields["question"]), end] for record in several)
+    def rehearsals(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
+        """Every passage with questions that are made of itself, in other places in each of two turns; `clozes` says how."""
+        passages = itertools.groupby(records, key=lambda record: record.fields["context"])
+        for place, (passage, _) in enumerate(passages):
+            text = Text(passage, self.tokenizer)
+            for turn in range(TURNS):
+                example = self._example(text)
+                for number, made in enumerate(
+                    clozes(passage, self.matcher.levels, TOGETHER, derived(place, turn))
+                ):
+                    example.add_trained(Text(made.question, self.tokenizer), made.answers, number)
+                if example.questions:
+                    yield example.streams()
 
     def model(self, recipe: Recipe) -> nn.Module:
         """An encoder with the blocks in which questions and passages meet; of a pretrained one its own highest layers are these."""

@@ -69,6 +69,7 @@ class Summarize(TextForText):
     """The task, as `regard.training` knows it."""
 
     name = "summarize"
+    rehearses = "writes the sentence that says most of each of"
     result = Summary
     options = ("beam", "penalty", "attention", "repeats")
     score_options = ()

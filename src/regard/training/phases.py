@@ -102,9 +102,8 @@ class Learning:
 class Rehearsal(Learning):
     """What the task learns before: the same, of examples that it made of texts without answers."""
 
-    learns = "writes the sentence that says most of each of"
-
     def __init__(self, task: Task, model: nn.Module, recipe: Recipe, store: TokenStore) -> None:
+        self.learns: str = task.rehearses  # type: ignore[attr-defined]
         # These examples are cut into pieces in one way, and no teacher has seen their like.
         super().__init__(task, model, recipe.replace(bpe_dropout=0.0), store)
 

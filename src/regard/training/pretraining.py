@@ -121,10 +121,15 @@ def texts_of(
     """What the encoder reads of the training records, and then of the recipe's unlabelled texts; or what the task makes of them.
 
     Raises:
-        ConfigError: the task reads no texts, or its model has no encoder to pretrain.
+        ConfigError: the task reads no texts or can make no example of them, or its model has no encoder to pretrain.
     """
     if hasattr(task, "rehearsals"):
-        return iter(task.rehearsals(itertools.chain(records, unlabelled(task, recipe))))
+        made = iter(task.rehearsals(itertools.chain(records, unlabelled(task, recipe))))
+        if (first := next(made, None)) is None:
+            raise ConfigError(
+                f"pretrain needs examples that the task {task.name} makes of texts, and of these it could make none. Leave pretrain out."
+            )
+        return itertools.chain([first], made)
     reader(model)
     readings = getattr(task, "readings", None)
     if readings is None:
@@ -133,9 +138,12 @@ def texts_of(
 
 
 def unlabelled(task: Task, recipe: Recipe) -> Iterator[Record]:
-    """The recipe's unlabelled records, checked: what predictions are made of, without answers."""
+    """The recipe's unlabelled records, checked: what predictions are made of, without answers, or what the task calls so."""
     if recipe.unlabelled is None:
         return iter(())
+    if hasattr(task, "unlabelled"):
+        found: Iterator[Record] = task.unlabelled(recipe.unlabelled, recipe.max_characters)
+        return found
     return task.read(recipe.unlabelled, recipe.max_characters, answers=False)
 
 

@@ -28,9 +28,13 @@ class Result(Protocol):
 class Task(Protocol):
     """An application: its records, its model, its loss and its score.
 
-    It may also have `windows(store, recipe)`, which gives `lengths(epoch)` and `gather(indices, epoch)` where examples are cut
-    anew in every epoch, `rehearsals(records)`, which makes examples of records without answers to be learned before,
-    `taught`, the options that a teacher decides, with what they are where a recipe leaves them open, `descends`, True where a lower score is better, and `digits`, with which scores are shown.
+    It may also have
+
+    - `windows(store, recipe)`, which gives `lengths(epoch)` and `gather(indices, epoch)`: examples are then cut anew in every epoch;
+    - `rehearsals(records)`, which makes examples of records without answers to be learned before, and `rehearses`, what is done with them;
+    - `unlabelled(source, max_characters)`, which reads texts to pretrain on that are not what a prediction is made of;
+    - `taught`, the options that a teacher decides, with what they are where a recipe leaves them open;
+    - `descends`, True where a lower score is better, and `digits`, with which scores are shown.
     """
 
     name: str
