@@ -28,6 +28,7 @@ struct Call {
     uint64_t seed = 0;
     Rows out;
     void* lse = nullptr;  // (queries, heads)
+    bool tiles = false;   // whether products of bfloat16 go through the matrix unit
 };
 
 struct Gradients {

@@ -200,7 +200,17 @@ Problem::Chains chains_of(const Call& call, const Gradients& gradients) {
     return chains;
 }
 
-void forward(const Call& call, const Problem::Forward& work, const Kernels& kernels, int threads) {
+namespace {
+
+Call with_tiles(Call call) {
+    call.tiles = multiplies_tiles();
+    return call;
+}
+
+}  // namespace
+
+void forward(const Call& given, const Problem::Forward& work, const Kernels& kernels, int threads) {
+    const Call call = with_tiles(given);
     threads = useful_threads(*call.problem, threads);
     const Scratch scratch(kernels.forward_scratch(call), threads);
     const std::unique_ptr<char[]> partials(new char[size_t(work.partials) * kernels.partial_size(call)]);
@@ -214,7 +224,8 @@ void forward(const Call& call, const Problem::Forward& work, const Kernels& kern
         [&](long number, int worker) { kernels.join(call, work.joins[number], partials.get(), scratch.of(worker)); });
 }
 
-void backward(const Call& call, Gradients gradients, const Problem::Backward& work, const Kernels& kernels, int threads) {
+void backward(const Call& given, Gradients gradients, const Problem::Backward& work, const Kernels& kernels, int threads) {
+    const Call call = with_tiles(given);
     const Problem& problem = *call.problem;
     threads = useful_threads(problem, threads);
     const Scratch scratch(kernels.backward_scratch(call), threads);

@@ -18,7 +18,66 @@ struct OwnedKeys {
     Block<T> keys, values;
     T *key_grads, *value_grads;
     long dim, value_dim, padded_dim, padded_value;
+    bool tiled;  // by the matrix unit, for which words were made of keys and values; these are wide only where a panel is not tiled
 };
+
+#if defined(__AVX512F__)
+// Words of a block of keys and values, and of the keys turned; whether all of them are finite.
+template <class T>
+bool copy_key_words(const Call& call, const Span& span, long kv_head, const BackwardRoom<T>& room, const OwnedKeys<T>& own) {
+    const long count = own.range.end - own.range.begin;
+    const Block<bfloat16> keys = block_of<bfloat16>(call, call.key, span, kv_head, own.range.begin);
+    const Block<bfloat16> values = block_of<bfloat16>(call, call.value, span, kv_head, own.range.begin);
+    const bool finite = copy_words([&](long i) { return keys.rows + i * keys.stride; }, count, own.dim, room.key_words);
+    pair_rows(room.key_words, count, words_of(own.dim), own.padded_dim, words_of(count), room.words);
+    turn(room.words, own.padded_dim, words_of(count), own.padded_dim, room.turned_keys, backward_block / 2);
+    return copy_words([&](long i) { return values.rows + i * values.stride; }, count, own.value_dim, room.value_words) && finite;
+}
+
+// Words of the rows of a panel's lanes: of pairs of d, turned, and of pairs of lanes. Whether all of them are finite.
+template <class T>
+bool load_lane_words(const Rows& rows, const BackwardRoom<T>& room, long size, long padded, T* words, T* pairs) {
+    const Panel<T>& panel = *room.panel;
+    const bool finite = copy_words(
+        [&](long i) {
+            // A query that sees nothing must not hand on what its row holds.
+            const bool blind = i >= panel.count || room.base[i] == infinity<T>;
+            return blind ? nullptr : row_of<bfloat16>(rows, panel.span->q_begin + panel.row[i], panel.head[i]);
+        },
+        panel.width, size, room.words);
+    turn(room.words, words_of(size), panel.width, words_of(size), words, panel.width);
+    pair_rows(room.words, panel.width, words_of(size), padded, words_of(panel.width), pairs);
+    return finite;
+}
+
+template <class T>
+bool load_panel_words(const Call& call, const Gradients& gradients, const BackwardRoom<T>& room, const OwnedKeys<T>& own) {
+    if (gradients.out.stored != Stored::bfloat16) return false;
+    return load_lane_words(call.query, room, own.dim, own.padded_dim, room.query_words, room.query_pairs) &&
+           load_lane_words(gradients.out, room, own.value_dim, own.padded_value, room.out_grad_words, room.out_grad_pairs);
+}
+
+// As `add_products`; weights and flow are rounded to bfloat16 for it.
+template <class T>
+void add_by_tiles(const Scores<T>& scores, const BackwardRoom<T>& room, const T* weights, const OwnedKeys<T>& own) {
+    const long first = scores.cut.keys.begin - own.range.begin, width = scores.panel.width, depth = words_of(width);
+    const long rows = round_up(scores.keys(), tile_side);
+    pair_lanes(weights, scores.keys(), width, room.words);
+    tile_product(rows, int(own.padded_value / tile_side),
+                 {room.words, depth, room.out_grad_pairs, own.padded_value, own.value_grads + first * own.padded_value, own.padded_value, depth,
+                  nullptr, &room.upcoming}, Old::added);
+    pair_lanes(room.flow, scores.keys(), width, room.words);
+    tile_product(rows, int(own.padded_dim / tile_side),
+                 {room.words, depth, room.query_pairs, own.padded_dim, own.key_grads + first * own.padded_dim, own.padded_dim, depth, nullptr,
+                  &room.upcoming}, Old::added);
+    const long lead = first % (2 * tile_side);  // pairs and tiles of keys begin where those of the turned keys do
+    pair_keys(room.flow, scores.keys(), width, lead, room.words);
+    tile_product(own.padded_dim, scores.panel.vectors,
+                 {room.turned_keys + (first - lead) / 2, backward_block / 2, room.words, width, room.turned_grads, width,
+                  words_of(lead + scores.keys()), nullptr, &room.upcoming}, Old::none);
+    turn(room.turned_grads, width, own.padded_dim, width, room.query_grads, own.padded_dim);
+}
+#endif
 
 // Products over allowed pairs alone: arrays hold NaN or infinities, and some pairs are masked.
 template <class T>
@@ -142,8 +201,42 @@ inline void wait_for(const int32_t* turn, int32_t number) {
 }
 
 template <class T>
-bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<T>& room, const OwnedKeys<T>& own, bool keys_finite,
-               bool delta_known) {
+bool copy_keys(const Call& call, const Span& span, long kv_head, const BackwardRoom<T>& room, const OwnedKeys<T>& own) {
+    const bool finite = copy_block<T>(call, call.key, span, kv_head, own.range, own.dim, room.keys);
+    return copy_block<T>(call, call.value, span, kv_head, own.range, own.value_dim, room.values) && finite;
+}
+
+// How the scores of a panel were filled: whether by tiles, what they are still to be multiplied by, and whether queries, keys, values
+// and gradients are finite.
+template <class T>
+struct Filled {
+    bool tiled;
+    T factor;
+    bool finite;
+};
+
+// Scores and the gradients of weights.
+template <class T>
+Filled<T> fill_both(const Call& call, const Gradients& gradients, const Scores<T>& scores, const BackwardRoom<T>& room,
+                    const OwnedKeys<T>& own, long kv_head, bool keys_finite) {
+    const long first = scores.cut.keys.begin - own.range.begin;
+    if constexpr (has_tiles<T>) {
+        if (own.tiled && load_panel_words(call, gradients, room, own)) {
+            fill_by_tiles(scores, room.key_words, first, room.query_words, own.dim, room.weights);
+            fill_by_tiles(scores, room.value_words, first, room.out_grad_words, own.value_dim, room.flow);
+            return {true, scaled(scores), true};
+        }
+    }
+    if (own.tiled) copy_keys(call, *scores.panel.span, kv_head, room, own);
+    const bool finite = load_panel(call, gradients, room, own) && keys_finite;
+    fill(scores, own.keys.rows + first * own.keys.stride, own.keys.stride, room.queries, own.dim, room.weights);
+    fill(scores, own.values.rows + first * own.values.stride, own.values.stride, room.out_grads, own.value_dim, room.flow);
+    return {false, T(1), finite};
+}
+
+template <class T>
+bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<T>& room, const OwnedKeys<T>& own, long kv_head,
+               bool keys_finite, bool delta_known) {
     const Problem& problem = *call.problem;
     Panel<T>& panel = *room.panel;
     const Range keys{own.range.begin, smallest(own.range.end, panel.span->keys)};
@@ -152,15 +245,12 @@ bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<
         for (int i = 0; !delta_known && i < panel.count; ++i) static_cast<T*>(gradients.delta)[lane_place(call, panel, i)] = T(0);
         return false;
     }
-    const long first = scores.cut.keys.begin - own.range.begin;
     load_base(call, panel, room.base, room.share);
-    const bool finite = load_panel(call, gradients, room, own) && keys_finite;
     find_seen(scores);
-    fill(scores, own.keys.rows + first * own.keys.stride, own.keys.stride, room.queries, own.dim, room.weights);
+    const Filled<T> filled = fill_both(call, gradients, scores, room, own, kv_head, keys_finite);
     const bool capped = problem.softcap > 0, dropping = problem.dropout > 0;
     apply<T>(scores, capped ? room.slope : nullptr);
-    weigh_again(scores, room.base);
-    fill(scores, own.values.rows + first * own.values.stride, own.values.stride, room.out_grads, own.value_dim, room.flow);
+    weigh_again(scores, room.base, filled.factor);
     const T* weights = room.weights;
     if (dropping) {
         fill_kept(scores, room.kept);
@@ -175,7 +265,10 @@ bool add_panel(const Call& call, const Gradients& gradients, const BackwardRoom<
     turn_into_flow(scores, dropping ? room.kept : nullptr, room.delta, bias || capped ? T(1) : factor, room.flow);
     if (bias) add_to_bias(call, gradients, scores, room.flow);
     if (bias || capped) bend(scores, capped ? room.slope : nullptr, factor, room.flow);
-    if (!finite && scores.partial()) add_carefully(scores, room, weights, own);
+    if constexpr (has_tiles<T>) {
+        if (filled.tiled) return add_by_tiles(scores, room, weights, own), true;
+    }
+    if (!filled.finite && scores.partial()) add_carefully(scores, room, weights, own);
     else add_products(scores, room, weights, own);
     return true;
 }
@@ -223,7 +316,7 @@ void backward_span(const Call& call, const Gradients& gradients, const Problem::
         const Range hull{panel.hull.begin, smallest(panel.hull.end, span.keys)};
         const long first = hull.empty() ? 0 : hull.begin / backward_block, final = hull.empty() ? 0 : (hull.end - 1) / backward_block;
         if (unit.block < first || unit.block > final) continue;
-        const bool found = add_panel(call, gradients, room, own, keys_finite, shared);
+        const bool found = add_panel(call, gradients, room, own, unit.kv_head, keys_finite, shared);
         int32_t* turn = shared ? gradients.turns + work.turn_begin[number] + unit.kv_head * panels + p : nullptr;
         if (turn) wait_for(turn, int32_t(unit.block - first));
         put_query_grads(call, gradients, room, own, unit.block == first, unit.block == final, found);
@@ -247,6 +340,7 @@ void put_key_grads(const Problem& problem, const Rows& to, const Span& span, lon
     }
 }
 
+// Words of keys and values where they are finite; else, and elsewhere, both are made wide.
 template <class T>
 OwnedKeys<T> own_keys(const Call& call, const BackwardUnit& unit, const BackwardRoom<T>& room, bool* finite) {
     const Problem& problem = *call.problem;
@@ -254,7 +348,7 @@ OwnedKeys<T> own_keys(const Call& call, const BackwardUnit& unit, const Backward
     const Sizes& sizes = problem.sizes;
     const long begin = unit.block * backward_block, end = smallest(begin + backward_block, group.keys);
     const Span& span = problem.spans[problem.span_order[group.begin]];
-    const OwnedKeys<T> own{{begin, end},
+    OwnedKeys<T> own{{begin, end},
                      {room.keys, round_up(sizes.dim, lanes<T>)},
                      {room.values, round_up(sizes.value_dim, lanes<T>)},
                      room.key_grads,
@@ -262,9 +356,12 @@ OwnedKeys<T> own_keys(const Call& call, const BackwardUnit& unit, const Backward
                      sizes.dim,
                      sizes.value_dim,
                      round_up(sizes.dim, lanes<T>),
-                     round_up(sizes.value_dim, lanes<T>)};
-    *finite = copy_block<T>(call, call.key, span, unit.kv_head, own.range, sizes.dim, room.keys);
-    *finite &= copy_block<T>(call, call.value, span, unit.kv_head, own.range, sizes.value_dim, room.values);
+                     round_up(sizes.value_dim, lanes<T>),
+                     room.tiles && fills_tiles(group.keys)};
+    if constexpr (has_tiles<T>) {
+        if (own.tiled) own.tiled = copy_key_words(call, span, unit.kv_head, room, own);
+    }
+    *finite = own.tiled || copy_keys(call, span, unit.kv_head, room, own);
     return own;
 }
 
@@ -275,6 +372,7 @@ void backward_unit(const Call& call, const Gradients& gradients, const Problem::
     const Group& group = problem.groups[unit.group];
     Room pieces(scratch);
     const BackwardRoom<T> room(call, pieces);
+    const TileShapes shapes(room.tiles);
     bool finite;
     const OwnedKeys<T> own = own_keys(call, unit, room, &finite);
     const long count = own.range.end - own.range.begin;

@@ -13,6 +13,10 @@ struct BackwardRoom {
     T *weights, *flow, *dropped, *kept, *slope, *tile;  // (keys, width)
     T *keys, *values, *key_grads, *value_grads;         // (keys, D or V padded)
     T *query_grads;                  // (lanes, D padded)
+    bool tiles;
+    // For the matrix unit: rows of words of keys and values; keys turned, (D, pairs of keys); queries and gradients as words of pairs
+    // of d, (words, width), and of lanes, (pairs, D or V padded); words on their way; the gradient of the queries turned.
+    T *key_words, *value_words, *turned_keys, *query_words, *out_grad_words, *query_pairs, *out_grad_pairs, *words, *turned_grads;
     mutable Upcoming upcoming;
     T* zeros;                        // (D or V)
     T *base, *delta, *share;         // (lanes): what scores and gradients are reduced by, what sinks leave
@@ -28,13 +32,27 @@ struct BackwardRoom {
         for (T** block : {&weights, &flow, &dropped, &kept, &slope, &tile}) *block = room.take<T>(backward_block * width);
         keys = room.take<T>(backward_block * dim);
         values = room.take<T>(backward_block * value_dim);
-        key_grads = room.take<T>(backward_block * dim);
-        value_grads = room.take<T>(backward_block * value_dim);
+        const long most = backward_block + lanes<T>;  // rows of a tile may begin anywhere
+        key_grads = room.take<T>(most * dim);
+        value_grads = room.take<T>(most * value_dim);
         query_grads = room.take<T>(width * dim);
         zeros = room.take<T>(dim > value_dim ? dim : value_dim);
         base = room.take<T>(Panel<T>::most);
         delta = room.take<T>(Panel<T>::most);
         share = room.take<T>(Panel<T>::most);
+        tiles = uses_tiles<T>(call) && !call.sinks;
+#if defined(__AVX512F__)
+        if (!tiles) return;
+        key_words = room.take<T>(most * words_of(sizes.dim));
+        value_words = room.take<T>(most * words_of(sizes.value_dim));
+        turned_keys = room.take<T>(dim * backward_block / 2);
+        query_words = room.take<T>(words_of(sizes.dim) * width);
+        out_grad_words = room.take<T>(words_of(sizes.value_dim) * width);
+        query_pairs = room.take<T>(words_of(width) * dim);
+        out_grad_pairs = room.take<T>(words_of(width) * value_dim);
+        words = room.take<T>(backward_block * largest(words_of(width), dim));
+        turned_grads = room.take<T>(dim * width);
+#endif
     }
 };
 
@@ -137,13 +155,13 @@ void find_delta(const Call& call, const Gradients& gradients, const Scores<T>& s
 }
 
 template <class T>
-void weigh_again(const Scores<T>& scores, const T* base) {
+void weigh_again(const Scores<T>& scores, const T* base, T factor) {
     const long width = scores.panel.width;
     for (int v = 0; v < scores.panel.vectors; ++v) {
         const Vector<T> by = load<T>(base + v * lanes<T>);
         T* values = scores.values + v * lanes<T>;
         for (long key = scores.seen[v].begin; key < scores.seen[v].end; ++key) {
-            const Vector<T> score = load<T>(values + key * width), weight = exponential<T>(score - by);
+            const Vector<T> score = load<T>(values + key * width), weight = exponential<T>(score * factor - by);
             // A masked pair of a row whose lse is NaN weighs nothing either.
             store<T>(values + key * width, score == -infinity<T> ? Vector<T>{} : weight);
         }

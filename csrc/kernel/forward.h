@@ -2,6 +2,7 @@
 #pragma once
 
 #include "heads.h"
+#include "tiled.h"
 
 namespace regard::REGARD_ISA {
 
@@ -79,6 +80,24 @@ void attend_block(const Call& call, ForwardRoom<T>& room, const Span& span, long
 }
 
 template <class T>
+void load_panel(const Call& call, ForwardState<T>& state, ForwardRoom<T>& room, bool tiled) {
+    if constexpr (has_tiles<T>) {
+        if (tiled) return load_query_words(call, state, room);
+    }
+    load_queries(call, state, room.keys);
+}
+
+// One block of keys for all heads or panels of a unit.
+template <class T>
+void attend_unit(const Call& call, ForwardRoom<T>& room, const Span& span, long kv_head, Range keys, int heads, int panels, bool tiled) {
+    if (heads > 1) return attend_heads(call, room, span, keys, heads);
+    if constexpr (has_tiles<T>) {
+        if (tiled) return attend_block_by_tiles(call, room, span, kv_head, keys, panels);
+    }
+    attend_block(call, room, span, kv_head, keys, panels);
+}
+
+template <class T>
 void forward_unit(const Call& call, const ForwardUnit& unit, const ForwardUnit* next, void* partials, void* scratch) {
     const Problem& problem = *call.problem;
     const Sizes& sizes = problem.sizes;
@@ -89,12 +108,15 @@ void forward_unit(const Call& call, const ForwardUnit& unit, const ForwardUnit* 
     const int vectors = int((unit.lane_end - unit.lane + lanes<T> - 1) / lanes<T>);
     const int panels = (vectors + most_vectors - 1) / most_vectors, heads = int(unit.kv_head_end - unit.kv_head);
     const int count = largest(panels, heads);  // of states: one head has many panels, or many heads have one each
+    const bool tiled = room.tiles && heads == 1 && fills_tiles(unit.lane_end - unit.lane) && fills_tiles(span.keys);
+    const TileShapes shapes(tiled);
     long lane = unit.lane;
     Range hull{unit.key_end, unit.key};
     for (int p = 0; p < count; ++p) {
         const long width = heads > 1 ? unit.lane_end - unit.lane : (vectors / panels + (p < vectors % panels)) * lanes<T>;
         const long last = smallest(lane + width, unit.lane_end);
-        begin_panel(call, room.states[p], span, heads > 1 ? unit.kv_head + p : unit.kv_head, lane, last, room.keys);
+        begin_panel(call, room.states[p], span, heads > 1 ? unit.kv_head + p : unit.kv_head, lane, last);
+        load_panel(call, room.states[p], room, tiled);
         const Range seen = room.states[p].panel->hull;
         if (!seen.empty()) hull = {smallest(hull.begin, seen.begin), largest(hull.end, seen.end)};
         if (heads == 1) lane = last;
@@ -110,11 +132,13 @@ void forward_unit(const Call& call, const ForwardUnit& unit, const ForwardUnit* 
         } else if (next) {
             expect_unit<T>(call, room.upcoming, *next);
         }
-        if (heads > 1) attend_heads(call, room, span, {key, smallest(later, hull.end)}, heads);
-        else attend_block(call, room, span, unit.kv_head, {key, smallest(later, hull.end)}, panels);
+        attend_unit(call, room, span, unit.kv_head, {key, smallest(later, hull.end)}, heads, panels, tiled);
     }
     for (int p = 0; p < count; ++p) {
         ForwardState<T>& state = room.states[p];
+        if constexpr (has_tiles<T>) {
+            if (tiled) turn_sums(call, state, room);
+        }
         if (unit.partial >= 0) {
             keep_partial(call, state, static_cast<T*>(partials) + (unit.partial + (heads > 1 ? p : 0)) * partial_numbers<T>(call));
             continue;

@@ -1,6 +1,7 @@
 // A thread's room: where its blocks, panels and sums lie, and where the rows of arrays do.
 #pragma once
 
+#include "pairs.h"
 #include "scores.h"
 
 namespace regard::REGARD_ISA {
@@ -42,6 +43,9 @@ template <class T>
 struct ForwardRoom {
     ForwardState<T> states[most_states];
     T *scores, *tile, *kept, *keys, *values, *fade;
+    // For the matrix unit: rows of words of keys; of values, and the same turned, (V, pairs of keys); pairs; sums turned back.
+    T *key_words, *words, *value_words, *pairs, *turned;
+    bool tiles;
     Upcoming upcoming;
 
     ForwardRoom(const Call& call, Room& room) {
@@ -62,6 +66,17 @@ struct ForwardRoom {
         keys = room.take<T>(key_block * round_up(sizes.dim, lanes<T>));
         values = room.take<T>(key_block * padded);
         fade = room.take<T>(panel);
+        tiles = uses_tiles<T>(call);
+#if defined(__AVX512F__)
+        if (!tiles) return;
+        const long most = key_block + tile_side;  // a tile's rows may begin anywhere
+        const long widest = largest(words_of(sizes.dim), words_of(sizes.value_dim));
+        key_words = room.take<T>(most * words_of(sizes.dim));
+        words = room.take<T>(largest(panel, key_block) * widest);
+        value_words = room.take<T>(padded * key_block / 2);
+        pairs = room.take<T>(key_block / 2 * largest(panel, padded));
+        turned = room.take<T>(panel * padded);
+#endif
     }
 };
 

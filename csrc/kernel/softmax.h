@@ -8,18 +8,15 @@
 
 namespace regard::REGARD_ISA {
 
-// `room`: for the rows of the queries.
+// The panel's queries as the kernel multiplies them; `room`: for their rows.
 template <class T>
-void begin_panel(const Call& call, ForwardState<T>& state, const Span& span, long kv_head, long lane, long lane_end, T* room) {
-    Panel<T>& panel = *state.panel;
-    set_up(*call.problem, panel, span, kv_head, lane, lane_end);
+void load_queries(const Call& call, ForwardState<T>& state, T* room) {
+    const Panel<T>& panel = *state.panel;
     const long size = call.problem->sizes.dim, padded = round_up(size, lanes<T>);
     const T factor = T(score_factor(*call.problem));
     const T* rows[Panel<T>::most];
     for (int i = 0; i < panel.count; ++i)
-        rows[i] = row_in<T>(call.query, span.q_begin + panel.row[i], panel.head[i], size, room + i * padded);
-    state.kv_head = kv_head;
-    state.few = panel.count <= few_lanes<T>;
+        rows[i] = row_in<T>(call.query, panel.span->q_begin + panel.row[i], panel.head[i], size, room + i * padded);
     if (state.few) {
         for (int i = 0; i < panel.count; ++i)
             for (long d = 0; d < padded; d += lanes<T>)
@@ -27,37 +24,46 @@ void begin_panel(const Call& call, ForwardState<T>& state, const Span& span, lon
     } else {
         transpose_rows<T>(rows, panel.count, size, factor, state.queries, panel.width, nullptr, 0);
     }
+}
+
+template <class T>
+void begin_panel(const Call& call, ForwardState<T>& state, const Span& span, long kv_head, long lane, long lane_end) {
+    Panel<T>& panel = *state.panel;
+    set_up(*call.problem, panel, span, kv_head, lane, lane_end);
+    state.kv_head = kv_head;
+    state.few = panel.count <= few_lanes<T>;
     state.begun = false;
     for (long i = 0; i < panel.width; ++i) state.top[i] = -infinity<T>, state.mass[i] = T(0);
 }
 
-// Scores become weights exp(score - top); `fade` is what earlier weights are multiplied by.
+// Scores become weights exp(factor * score - top); `fade` is what earlier weights are multiplied by. The factor is above 0.
 template <class T>
-void weigh(const Scores<T>& scores, ForwardState<T>& state, T* fade) {
+void weigh(const Scores<T>& scores, ForwardState<T>& state, T* fade, T factor = T(1)) {
     const Panel<T>& panel = scores.panel;
     for (int v = 0; v < panel.vectors; ++v) {
         const long shift = v * lanes<T>, width = panel.width;
         T* values = scores.values + shift;
         const Range seen = scores.seen[v];
         const Vector<T> old = load<T>(state.top + shift);
-        Vector<T> tops[4] = {old, old, old, old};
+        const Vector<T> none = all<T>(-infinity<T>);
+        Vector<T> tops[4] = {none, none, none, none};
         long key = seen.begin;
         for (; key + 4 <= seen.end; key += 4)
             for (int i = 0; i < 4; ++i) tops[i] = larger<T>(load<T>(values + (key + i) * width), tops[i]);
         for (; key < seen.end; ++key) tops[0] = larger<T>(load<T>(values + key * width), tops[0]);
-        const Vector<T> top = larger<T>(larger<T>(tops[0], tops[1]), larger<T>(tops[2], tops[3]));
+        const Vector<T> top = larger<T>(larger<T>(larger<T>(tops[0], tops[1]), larger<T>(tops[2], tops[3])) * factor, old);
         // A lane that has seen nothing has no largest score; any finite number stands in for it.
         const Vector<T> base = top == -infinity<T> ? Vector<T>{} : top;
         const Vector<T> faded = exponential<T>(old - base);
         Vector<T> sums[2] = {};
         for (key = seen.begin; key + 2 <= seen.end; key += 2)
             for (int i = 0; i < 2; ++i) {
-                const Vector<T> weight = exponential<T>(load<T>(values + (key + i) * width) - base);
+                const Vector<T> weight = exponential<T>(load<T>(values + (key + i) * width) * factor - base);
                 sums[i] += weight;
                 store<T>(values + (key + i) * width, weight);
             }
         for (; key < seen.end; ++key) {
-            const Vector<T> weight = exponential<T>(load<T>(values + key * width) - base);
+            const Vector<T> weight = exponential<T>(load<T>(values + key * width) * factor - base);
             sums[0] += weight;
             store<T>(values + key * width, weight);
         }

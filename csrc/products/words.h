@@ -1,8 +1,7 @@
 // Numbers of a factor as the tiles read them: words of 32 bits, each one number of the depth or a pair of them.
 #pragma once
 
-#include "../kernel/transpose.h"
-#include "amx.h"
+#include "../kernel/pairs.h"
 
 namespace regard::REGARD_ISA::products {
 
@@ -42,19 +41,8 @@ struct Pairs : OneByOne {
         asm("vcvtneps2bf16 %1, %0" : "=v"(found) : "v"(sums));
         return found;
     }
-    // All numbers of the one, then all of the other.
-    static REGARD_INLINE Vector<float> both(Vector<float> first, Vector<float> second) {
-        Vector<float> found;
-        asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(found) : "v"(first), "v"(second));
-        return found;
-    }
-    // One of the first half, one of the second, and so on.
-    static REGARD_INLINE Vector<float> alternating(Vector<float> halves) {
-        typedef uint16_t Numbers __attribute__((vector_size(vector_bytes)));
-        const Numbers all = (Numbers)halves;
-        return (Vector<float>)__builtin_shufflevector(all, all, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10,
-                                                      26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-    }
+    static REGARD_INLINE Vector<float> both(Vector<float> first, Vector<float> second) { return REGARD_ISA::both(first, second); }
+    static REGARD_INLINE Vector<float> alternating(Vector<float> halves) { return REGARD_ISA::alternating(halves); }
 };
 
 // Pairs as well, by the matrix unit.

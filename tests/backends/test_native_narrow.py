@@ -1,4 +1,7 @@
-"""bfloat16 and float16 as the kernel reads and writes them: what float32 gives, rounded once."""
+"""bfloat16 and float16 as the kernel reads and writes them: what float32 gives, rounded once.
+
+The matrix unit of some machines multiplies weights that are rounded too.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import ragged
 from cases import RNG
 from ragged import packed
 from regard import Alibi, Aux, Causal, Dense, DenseBias, Global, Lengths, RelativeBias, Window, attention
+from regard._lowering import kernel
 from regard.backends import native, reference
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
@@ -49,6 +53,23 @@ def assert_same_bits(received, expected, title=""):
     nan = np.isnan(expected.astype(np.float32))
     np.testing.assert_array_equal(np.isnan(received.astype(np.float32)), nan, title)
     np.testing.assert_array_equal(received.view(np.uint16)[~nan], expected.view(np.uint16)[~nan], title)
+
+
+def rounds_weights(dtype):
+    narrow = dtype in (NARROW.get("bfloat16"), torch.bfloat16)
+    return narrow and kernel().instruction_set() == "amx"
+
+
+def assert_as_given(received, expected, dtype):
+    """Where weights are rounded as numbers of `dtype` are: within two roundings of the largest number; elsewhere the same bits."""
+    if not rounds_weights(dtype):
+        assert_same_bits(received, rounded(expected, received.dtype))
+        return
+    assert received.shape == expected.shape
+    received, expected = (array.astype(np.float64) for array in (received, expected))
+    np.testing.assert_array_equal(np.isnan(received), np.isnan(expected))
+    largest = np.nanmax(np.abs(expected), initial=0.0, where=np.isfinite(expected))
+    np.testing.assert_allclose(received, expected, rtol=0, atol=2**-7 * largest + 1e-5)
 
 
 # Calls of every form.
@@ -100,15 +121,17 @@ def test_a_call_gives_what_float32_gives_rounded_once(title, name, poisoned_memo
     wide = widened(call)
     out, lse = native.forward(*ragged.inputs(call), call.seed)
     exact, exact_lse = native.forward(*ragged.inputs(wide), wide.seed)
-    assert_same_bits(lse, exact_lse)
-    assert_same_bits(out, rounded(exact, dtype))
+    np.testing.assert_allclose(lse, exact_lse, rtol=1e-6, atol=1e-5) if rounds_weights(
+        dtype
+    ) else assert_same_bits(lse, exact_lse)
+    assert_as_given(out, exact, dtype)
     up = RNG.normal(size=out.shape).astype(dtype)
     for begun in (out, exact):
         found = gradients_of(call, begun, lse, up)
         expected = gradients_of(wide, begun.astype(np.float32), lse, up.astype(np.float32))
-        for part, one, other in zip(ragged.PARTS[2:], found, expected, strict=True):
+        for one, other in zip(found, expected, strict=True):
             if other is not None:
-                assert_same_bits(one, rounded(other, one.dtype), part)
+                assert_as_given(one, other, dtype)
 
 
 @pytest.mark.parametrize("title", ["causal", "slopes", "decoding", "shared keys"])
@@ -126,7 +149,8 @@ def test_a_call_is_off_by_its_rounding_and_no_more(title, name):
     truth = exact, *reference.backward(*ragged.inputs(wide), None, *given)[:3]
     for one, other in zip(found, truth, strict=True):
         least = ragged.root_mean_square(rounded(other, dtype).astype(np.float64) - other)
-        assert ragged.root_mean_square(one.astype(np.float64) - other) <= 1.02 * least
+        most = 1.5 if rounds_weights(dtype) else 1.02
+        assert ragged.root_mean_square(one.astype(np.float64) - other) <= most * least
 
 
 @pytest.mark.parametrize("title", ["causal", "bits", "dilated", "decoding, grouped"])
@@ -138,7 +162,10 @@ def test_a_look_is_that_in_float32(title, name):
     for one, other in (
         (found.topk.weights, expected.topk.weights), (found.rows, expected.rows), (found.key_sums, expected.key_sums),
     ):  # fmt: skip
-        assert_same_bits(one, other)
+        if rounds_weights(dtype):  # from an lse that was added up in another order
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        else:
+            assert_same_bits(one, other)
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
@@ -204,6 +231,8 @@ def test_halves_are_rounded_to_even(name):
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_gradients_of_long_sequences_are_rounded_once(dtype, shift):
     """Where keys have a mean, the rounding of the output would come back in every gradient of a query, many times as large."""
+    if rounds_weights(dtype):
+        pytest.skip("weights are rounded too: compared with flash attention below")
     arrays = [
         (torch.from_numpy(array).float() + shift).to(dtype).requires_grad_()
         for array in ragged.arrays_of(600, 700, 4, 2, 33, 17)
@@ -214,6 +243,38 @@ def test_gradients_of_long_sequences_are_rounded_once(dtype, shift):
     expected = torch.autograd.grad(attention(*wide, mask=Causal()), wide, up.float())
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other.to(dtype))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("length", [40, 300])
+def test_rounded_weights_cost_no_more_than_in_flash_attention(shift, length):
+    """Root mean square errors against float64; where weights are not rounded they are smaller still."""
+    arrays = ragged.arrays_of(length, length, 2, 2, 32, 32)
+    query, key, value = (
+        torch.from_numpy(array + shift * (place == 1)).to(torch.bfloat16).requires_grad_()
+        for place, array in enumerate(arrays)
+    )
+    up = torch.from_numpy(RNG.normal(size=query.shape)).to(torch.bfloat16)
+
+    def computed_by(operator, inputs, up):
+        inputs = [array.detach().requires_grad_() for array in inputs]
+        out = operator(*inputs)
+        return [out.detach().double(), *(grad.double() for grad in torch.autograd.grad(out, inputs, up))]
+
+    def flash(*inputs):
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+            found = torch.nn.functional.scaled_dot_product_attention(
+                *(array.transpose(0, 1)[None] for array in inputs)
+            )
+        return found[0].transpose(0, 1)
+
+    narrow = query, key, value
+    exact = computed_by(attention, [array.detach().double() for array in narrow], up.double())
+    for ours, theirs, truth in zip(
+        computed_by(attention, narrow, up), computed_by(flash, narrow, up), exact, strict=True
+    ):
+        errors = [ragged.root_mean_square((found - truth).numpy()) for found in (ours, theirs)]
+        assert errors[0] <= 1.1 * errors[1]
 
 
 def test_tensors_are_read_as_they_lie(dtype):

@@ -90,14 +90,15 @@ class Recipe:
     r_drop: float = 0.0
     """Coefficient of the divergence between two passes under different dropout, at twice the cost of an update; 1 to 5 are usual."""
     pretrain: float | None = None
-    """Share of the budget in which the encoder first learns to restore hidden pieces of the training inputs; for summarize, in which
-    the model learns to write the sentence that says most of a document, left out or not. Default: 0; to summarize few documents 0.4."""
+    """Share of the budget in which the encoder first learns to restore hidden pieces of the training inputs; for answer, in which
+    the model answers questions made of the passages, and for summarize, in which it writes the sentence that says most of a document, left out or not.
+    Default: 0; to summarize few documents 0.4."""
     teacher: str | None = None
     """Folder of a finished run of the same task, a larger one, from which this one learns too; it brings the vocabulary."""
     teacher_share: float = 0.5
     """How much of the loss is the divergence from the teacher; the rest is the training data's."""
     unlabelled: str | None = None
-    """More texts for `pretrain`: a file of inputs without answers, or of plain text, one a line."""
+    """More texts for `pretrain`: a file of inputs without answers, for answer of passages, or of plain text, one a line."""
     init: str | None = None
     """Folder of a pretrained encoder (BERT family), or its name on the hub, with which the task begins."""
     init_learning_rate: float | None = None

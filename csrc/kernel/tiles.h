@@ -3,17 +3,20 @@
 // The compiler need not know the instructions; who calls has asked whether the machine does.
 #pragma once
 
-#include "../kernel/multiply.h"
+#include "multiply.h"
 
-namespace regard::REGARD_ISA::products {
+namespace regard::REGARD_ISA {
 
 #if defined(__AVX512F__)
 constexpr int tile_side = 16;  // rows of a tile, and words of a row
+template <class T>
+constexpr bool has_tiles = sizeof(T) == sizeof(float);
 
 // The shapes of tiles, which a thread has from here to there: all of them whole.
 class TileShapes {
    public:
-    TileShapes() {
+    explicit TileShapes(bool wanted = true) : wanted_(wanted) {
+        if (!wanted) return;
         struct alignas(64) {
             uint8_t palette = 1, start = 0, reserved[14] = {};
             uint16_t row_bytes[16] = {};
@@ -22,9 +25,14 @@ class TileShapes {
         for (int tile = 0; tile < 8; ++tile) shapes.row_bytes[tile] = 64, shapes.rows[tile] = tile_side;
         asm volatile("ldtilecfg %0" ::"m"(shapes));
     }
-    ~TileShapes() { asm volatile("tilerelease"); }
+    ~TileShapes() {
+        if (wanted_) asm volatile("tilerelease");
+    }
     TileShapes(const TileShapes&) = delete;
     void operator=(const TileShapes&) = delete;
+
+   private:
+    bool wanted_;
 };
 
 // Tiles 0 to 3 are sums, 4 and 5 are of A, 6 and 7 of B.
@@ -97,6 +105,12 @@ inline void tile_product(long rows, int vectors, Matrices<float> x, Old old) {
         x.c += 2 * tile_side;
     }
 }
+#else
+template <class T>
+constexpr bool has_tiles = false;
+struct TileShapes {
+    explicit TileShapes(bool) {}
+};
 #endif
 
-}  // namespace regard::REGARD_ISA::products
+}  // namespace regard::REGARD_ISA
