@@ -50,10 +50,20 @@ struct BackwardRoom {
         out_grad_words = room.take<T>(words_of(sizes.value_dim) * width);
         query_pairs = room.take<T>(words_of(width) * dim);
         out_grad_pairs = room.take<T>(words_of(width) * value_dim);
-        words = room.take<T>(backward_block * largest(words_of(width), dim));
+        words = room.take<T>(largest(backward_block * largest(words_of(width), dim), width * words_of(sizes.value_dim)));
         turned_grads = room.take<T>(dim * width);
 #endif
     }
+};
+
+// One block of keys, its arrays and the sums of its gradients.
+template <class T>
+struct OwnedKeys {
+    Range range;
+    Block<T> keys, values;
+    T *key_grads, *value_grads;
+    long dim, value_dim, padded_dim, padded_value;
+    bool tiled;  // by the matrix unit, for which words were made of keys and values; these are wide only where a panel is not tiled
 };
 
 template <class T>

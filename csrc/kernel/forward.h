@@ -2,7 +2,7 @@
 #pragma once
 
 #include "heads.h"
-#include "tiled.h"
+#include "tiled_forward.h"
 
 namespace regard::REGARD_ISA {
 

@@ -84,7 +84,9 @@ inline void pair_rows(const float* from, long count, long words, long columns, l
 // those behind, are zero.
 inline void pair_keys(const float* values, long keys, long width, long skipped, float* to) {
     const long pairs = words_of(skipped + keys);
-    const auto number = [&](long key, long lane) { return key >= 0 && key < keys ? load<float>(values + key * width + lane) : Vector<float>{}; };
+    const auto number = [&](long key, long lane) {
+        return key >= 0 && key < keys ? load<float>(values + key * width + lane) : Vector<float>{};
+    };
     for (long pair = 0; pair < pairs; ++pair, to += width) {
         const long key = 2 * pair - skipped;
         if (key >= 0 && key + 1 < keys) {

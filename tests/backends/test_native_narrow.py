@@ -80,6 +80,7 @@ CALLS = {
     "causal": {"mask": Causal()},
     "of odd sizes": {"mask": Causal(), "layout": (4, 2, 17, 33)},
     "of large sizes": {"layout": (3, 3, 64, 80)},
+    "of wide values": {"layout": (2, 1, 16, 700), "mask": Causal()},
     "without sizes": {"layout": (2, 1, 0, 3)},
     "one key head": {"layout": (5, 1, 16, 16), "mask": Causal()},
     "several boxes": {"mask": Causal() & Window(30) | Global([0, 128])},

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from regard._errors import ConfigError
 from regard.data.checks import Record
 from regard.data.lines import data_error, shorten
-from regard.data.matches import Text
+from regard.data.matches import Text, nearest_match
 from regard.data.words import merge_pieces_to_words
 from regard.pictures import AttentionPicture
 from regard.tasks._attention import END, word_numbers
+
+DISTANCES = (1, 2, 3, 5, 9)  # words, where parts of examples begin
 
 
 @dataclass(frozen=True)
@@ -119,3 +121,10 @@ def _words(text: str, spans: list[tuple[int, int]]) -> tuple[str, ...]:
         first, last = bounds.get(number, (begin, end))
         bounds[number] = (min(first, begin), max(last, end))
     return tuple(text[begin:end] for begin, end in bounds.values())
+
+
+def answer_distance(record: Record) -> int:
+    """Words from an answer to the nearest word that the question has too, the least of all answers; 0 where there is none."""
+    asked, told = record.fields["question"], record.fields["context"]
+    bounds = [(one["start"], one["start"] + len(one["text"])) for one in record.fields["answers"]]
+    return min((nearest_match(asked, told, *span) for span in bounds), default=0)

@@ -21,7 +21,7 @@ from regard._errors import CheckpointError, ConfigError
 from regard._packed import Packed
 from regard.data.frequency import WordCounts
 from regard.data.lines import data_error, kind, shorten
-from regard.data.matches import PARTS, SPELLINGS, Matcher, Text, nearest_match, units_of
+from regard.data.matches import PARTS, SPELLINGS, Matcher, Text, units_of
 from regard.data.packing import pack_streams
 from regard.data.passages import best_window, covering_pieces, window_starts
 from regard.data.permutation import derived
@@ -39,7 +39,7 @@ from regard.tasks._clozes import clozes
 from regard.tasks._counting import CountsWords, frequency_group
 from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.tasks._examples import Example, Window, best_span, firsts, outcomes, read, rows_of
-from regard.tasks._reading import Answer, Question, looked, restored_answer
+from regard.tasks._reading import DISTANCES, Answer, Question, answer_distance, looked, restored_answer
 from regard.tasks._scripts import scores_of, way_to_cut
 from regard.training.fine_tuning import refuse_beside
 from regard.training.loop import parts_of
@@ -55,7 +55,6 @@ TURNS = 2  # examples of questions that are made of one passage
 CALIBRATED = 500  # dev examples by which abstaining is calibrated
 SHORTEST, LONGEST = 8, 64  # between them is the longest span that is looked for
 COVERED = 0.99  # of the training answers are no longer than that
-DISTANCES = (1, 2, 3, 5, 9)  # words, where parts of examples begin
 
 
 class AnswerQuestions(CountsWords):
@@ -180,10 +179,9 @@ class AnswerQuestions(CountsWords):
             text = Text(passage, self.tokenizer)
             for turn in range(TURNS):
                 example = self._example(text)
-                for number, made in enumerate(
-                    clozes(passage, self.matcher.levels, TOGETHER, derived(place, turn))
-                ):
-                    example.add_trained(Text(made.question, self.tokenizer), made.answers, number)
+                made = clozes(passage, self.matcher.levels, TOGETHER, derived(place, turn))
+                for number, one in enumerate(made):
+                    example.add_trained(Text(one.question, self.tokenizer), one.answers, number)
                 if example.questions:
                     yield example.streams()
 
@@ -299,7 +297,7 @@ class AnswerQuestions(CountsWords):
             ),
             "distance": Group(
                 "words from the answer to the nearest word that the question has too; 0: there is no answer",
-                _distance,
+                answer_distance,
                 DISTANCES,
             ),
         }
@@ -400,10 +398,3 @@ class AnswerQuestions(CountsWords):
             weights = weights[..., len(question.ids) + 1 :]
         size = min(self.window.size, len(passage.ids))
         return replace(answer, attention=looked(weights, question, passage, starts[number], size))
-
-
-def _distance(record: Record) -> int:
-    """The least of all answers; 0 where there is none."""
-    asked, told = record.fields["question"], record.fields["context"]
-    bounds = [(one["start"], one["start"] + len(one["text"])) for one in record.fields["answers"]]
-    return min((nearest_match(asked, told, *span) for span in bounds), default=0)
