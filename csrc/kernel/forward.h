@@ -80,7 +80,7 @@ void attend_block(const Call& call, ForwardRoom<T>& room, const Span& span, long
 }
 
 template <class T>
-void load_panel(const Call& call, ForwardState<T>& state, ForwardRoom<T>& room, bool tiled) {
+void read_queries(const Call& call, ForwardState<T>& state, ForwardRoom<T>& room, bool tiled) {
     if constexpr (has_tiles<T>) {
         if (tiled) return load_query_words(call, state, room);
     }
@@ -116,7 +116,7 @@ void forward_unit(const Call& call, const ForwardUnit& unit, const ForwardUnit* 
         const long width = heads > 1 ? unit.lane_end - unit.lane : (vectors / panels + (p < vectors % panels)) * lanes<T>;
         const long last = smallest(lane + width, unit.lane_end);
         begin_panel(call, room.states[p], span, heads > 1 ? unit.kv_head + p : unit.kv_head, lane, last);
-        load_panel(call, room.states[p], room, tiled);
+        read_queries(call, room.states[p], room, tiled);
         const Range seen = room.states[p].panel->hull;
         if (!seen.empty()) hull = {smallest(hull.begin, seen.begin), largest(hull.end, seen.end)};
         if (heads == 1) lane = last;
