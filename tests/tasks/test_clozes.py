@@ -118,6 +118,6 @@ def test_texts_of_which_no_question_can_be_made_are_refused(tmp_path, monkeypatc
     file = tmp_path / "same.jsonl"
     line = '{"context": "A dog ran.", "question": "Who?", "answers": [{"text": "dog", "start": 2}]}\n'
     file.write_text(line * 30, encoding="utf8")
-    with pytest.raises(ConfigError, match=r"could make none\. Leave pretrain out"):
+    with pytest.raises(ConfigError, match=r"could make none\. Set pretrain to 0"):
         begin(file, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ from regard.nn import PretrainedEncoder, TextEncoder, mean_pool
 from regard.nn.loss import vocabulary_loss
 from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder
 from regard.tasks.translate import Translate
-from regard.training import checkpoints, runs
+from regard.training import checkpoints, fine_tuning, runs
 from regard.training.options import BEGUN
 from regard.training.progress import Reporter, Silence
 from regard.training.recipe import Recipe
@@ -208,3 +208,10 @@ def test_what_cannot_begin_so_is_refused_before_anything_is_written(begun, tmp_p
 
 class Translating(Asks):
     sizes, model = Translate.sizes, Translate.model
+
+
+def test_beside_a_pretrained_encoder_no_size_of_its_own_is_chosen(tmp_path):
+    recipe = Recipe(init=str(folders.write_folder(tmp_path / "m", folders.CONFIGS["bert"])))
+    sizes = {"dim": 128, "dropout": 0.15, "pretrain": 0.25, "decoder_layers": 3, "window": 320}
+    assert fine_tuning.sizes_beside(recipe, sizes) == {"decoder_layers": 1, "window": 320}
+    assert fine_tuning.sizes_beside(Recipe(), sizes) == sizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regard.training.presets import Facts, fill, language_sizes
+from regard.training.presets import Facts, core_minutes, fill, language_sizes, reader_sizes
 from regard.training.recipe import Recipe
 
 
@@ -16,6 +16,18 @@ def test_a_language_model_is_scored_by_its_likelihood_and_small_where_data_or_ti
     assert small["dim"] < sizes["dim"]
     assert language_sizes(500, minutes=40) == sizes
     assert language_sizes(100)["dropout"] > small["dropout"]
+
+
+def test_a_reader_rehearses_where_questions_and_minutes_are_many():
+    assert reader_sizes(5_000)["pretrain"] == reader_sizes(5_000, minutes=20)["pretrain"] == 0.25
+    for few in (reader_sizes(4_999), reader_sizes(5_000, minutes=10)):
+        assert "pretrain" not in few
+
+
+def test_minutes_are_those_of_all_cores():
+    assert core_minutes(Recipe(minutes=10, threads=2)) == 20
+    assert core_minutes(Recipe(threads=2)) == 40
+    assert core_minutes(Recipe(steps=5)) is None
 
 
 def test_a_narrow_pretrained_encoder_learns_by_larger_steps():

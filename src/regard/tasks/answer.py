@@ -44,7 +44,7 @@ from regard.tasks._scripts import scores_of, way_to_cut
 from regard.training.fine_tuning import refuse_beside
 from regard.training.loop import parts_of
 from regard.training.options import BEGUN, TEXTS
-from regard.training.presets import encoder_sizes
+from regard.training.presets import core_minutes, reader_sizes
 from regard.training.recipe import Recipe
 
 READING = "reading.json"
@@ -74,10 +74,12 @@ class AnswerQuestions(CountsWords):
     unspaced: str
     window: Window
     abstains: bool
+    minutes: float | None = None
 
     def configure(self, recipe: Recipe) -> None:
-        """Refuse sizes for which a pretrained encoder leaves no room; the fields have fixed names."""
+        """How long training may compute; refuses sizes for which a pretrained encoder leaves no room. The fields have fixed names."""
         refuse_beside(recipe)
+        self.minutes = core_minutes(recipe)
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Questions with their passages and, as answers, spans; several files with commas between them are read in turn."""
@@ -118,16 +120,7 @@ class AnswerQuestions(CountsWords):
 
     def sizes(self, examples: int) -> dict[str, Any]:
         """Model, vocabulary and windows by the number of questions."""
-        sizes = encoder_sizes(examples)
-        wide = {"vocabulary": 4000 if examples < 10_000 else 8000}
-        return {
-            **sizes,
-            **wide,
-            "encoder_layers": 2,
-            "decoder_layers": 3,
-            "window": WINDOW,
-            "stride": WINDOW // 2,
-        }
+        return {**reader_sizes(examples, self.minutes), "window": WINDOW, "stride": WINDOW // 2}
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """Train the vocabulary, count words, and see how long answers are, and whether there always is one."""

@@ -46,9 +46,8 @@ from regard.tasks._continuation import (
 from regard.tasks._language import Language
 from regard.tasks._scoring import band_count, by_position, likelihoods, read_windows
 from regard.training.options import TAUGHT, refuse_options
-from regard.training.presets import MINUTES, language_sizes
+from regard.training.presets import core_minutes, language_sizes
 from regard.training.recipe import Recipe
-from regard.training.workers import cores
 
 ROWS = 64  # continuations written at once
 MARKED = 10  # documents of up to so many contexts, on average, have marks
@@ -85,8 +84,7 @@ class Generate:
             why = "only subwords have a vocabulary of a size to choose"
             refuse_options(recipe, ["vocabulary"], why, "units = subwords too")
         self.field, self.documents = recipe.text or "text", recipe.documents
-        minutes = MINUTES if recipe.minutes is None and recipe.steps is None else recipe.minutes
-        self.minutes = None if minutes is None else minutes * cores(recipe.threads)
+        self.minutes = core_minutes(recipe)
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Documents or parts of them; without `answers` prompts."""

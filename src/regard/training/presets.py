@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from regard.training.recipe import Recipe
+from regard.training.workers import cores
 
 MINUTES = 20.0  # of a run that names no budget
 SHORT = 10.0  # minutes; a shorter run needs many updates more than large ones
 SHORT_OF_A_CORE = 20.0  # minutes in which a small language model comes further than a large one
+ENOUGH_OF_A_CORE = 15.0  # minutes that leave a reader of passages time for questions which nobody asked
 SOME = 16  # examples that an update should hold
 CHARACTERS_OF_A_TOKEN = 4  # roughly
 SMOOTHING = 0.1
@@ -82,6 +84,12 @@ def fine_tuning_rate(width: int) -> float:
     return min(HIGHEST_RATE, USUAL_RATE * (USUAL_WIDTH / width) ** 2)
 
 
+def core_minutes(recipe: Recipe) -> float | None:
+    """The minutes of one core that training may take; None for a budget in updates."""
+    minutes = MINUTES if recipe.minutes is None and recipe.steps is None else recipe.minutes
+    return None if minutes is None else minutes * cores(recipe.threads)
+
+
 def encoder_decoder_sizes(examples: int) -> dict[str, float]:
     """An encoder-decoder and its vocabulary that fit so many examples."""
     if examples < 5_000:
@@ -101,6 +109,18 @@ def encoder_sizes(examples: int) -> dict[str, Any]:
     """An encoder and its vocabulary that fit so many examples."""
     sizes = encoder_decoder_sizes(examples)
     del sizes["decoder_layers"]
+    return sizes
+
+
+def reader_sizes(examples: int, minutes: float | None = None) -> dict[str, Any]:
+    """A reader of passages for so many questions; `minutes` are those of one core.
+
+    Where questions and minutes are many it first answers questions that are made of the passages.
+    """
+    sizes = {**encoder_sizes(examples), "encoder_layers": 2, "decoder_layers": 3}
+    sizes["vocabulary"] = 4000 if examples < 10_000 else 8000
+    if examples >= 5_000 and (minutes is None or minutes >= ENOUGH_OF_A_CORE):
+        sizes |= {"pretrain": 0.25, "dropout": 0.15}
     return sizes
 
 

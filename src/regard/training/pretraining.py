@@ -127,7 +127,7 @@ def texts_of(
         made = iter(task.rehearsals(itertools.chain(records, unlabelled(task, recipe))))
         if (first := next(made, None)) is None:
             raise ConfigError(
-                f"pretrain needs examples that the task {task.name} makes of texts, and of these it could make none. Leave pretrain out."
+                f"pretrain needs examples that the task {task.name} makes of texts, and of these it could make none. Set pretrain to 0."
             )
         return itertools.chain([first], made)
     reader(model)
