@@ -156,7 +156,7 @@ Filled<T> fill_both(const Call& call, const Gradients& gradients, const Scores<T
         if (own.tiled && load_panel_words(call, gradients, room, own)) {
             fill_by_tiles(scores, room.key_words, first, room.query_words, own.dim, room.weights);
             fill_by_tiles(scores, room.value_words, first, room.out_grad_words, own.value_dim, room.flow);
-            return {true, scaled(scores), true};
+            return {true, scale_or_leave(scores), true};
         }
     }
     if (own.tiled) copy_keys(call, *scores.panel.span, kv_head, room, own);
@@ -274,7 +274,7 @@ void put_key_grads(const Problem& problem, const Rows& to, const Span& span, lon
 
 // Words of keys and values where they are finite; else, and elsewhere, both are made wide.
 template <class T>
-OwnedKeys<T> own_keys(const Call& call, const BackwardUnit& unit, const BackwardRoom<T>& room, bool* finite) {
+OwnedKeys<T> own_keys(const Call& call, const BackwardUnit& unit, const BackwardRoom<T>& room, bool tiled, bool* finite) {
     const Problem& problem = *call.problem;
     const Group& group = problem.groups[unit.group];
     const Sizes& sizes = problem.sizes;
@@ -289,7 +289,7 @@ OwnedKeys<T> own_keys(const Call& call, const BackwardUnit& unit, const Backward
                      sizes.value_dim,
                      round_up(sizes.dim, lanes<T>),
                      round_up(sizes.value_dim, lanes<T>),
-                     room.tiles && fills_tiles(group.keys)};
+                     tiled && fills_tiles(group.keys)};
     if constexpr (has_tiles<T>) {
         if (own.tiled) own.tiled = copy_key_words(call, span, unit.kv_head, room, own);
     }
@@ -304,9 +304,10 @@ void backward_unit(const Call& call, const Gradients& gradients, const Problem::
     const Group& group = problem.groups[unit.group];
     Room pieces(scratch);
     const BackwardRoom<T> room(call, pieces);
-    const TileShapes shapes(room.tiles);
+    const bool tiled = room.tiles && gradients.out.stored == Stored::bfloat16;
+    const TileShapes shapes(tiled);
     bool finite;
-    const OwnedKeys<T> own = own_keys(call, unit, room, &finite);
+    const OwnedKeys<T> own = own_keys(call, unit, room, tiled, &finite);
     const long count = own.range.end - own.range.begin;
     for (long i = 0; i < largest(own.padded_dim, own.padded_value); i += lanes<T>) store<T>(room.zeros + i, Vector<T>{});
     for (long i = 0; i < count * own.padded_dim; i += lanes<T>) store<T>(own.key_grads + i, Vector<T>{});

@@ -74,7 +74,7 @@ void inspect_unit(const Call& call, const Inspection& wanted, const BackwardUnit
     Room pieces(scratch);
     const BackwardRoom<T> room(call, pieces);
     bool finite;
-    const OwnedKeys<T> own = own_keys(call, unit, room, &finite);
+    const OwnedKeys<T> own = own_keys(call, unit, room, false, &finite);
     for (long i = group.begin; i < group.end; ++i) {
         const Span& span = problem.spans[problem.span_order[i]];
         const Range keys{own.range.begin, smallest(own.range.end, span.keys)};

@@ -1,6 +1,7 @@
 // The one matrix product: C = A B, C + A B or factor * C + A B, with rows of A broadcast and rows of B in registers.
 //
-// All seven products of attention's forward and backward pass are this one, and those of linear layers. A tile is M rows of C by N
+// All seven products of attention's forward and backward pass are this one, where they do not go through the matrix unit, and those of
+// linear layers. A tile is M rows of C by N
 // vectors; the M x N accumulators fill the register file.
 #pragma once
 

@@ -39,7 +39,7 @@ bool copy_words(const Row& row, long count, long size, float* to) {
         for (long d = 0; d < 2 * width; d += 2 * tile_side) {
             const long left = from ? size - d : 0;
             const __mmask32 wanted = left >= 2 * tile_side ? ~__mmask32(0) : __mmask32((uint64_t(1) << largest(left, 0L)) - 1);
-            const __m512i words = _mm512_maskz_loadu_epi16(wanted, from + d);
+            const __m512i words = _mm512_maskz_loadu_epi16(wanted, from ? from + d : nullptr);
             wild |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(words, exponent), exponent);
             _mm512_storeu_si512(to + d / 2, words);
         }
@@ -114,7 +114,7 @@ inline void pair_lanes(const float* values, long keys, long width, float* to) {
 }
 #endif
 
-// Fewer queries or keys than that cost more by tiles, which are mostly empty then.
+// Fewer keys, or queries of the forward pass, cost more by tiles, which are mostly empty then.
 REGARD_INLINE bool fills_tiles(long count) { return count > 16; }
 
 // Whether a call's products go through the matrix unit: of bfloat16 alone, whose numbers need no rounding for it.

@@ -30,10 +30,10 @@ struct ForwardState {  // of one panel
     Panel<T>* panel;
     long kv_head;
     bool few;    // see few_lanes
-    T* queries;  // (D, width); few lanes: (lanes, D padded)
+    T* queries;  // (D, width); few lanes: (lanes, D padded); by tiles: words, (pairs of D, width)
     T *scores, *tile;  // of few lanes: a unit computes several heads side by side
     Cut cut;
-    T* sums;     // (lanes, V padded): of weight * value
+    T* sums;     // (lanes, V padded): of weight * value; by tiles (V padded, lanes), until they are turned
     T* top;      // (lanes): largest score
     T* mass;     // (lanes): sum of weights
     bool begun;

@@ -37,7 +37,6 @@ bool load_lane_words(const Rows& rows, const BackwardRoom<T>& room, long size, l
 
 template <class T>
 bool load_panel_words(const Call& call, const Gradients& gradients, const BackwardRoom<T>& room, const OwnedKeys<T>& own) {
-    if (gradients.out.stored != Stored::bfloat16) return false;
     return load_lane_words(call.query, room, own.dim, own.padded_dim, room.query_words, room.query_pairs) &&
            load_lane_words(gradients.out, room, own.value_dim, own.padded_value, room.out_grad_words, room.out_grad_pairs);
 }

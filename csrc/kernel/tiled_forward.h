@@ -22,10 +22,10 @@ void load_query_words(const Call& call, ForwardState<T>& state, ForwardRoom<T>& 
     turn(room.words, words_of(size), panel.width, words_of(size), state.queries, panel.width);
 }
 
-// Queries are multiplied as they are: what their scores are to be multiplied by later, after what is done to them before they are
-// weights, or 1 where that has to come first.
+// Queries are multiplied as they are given, so their scores still have to be scaled: here, where something is added to them or bends
+// them before they become weights, or then. Returns what is left to multiply by.
 template <class T>
-T scaled(const Scores<T>& scores) {
+T scale_or_leave(const Scores<T>& scores) {
     const T factor = T(score_factor(scores.problem));
     if (factor > T(0) && !scores.cut.tile && scores.problem.softcap <= 0) return factor;
     for (long i = 0; i < scores.keys() * scores.panel.width; i += lanes<T>)
@@ -83,7 +83,7 @@ void attend_by_tiles(const Call& call, ForwardState<T>& state, ForwardRoom<T>& r
     const long skipped = scores.cut.keys.begin - keys.begin, width = panel.width, padded = round_up(sizes.value_dim, tile_side);
     find_seen(scores);
     fill_by_tiles(scores, room.key_words, skipped, state.queries, sizes.dim, scores.values);
-    const T factor = scaled(scores);
+    const T factor = scale_or_leave(scores);
     apply<T>(scores, nullptr);
     weigh(scores, state, room.fade, factor);
     if (problem.dropout > 0) {

@@ -72,10 +72,13 @@ def test_passages_are_read_without_questions(tmp_path):
     lines = write(tmp_path / "a.jsonl", GOOD, {"context": "Bob sang."})
     text = tmp_path / "b.txt"
     text.write_text("Cleo ran.\nDan slept.\n", encoding="utf8")
-    paragraphs = write(tmp_path / "c.json", nested({"id": "q", "question": "Who?"}, context="Eve cooked."))
+    paragraphs = write(
+        tmp_path / "c.json",
+        {"data": [{"paragraphs": [{"context": "Eve cooked.", "qas": []}, {"context": "Finn swam."}]}]},
+    )
     found = read_passages(f"{lines},{text},{paragraphs}", 100)
     assert [one.fields["context"] for one in found] == [
-        "Ada wrote notes.", "Bob sang.", "Cleo ran.", "Dan slept.", "Eve cooked.",
+        "Ada wrote notes.", "Bob sang.", "Cleo ran.", "Dan slept.", "Eve cooked.", "Finn swam.",
     ]  # fmt: skip
 
 
@@ -85,6 +88,9 @@ def test_a_passage_that_cannot_be_used_is_named(tmp_path):
         list(read_passages(file, 100))
     with pytest.raises(DataError, match="too long"):
         list(read_passages(write(tmp_path / "b.jsonl", GOOD), 5))
+    other = write(tmp_path / "c.json", {"data": [{"paragraphs": [{"text": "Eve cooked."}]}]})
+    with pytest.raises(DataError, match="this is not SQuAD's JSON"):
+        list(read_passages(other, 100))
 
 
 @pytest.mark.parametrize(

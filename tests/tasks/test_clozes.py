@@ -50,9 +50,10 @@ def test_a_question_is_of_one_sentence_and_says_nothing_of_its_gap():
 
 
 def test_every_place_of_the_same_words_is_an_answer():
-    passage = "It was the Po. The Po of Asia was it."
-    found = {one.answers[0]["text"]: one.answers for one in clozes(passage, COMMON, 100, 1)}
-    assert found["Po"] == [{"text": "Po", "start": 11}, {"text": "Po", "start": 19}]
+    passage = "It was the Po. The Po of Portuguese Asia was it."
+    first, second = (one.answers for one in clozes(passage, COMMON, 100, 1) if one.answers[0]["text"] == "Po")
+    assert first == [{"text": "Po", "start": 11}, {"text": "Po", "start": 19}]
+    assert second == [{"text": "Po", "start": 19}, {"text": "Po", "start": 11}]
 
 
 def test_other_keys_ask_otherwise():
@@ -66,6 +67,13 @@ def test_a_sentence_that_is_all_gap_asks_nothing():
     assert list(clozes("Silk Road.", {}, 8, 1)) == []
     assert list(clozes("", {}, 8, 1)) == []
     assert list(clozes("It was in the.", COMMON, 8, 1)) == []
+    assert list(clozes("Paris, Paris.", COMMON, 8, 1)) == []
+
+
+def test_characters_of_small_words_are_no_answers():
+    answers = [one.answers[0]["text"] for one in clozes("東京の人は1903年に来た。那是北京的。", {}, 100, 1)]
+    assert answers[:3] == ["東京", "人", "1903年"]
+    assert answers[-1] == "北京"
 
 
 def begin(data, folder, **options):
@@ -82,7 +90,7 @@ def begun(tmp_path, monkeypatch):
 def test_passages_are_rehearsed_with_questions_made_of_them(begun):
     task, phase = begun.task, begun.pretraining
     assert isinstance(phase, Rehearsal)
-    assert phase.learns == "answers questions made of"
+    assert phase.learns == "answers questions made of the passages, in"
     streams = {name: packed(one) for name, one in begun.texts.gather([0]).items()}
     lengths = streams["lengths"].values.tolist()
     texts = np.split(streams["texts"].values.numpy(), np.cumsum(lengths)[:-1])
@@ -113,11 +121,25 @@ def test_unlabelled_passages_are_rehearsed_too(begun, tmp_path):
     assert len(trainer.store) == len(begun.store)
 
 
-def test_texts_of_which_no_question_can_be_made_are_refused(tmp_path, monkeypatch):
+SAME = '{"context": "A dog ran.", "question": "Who?", "answers": ANSWERS}\n'
+
+
+def test_a_passage_that_asks_nothing_brings_its_own_questions_and_is_rehearsed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "keep_freed_memory", lambda: False)
     file = tmp_path / "same.jsonl"
-    line = '{"context": "A dog ran.", "question": "Who?", "answers": [{"text": "dog", "start": 2}]}\n'
-    file.write_text(line * 30, encoding="utf8")
+    line = SAME.replace("ANSWERS", '[{"text": "dog", "start": 2}]')
+    other = line.replace("A dog ran.", "A dog sat.")
+    file.write_text((line + other) * 15, encoding="utf8")  # questions of one passage do not stand together
+    trainer = begin(file, tmp_path / "run")
+    assert len(trainer.texts) == 2 * 2  # two examples of each passage
+    golds = trainer.texts.gather([0])["golds"][0]
+    assert len(golds) == 3  # one answer: where, from which piece on, and how many
+
+
+def test_texts_of_which_nothing_can_be_asked_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "keep_freed_memory", lambda: False)
+    file = tmp_path / "same.jsonl"
+    file.write_text(SAME.replace("ANSWERS", "[]") * 30, encoding="utf8")
     with pytest.raises(ConfigError, match=r"could make none\. Set pretrain to 0"):
         begin(file, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,44 +76,59 @@ def _reader(path: Path) -> Iterator[Record]:
 
 def _passages(path: Path) -> Iterator[Record]:
     if path.name.removesuffix(".gz").lower().endswith(".json"):
-        return _nested(path)
+        return _nested_passages(path)
     return reader([path], ("context",))([path], ("context",))
 
 
+def _nested_passages(path: Path) -> Iterator[Record]:
+    with _paragraphs(path) as paragraphs:
+        for number, paragraph in enumerate(paragraphs, start=1):
+            yield _Nested({"context": paragraph["context"]}, f"{path}, paragraph {number}", 0)
+
+
 def _nested(path: Path) -> Iterator[Record]:
-    """SQuAD's own form: data, paragraphs, qas. A record's file says which question it is; lines mean nothing there."""
+    with _paragraphs(path) as paragraphs:
+        for paragraph in paragraphs:
+            for asked in paragraph["qas"]:
+                fields = {
+                    "id": asked.get("id"),
+                    "context": paragraph["context"],
+                    "question": asked["question"],
+                }
+                if "answers" in asked:
+                    fields["answers"] = [] if asked.get("is_impossible") else asked["answers"]
+                yield _Nested(fields, f"{path}, question {shorten(asked.get('id'), 40)}", 0)
+
+
+@contextmanager
+def _paragraphs(path: Path) -> Iterator[Iterator[Any]]:
+    """SQuAD's own form: data, paragraphs, qas. A record's file says which one of them it is; lines mean nothing there.
+
+    Raises:
+        DataError: there, or where the paragraphs are read, when it is another form.
+    """
     text = "\n".join(line for _, line in read_lines(path))
     try:
         articles = json.loads(text)["data"]
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for asked in paragraph["qas"]:
-                    fields = {
-                        "id": asked.get("id"),
-                        "context": paragraph["context"],
-                        "question": asked["question"],
-                    }
-                    if "answers" in asked:
-                        fields["answers"] = [] if asked.get("is_impossible") else asked["answers"]
-                    yield _Question(fields, f"{path}, question {shorten(asked.get('id'), 40)}", 0)
+        yield (paragraph for article in articles for paragraph in article["paragraphs"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise data_error(
             str(path),
             f"this is not SQuAD's JSON ({type(error).__name__}: {error})",
             expected='{"data": [{"paragraphs": [{"context": "...", "qas": [{"id", "question", "answers"}]}]}]}',
             received=shorten(text),
-            mend="write that form, or one question a line to a file whose name ends in .jsonl",
+            mend="write that form, or one record a line to a file whose name ends in .jsonl",
         ) from error
 
 
-class _Question(Record):
+class _Nested(Record):
     """A record whose place is not a line."""
 
     __slots__ = ()
 
     @property
     def place(self) -> str:
-        """The file and the question's id."""
+        """The file and which question or paragraph of it."""
         return self.file
 
 

@@ -1,7 +1,7 @@
 """Questions made of a passage alone: parts of a sentence ask for what stands in its gap.
 
-They teach to find a sentence by what of it a question says, and that the answer is what the question does not say, before any
-person has asked one.
+They teach to find a sentence by what of it a question says, and that the answer is what the question does not say, before a
+question that somebody asked is read. They are the same whatever the seed of a recipe.
 
 Sources: Lewis et al. 2019, "Unsupervised Question Answering by Cloze Translation"; Ram et al. 2021, "Few-Shot Question
 Answering by Pretraining Span Selection".
@@ -17,24 +17,24 @@ from typing import Any
 
 import numpy as np
 
-from regard.data.matches import ALONE, RARE, UNIT
+from regard.data.matches import ALONE, RARE, UNIT, units_of
 from regard.data.permutation import derived, permuted, uniform
 from regard.metrics.extracts import sentence_spans
 
 TELLING = 2  # the level of words that are in less than a twentieth of the texts
-SMALL = re.compile(r"[\u3041-\u309f]")  # hiragana: endings and particles
+SMALL = re.compile(r"[\u3041-\u309f的了是这那们也都就]")  # endings and particles
 JOINED = re.compile(r"[\s'’-]*")  # what may stand inside an answer
 MOST = 8  # units of an answer
 NEAREST, REACH = 2, 12  # units to each side of a gap, the fewest and the most that a question is made of
 KEPT = 0.7  # of them
 TIMES = 5  # that an answer is looked for
-CHOICE, SIDES, WORDS = range(3)  # purposes of random numbers
+CHOICE, QUESTION, SIDES, WORDS = range(4)  # purposes of random numbers
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Cloze:
-    """A question and its answers, in the form that records have."""
+    """A question and its answers, in the form that records have; the first one stands in the gap."""
 
     question: str
     answers: list[dict[str, Any]]
@@ -61,7 +61,7 @@ def clozes(passage: str, levels: Mapping[str, int], count: int, key: int) -> Ite
     chosen = np.sort(permuted(np.arange(min(count, len(gaps))), len(gaps), derived(key, CHOICE)))
     for place in chosen.tolist():
         sentence, gap = gaps[place]
-        if question := _question(passage, sentence, gap, derived(key, place)):
+        if question := _question(passage, sentence, gap, derived(key, QUESTION, place)):
             yield Cloze(question, _answers(passage, gap))
 
 
@@ -91,9 +91,12 @@ def _tells(unit: str, levels: Mapping[str, int]) -> bool:
 
 
 def _question(passage: str, sentence: Span, gap: Span, key: int) -> str:
-    """What stands beside a gap, some of it left out, in either order of its sides."""
-    before = [match.span() for match in UNIT.finditer(passage, sentence[0], gap[0])]
-    after = [match.span() for match in UNIT.finditer(passage, gap[1], sentence[1])]
+    """What stands beside a gap and not in it, some of it left out, in either order of its sides."""
+    inside = set(units_of(passage[slice(*gap)]))
+    before, after = (
+        [match.span() for match in UNIT.finditer(passage, *side) if match.group().lower() not in inside]
+        for side in ((sentence[0], gap[0]), (gap[1], sentence[1]))
+    )
     *reaches, turn = uniform(derived(key, SIDES), np.arange(3))
     left, right = (NEAREST + int(reach * (REACH + 1 - NEAREST)) for reach in reaches)
     sides = [
@@ -104,21 +107,27 @@ def _question(passage: str, sentence: Span, gap: Span, key: int) -> str:
 
 
 def _some(passage: str, units: Sequence[Span], key: int) -> str:
-    """Some of the units, with what stands between those that are neighbours; single characters stay or go by fours."""
+    """Some of the units, with what stands between neighbours; single characters stay or go by fours."""
     fates = [
         -1 - place // 4 if ALONE.match(passage, begin) else place for place, (begin, _) in enumerate(units)
     ]
-    kept = np.flatnonzero(uniform(key, np.array(fates, np.int64)) < KEPT).tolist()
-    text = ""
-    for last, place in itertools.pairwise([-1, *kept]):
-        begin, end = units[place]
-        if text:
-            text += passage[units[last][1] : begin] if place == last + 1 else " "
-        text += passage[begin:end]
+    kept = uniform(key, np.array(fates, np.int64)) < KEPT
+    text, last = "", None
+    for begin, end in itertools.compress(units, kept.tolist()):
+        if last is not None:
+            text += " " if UNIT.search(passage, last, begin) else passage[last:begin]
+        text, last = text + passage[begin:end], end
     return text
 
 
 def _answers(passage: str, gap: Span) -> list[dict[str, Any]]:
+    """The gap, and other places where the same words stand whole."""
     text = passage[slice(*gap)]
-    others = (match.start() for match in re.finditer(re.escape(text), passage))
-    return [{"text": text, "start": start} for start in sorted({gap[0], *itertools.islice(others, TIMES)})]
+    units = [match.span() for match in UNIT.finditer(passage)]
+    begins, ends = ({span[side] for span in units} for side in (0, 1))
+    others = (
+        match.start()
+        for match in re.finditer(re.escape(text), passage)
+        if match.start() in begins and match.end() in ends and match.start() != gap[0]
+    )
+    return [{"text": text, "start": start} for start in (gap[0], *itertools.islice(others, TIMES))]

@@ -49,14 +49,15 @@ class Example:
         self.questions.append(question)
 
     def add_trained(self, question: Text, answers: Iterable[dict[str, Any]], number: int) -> None:
-        """A question with its answers, `number` among those of its passage: it reads the window of an answer, and one other."""
+        """A question with its answers, `number` among those of its passage: it reads the window of the first answer, and one other."""
         starts, size = self.starts, self.window.size
         pieces = [
             covering_pieces(self.passage.spans, one["start"], one["start"] + len(one["text"]))
             for one in answers
         ]
-        golds = sorted({(first, min(last, first + self.window.longest - 1)) for first, last in pieces})
-        home = best_window(starts, size, *golds[0]) if golds else number % len(starts)
+        spans = [(first, min(last, first + self.window.longest - 1)) for first, last in pieces]
+        golds = sorted(set(spans))
+        home = best_window(starts, size, *spans[0]) if spans else number % len(starts)
         chosen = sorted({home, (home + 1 + number % max(1, len(starts) - 1)) % len(starts)})
         for reading, window in enumerate(chosen, start=len(self.readings)):
             for first, last in golds:

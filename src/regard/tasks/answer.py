@@ -35,7 +35,7 @@ from regard.metrics.translation import Score
 from regard.metrics.words import characters
 from regard.nn.reader import PassageReader, SpanScores, span_loss
 from regard.nn.watch import watch
-from regard.tasks._clozes import clozes
+from regard.tasks._clozes import Cloze, clozes
 from regard.tasks._counting import CountsWords, frequency_group
 from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.tasks._examples import Example, Window, best_span, firsts, outcomes, read, rows_of
@@ -61,7 +61,7 @@ class AnswerQuestions(CountsWords):
     """The task, as `regard.training` knows it."""
 
     name = "answer"
-    rehearses = "answers questions made of"
+    rehearses = "answers questions made of the passages, in"
     streams = ("golds", "lengths", "readings", "spellings", "texts", "codes")
     options = ("attention", "no_answer")
     score_options = ("language",)
@@ -166,14 +166,23 @@ class AnswerQuestions(CountsWords):
                 yield example.streams()
 
     def rehearsals(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
-        """Every passage with questions that are made of itself, in other places in each of two turns; `clozes` says how."""
-        passages = itertools.groupby(records, key=lambda record: record.fields["context"])
-        for place, (passage, _) in enumerate(passages):
-            text = Text(passage, self.tokenizer)
+        """Every passage, once, with questions made of itself, or with its own where none can be made; `clozes` says how.
+
+        A long one has other gaps in each of two examples.
+        """
+        seen = set[int]()
+        for passage, several in itertools.groupby(records, key=lambda record: record.fields["context"]):
+            if (mark := hash(passage)) in seen:
+                continue
+            seen.add(mark)
+            text, asked = Text(passage, self.tokenizer), list(several)
+            own = [
+                Cloze(one.fields["question"], found) for one in asked if (found := one.fields.get("answers"))
+            ]
             for turn in range(TURNS):
+                made = list(clozes(passage, self.matcher.levels, TOGETHER, derived(len(seen), turn)))
                 example = self._example(text)
-                made = clozes(passage, self.matcher.levels, TOGETHER, derived(place, turn))
-                for number, one in enumerate(made):
+                for number, one in enumerate(made or own[:TOGETHER]):
                     example.add_trained(Text(one.question, self.tokenizer), one.answers, number)
                 if example.questions:
                     yield example.streams()

@@ -113,13 +113,13 @@ def encoder_sizes(examples: int) -> dict[str, Any]:
 
 
 def reader_sizes(examples: int, minutes: float | None = None) -> dict[str, Any]:
-    """A reader of passages for so many questions; `minutes` are those of one core.
+    """A reader of passages for so many questions; `minutes` are those of one core, None where the budget is in updates.
 
     Where questions and minutes are many it first answers questions that are made of the passages.
     """
     sizes = {**encoder_sizes(examples), "encoder_layers": 2, "decoder_layers": 3}
     sizes["vocabulary"] = 4000 if examples < 10_000 else 8000
-    if examples >= 5_000 and (minutes is None or minutes >= ENOUGH_OF_A_CORE):
+    if examples >= 5_000 and minutes is not None and minutes >= ENOUGH_OF_A_CORE:
         sizes |= {"pretrain": 0.25, "dropout": 0.15}
     return sizes
 
