@@ -166,10 +166,7 @@ class AnswerQuestions(CountsWords):
                 yield example.streams()
 
     def rehearsals(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
-        """Every passage, once, with questions made of itself, or with its own where none can be made; `clozes` says how.
-
-        A long one has other gaps in each of two examples.
-        """
+        """Every passage, in two examples, with questions that `clozes` makes of it, or with its own where none can be made."""
         seen = set[int]()
         for passage, several in itertools.groupby(records, key=lambda record: record.fields["context"]):
             if (mark := hash(passage)) in seen:
