@@ -212,6 +212,6 @@ class Translating(Asks):
 
 def test_beside_a_pretrained_encoder_no_size_of_its_own_is_chosen(tmp_path):
     recipe = Recipe(init=str(folders.write_folder(tmp_path / "m", folders.CONFIGS["bert"])))
-    sizes = {"dim": 128, "dropout": 0.15, "decoder_layers": 3, "window": 320}
+    sizes = {"dim": 128, "dropout": 0.15, "pretrain": 0.25, "decoder_layers": 3, "window": 320}
     assert fine_tuning.sizes_beside(recipe, sizes) == {"decoder_layers": 1, "window": 320}
     assert fine_tuning.sizes_beside(Recipe(), sizes) == sizes

@@ -18,11 +18,13 @@ def test_a_language_model_is_scored_by_its_likelihood_and_small_where_data_or_ti
     assert language_sizes(100)["dropout"] > small["dropout"]
 
 
-def test_a_reader_drops_more_where_it_has_time_to_learn_by_heart():
-    assert reader_sizes(5_000, minutes=20)["dropout"] == 0.15
+def test_a_reader_rehearses_and_drops_more_where_it_has_time_to_learn_by_heart():
+    long = reader_sizes(5_000, minutes=20)
+    assert (long["pretrain"], long["dropout"]) == (0.25, 0.15)
     for short in (reader_sizes(5_000, minutes=10), reader_sizes(5_000)):
+        assert "pretrain" not in short
         assert short["dropout"] == 0.1
-    assert reader_sizes(4_999, minutes=20)["dropout"] == 0.3
+    assert "pretrain" not in reader_sizes(4_999, minutes=20)
 
 
 def test_minutes_are_those_of_all_cores():

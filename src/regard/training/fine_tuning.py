@@ -60,7 +60,8 @@ def sizes_beside(recipe: Recipe, sizes: dict[str, Any]) -> dict[str, Any]:
     kept = {name: size for name, size in sizes.items() if name not in SET_BY_FOLDER}
     if "decoder_layers" in kept:
         kept["decoder_layers"] = min(UPPER, read_shape(Path(recipe.init)).layers // 2)
-        kept.pop("dropout", None)
+        for name in ("dropout", "pretrain"):
+            kept.pop(name, None)
     return kept
 
 

@@ -11,7 +11,7 @@ from regard.training.workers import cores
 MINUTES = 20.0  # of a run that names no budget
 SHORT = 10.0  # minutes; a shorter run needs many updates more than large ones
 SHORT_OF_A_CORE = 20.0  # minutes in which a small language model comes further than a large one
-LONG_OF_A_CORE = 15.0  # minutes in which a reader of passages begins to learn its questions by heart
+LONG_OF_A_CORE = 15.0  # minutes in which a reader of passages comes to learn its questions by heart
 SOME = 16  # examples that an update should hold
 CHARACTERS_OF_A_TOKEN = 4  # roughly
 SMOOTHING = 0.1
@@ -113,11 +113,14 @@ def encoder_sizes(examples: int) -> dict[str, Any]:
 
 
 def reader_sizes(examples: int, minutes: float | None = None) -> dict[str, Any]:
-    """A reader of passages for so many questions; `minutes` are those of one core, None where the budget is in updates."""
+    """A reader of passages for so many questions; `minutes` are those of one core, None where the budget is in updates.
+
+    Where it has time to learn its questions by heart it first answers others, which are made of the passages, and drops more.
+    """
     sizes = {**encoder_sizes(examples), "encoder_layers": 2, "decoder_layers": 3}
     sizes["vocabulary"] = 4000 if examples < 10_000 else 8000
     if 5_000 <= examples < 100_000 and minutes is not None and minutes >= LONG_OF_A_CORE:
-        sizes["dropout"] = 0.15
+        sizes |= {"pretrain": 0.25, "dropout": 0.15}
     return sizes
 
 
