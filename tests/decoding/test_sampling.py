@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -22,7 +22,7 @@ def defined(row, temperature, top_k, top_p):
     p = np.exp((row - row.max()) / temperature)
     p /= p.sum()
     ranked = sorted(range(len(p)), key=lambda token: (-p[token], token))[:top_k]
-    whole = sum(p[token] for token in ranked)
+    whole = 1.0 if top_k is None else sum(p[token] for token in ranked)
     kept, held = [], 0.0
     for token in ranked:
         if top_p is not None and held >= top_p:
@@ -40,12 +40,13 @@ def defined(row, temperature, top_k, top_p):
     top_k=st.sampled_from([None, 1, 2, 100]),
     top_p=st.sampled_from([None, 0.2, 0.77, 1.0]),
 )
+@example(scores=np.array([[1.0, 12.0, 12.0]]), temperature=0.3, top_k=None, top_p=1.0)
+@example(scores=np.array([[0.0, 1.0, 12.0]]), temperature=0.3, top_k=None, top_p=1.0)
 def test_probabilities_are_as_defined(scores, temperature, top_k, top_p):
     found = probabilities(scores, temperature=temperature, top_k=top_k, top_p=top_p)
     assert found.shape == scores.shape
     for mine, row in zip(found, scores, strict=True):
-        # A share smaller than a sum's rounding may be kept or not.
-        np.testing.assert_allclose(mine, defined(row, temperature, top_k, top_p), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(mine, defined(row, temperature, top_k, top_p), rtol=1e-12, atol=1e-300)
 
 
 def test_equally_likely_tokens_are_taken_in_order():

@@ -60,7 +60,9 @@ def probabilities(
         ranked[:, top_k:] = 0
         ranked /= ranked.sum(axis=1, keepdims=True)
     if top_p is not None:
-        before = np.cumsum(ranked, axis=1) - ranked
+        # Not a sum less the token's own share, which rounding may leave below what was reached.
+        before = np.zeros_like(ranked)
+        np.cumsum(ranked[:, :-1], axis=1, out=before[:, 1:])
         ranked[before >= top_p] = 0
         ranked /= ranked.sum(axis=1, keepdims=True)
     kept = np.zeros_like(shares)
