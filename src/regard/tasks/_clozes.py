@@ -59,10 +59,12 @@ def clozes(passage: str, levels: Mapping[str, int], count: int, key: int) -> Ite
         (sentence, gap) for sentence in sentence_spans(passage) for gap in _gaps(passage, sentence, levels)
     ]
     chosen = np.sort(permuted(np.arange(min(count, len(gaps))), len(gaps), derived(key, CHOICE)))
+    units = [match.span() for match in UNIT.finditer(passage)]
+    begins, ends = ({span[side] for span in units} for side in (0, 1))
     for place in chosen.tolist():
         sentence, gap = gaps[place]
         if question := _question(passage, sentence, gap, derived(key, QUESTION, place)):
-            yield Cloze(question, _answers(passage, gap))
+            yield Cloze(question, _answers(passage, gap, begins, ends))
 
 
 def _gaps(passage: str, sentence: Span, levels: Mapping[str, int]) -> Iterator[Span]:
@@ -120,11 +122,9 @@ def _some(passage: str, units: Sequence[Span], key: int) -> str:
     return text
 
 
-def _answers(passage: str, gap: Span) -> list[dict[str, Any]]:
-    """The gap, and other places where the same words stand whole."""
+def _answers(passage: str, gap: Span, begins: set[int], ends: set[int]) -> list[dict[str, Any]]:
+    """The gap, and other places where the same words stand whole, from where a unit begins to where one ends."""
     text = passage[slice(*gap)]
-    units = [match.span() for match in UNIT.finditer(passage)]
-    begins, ends = ({span[side] for span in units} for side in (0, 1))
     others = (
         match.start()
         for match in re.finditer(re.escape(text), passage)
