@@ -207,5 +207,6 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(monkeypatch, regard_co
 
 
 def test_switches_that_do_not_go_together_are_refused(refused):
-    assert "Expected: pretrain too" in refused("train", "translate", "--unlabelled", "more.txt")
+    words = ["--unlabelled", "more.txt", "--pretrain", "0"]
+    assert "Received: unlabelled and pretrain 0" in refused("train", "translate", *words)
     assert "Received: init and dim" in refused("train", "translate", "--init", "folder", "--dim", "64")

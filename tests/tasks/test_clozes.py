@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pretrained_folders import CONFIGS, write_folder
 
 from regard import samples
 from regard._errors import ConfigError
@@ -111,6 +112,18 @@ def test_all_that_reads_learns_from_the_rehearsal(begun):
     begun.update(0.25)
     still = {name for name, value in begun.model.named_parameters() if torch.equal(value, before[name])}
     assert not {name for name in still if name.startswith(("encoder", "blocks", "ends", "pair"))}
+
+
+def test_a_pretrained_reader_rehearses_too(tmp_path):
+    init = str(write_folder(tmp_path / "m", CONFIGS["bert"]))
+    recipe = Recipe(init=init, pretrain=0.5, steps=4, evaluations=1, tokens=1200, precision="fp32", threads=1)
+    sample = samples.sample_path("answer")["dev"]
+    trainer = runs.begin(
+        make_task("answer"), recipe, sample, sample, tmp_path / "run", Reporter(None, Silence())
+    )
+    assert isinstance(trainer.pretraining, Rehearsal)
+    trainer.update(0.25)
+    assert trainer.batches.state_dict()["batch"] == 0
 
 
 def test_unlabelled_passages_are_rehearsed_too(begun, tmp_path):

@@ -199,6 +199,8 @@ def test_what_cannot_begin_so_is_refused_before_anything_is_written(begun, tmp_p
         ConfigError, match=r"has 2 layers. Expected: at most as many frozen_layers. Received: 3"
     ):
         begun(frozen_layers=3)
+    with pytest.raises(ConfigError, match=r"Pooled has none. Leave pretrain and unlabelled out"):
+        begun(pretrain=0.5)
     with pytest.raises(CheckpointError, match="is no folder"):
         begun(init=str(tmp_path / "nowhere"))
     with pytest.raises(CheckpointError, match=r"config.json"):

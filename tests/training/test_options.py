@@ -42,7 +42,6 @@ OTHERS = {
 BEGUN = {"init": "x"}
 BESIDE = {
     "variants": {"bpe_dropout": 0.1},
-    "unlabelled": {"pretrain": 0.1},
     "init_learning_rate": BEGUN,
     "layer_decay": BEGUN,
     "frozen_layers": BEGUN,

@@ -27,6 +27,14 @@ def test_a_reader_rehearses_and_drops_more_where_it_has_time_to_learn_by_heart()
     assert "pretrain" not in reader_sizes(4_999, minutes=20)
 
 
+def test_unlabelled_texts_have_a_share_of_the_budget():
+    more = Recipe(unlabelled="more.txt")
+    assert fill(more, Facts(500, 1), {})[0].pretrain == 0.2
+    assert fill(more, Facts(500, 1), {"pretrain": 0.4})[0].pretrain == 0.4
+    assert fill(more.replace(pretrain=0.1), Facts(500, 1), {})[0].pretrain == 0.1
+    assert fill(Recipe(), Facts(500, 1), {})[0].pretrain is None
+
+
 def test_minutes_are_those_of_all_cores():
     assert core_minutes(Recipe(minutes=10, threads=2)) == 20
     assert core_minutes(Recipe(threads=2)) == 40

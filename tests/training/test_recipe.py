@@ -54,12 +54,15 @@ WRONG = {
     "dropped merges": ({"bpe_dropout": 1.0}, "must be a number from 0 to below 1. Received 1.0"),
     "divergence": ({"r_drop": -1.0}, "the option 'r_drop' must be 0 or more"),
     "all for pretraining": ({"pretrain": 1.0}, "must be a number from 0 to below 1"),
-    "texts for nothing": ({"unlabelled": "a.txt"}, "Expected: pretrain too, 0.2 for a fifth of the budget"),
+    "texts for nothing": (
+        {"unlabelled": "a.txt", "pretrain": 0.0},
+        "Expected: a share of the budget for it, 0.2 for a fifth. Received: unlabelled and pretrain 0",
+    ),
     "growing decay": ({"layer_decay": 1.5}, "the option 'layer_decay' must be at most 1"),
     "frozen nothing": ({"frozen_layers": 2}, "there is none. Expected: init too"),
     "two vocabularies": (
-        {"init": "folder", "vocabulary": 4000, "pretrain": 0.1},
-        "Received: init and vocabulary, pretrain. Leave out one or the other",
+        {"init": "folder", "vocabulary": 4000, "bpe_dropout": 0.1},
+        "Received: init and vocabulary, bpe_dropout. Leave out one or the other",
     ),
     "encoder": ({"encoder": "lstm"}, "'encoder' must be attention or recurrent. Received 'lstm'"),
     "a recurrent one": ({"init": "folder", "encoder": "recurrent"}, "Received: init and encoder"),

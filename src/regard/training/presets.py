@@ -15,6 +15,7 @@ LONG_OF_A_CORE = 15.0  # minutes in which a reader of passages comes to learn it
 SOME = 16  # examples that an update should hold
 CHARACTERS_OF_A_TOKEN = 4  # roughly
 SMOOTHING = 0.1
+PRETRAINED = 0.2  # share of the budget, where there are texts for it and the task has no share of its own
 FEW_PARTS = 250  # half a million characters
 USUAL_RATE, USUAL_WIDTH = 5e-5, 768  # at which BERT is fine-tuned (Devlin et al. 2019)
 HIGHEST_RATE = 3e-4  # at which narrower ones are (Turc et al. 2019)
@@ -54,6 +55,8 @@ def fill(recipe: Recipe, facts: Facts, sizes: dict[str, Any]) -> tuple[Recipe, l
         minutes = choose("minutes", MINUTES, "the default budget")
     for option, value in sizes.items():
         choose(option, value, f"for {facts.examples:,} examples")
+    if recipe.unlabelled is not None and "pretrain" not in sizes:
+        choose("pretrain", PRETRAINED, "for unlabelled texts")
     short = minutes is not None and minutes < SHORT
     if "tokens" not in sizes:
         choose("tokens", *_tokens(facts, short))

@@ -101,7 +101,8 @@ def reader(model: nn.Module) -> tuple[Callable[[Packed], Packed], list[nn.Module
     if isinstance(encoder, nn.Module) and isinstance(embedding, nn.Embedding) and callable(encode):
         return encode, [embedding, encoder], embedding
     raise ConfigError(
-        f"pretrain needs an encoder over pieces that is trained from nothing. {type(model).__name__} has none. Leave pretrain out."
+        f"pretrain needs an encoder over pieces that is trained from nothing. {type(model).__name__} has none. Leave pretrain and "
+        "unlabelled out."
     )
 
 

@@ -45,7 +45,7 @@ ABOVE_ZERO = (
 SHARES = ("dropout", "label_smoothing", "warmup", "average", "bpe_dropout", "pretrain", "cider_finish")
 PATCHES = (2, 4, 8)
 # What `init` leaves no room for.
-FROM_NOTHING = ("vocabulary", "dim", "encoder_layers", "bpe_dropout", "pretrain", "unspaced", "lowercase")
+FROM_NOTHING = ("vocabulary", "dim", "encoder_layers", "bpe_dropout", "unspaced", "lowercase")
 PRECISIONS = ("auto", "fp32", "bf16")
 KINDS = ("attention", "recurrent")
 CUTS = ("runs", "scripts", "characters")
@@ -92,13 +92,13 @@ class Recipe:
     pretrain: float | None = None
     """Share of the budget in which the encoder first learns to restore hidden pieces of the training inputs; for answer, in which
     the model answers questions made of the passages, and for summarize, in which it writes the sentence that says most of a document, left out or not.
-    Default: 0; to summarize few documents 0.4, to answer by many questions 0.25."""
+    Default: 0; to summarize few documents 0.4, to answer by many questions 0.25, otherwise with `unlabelled` 0.2."""
     teacher: str | None = None
     """Folder of a finished run of the same task, a larger one, from which this one learns too; it brings the vocabulary."""
     teacher_share: float = 0.5
     """How much of the loss is the divergence from the teacher; the rest is the training data's."""
     unlabelled: str | None = None
-    """More texts for `pretrain`: a file of inputs without answers, for answer of passages, or of plain text, one a line."""
+    """More texts to pretrain on: a file of inputs without answers, for answer of passages, or of plain text, one a line."""
     init: str | None = None
     """Folder of a pretrained encoder (BERT family), or its name on the hub, with which the task begins."""
     init_learning_rate: float | None = None
@@ -204,10 +204,10 @@ class Recipe:
         self._check_together()
 
     def _check_together(self) -> None:
-        if self.unlabelled is not None and not self.pretrain:
+        if self.unlabelled is not None and self.pretrain == 0:
             raise ConfigError(
-                "unlabelled texts are for pretraining. Expected: pretrain too, 0.2 for a fifth of the budget. Received: "
-                "unlabelled only."
+                "unlabelled texts are for pretraining. Expected: a share of the budget for it, 0.2 for a fifth. Received: unlabelled "
+                "and pretrain 0. Leave out one or the other."
             )
         if self.init is None and self.frozen_layers is not None:
             raise ConfigError(
