@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pretrained_folders import CONFIGS, write_folder
 
+from pretrained_folders import CONFIGS, write_folder
 from regard import samples
 from regard._errors import ConfigError
 from regard.data.matches import units_of
