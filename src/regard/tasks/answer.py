@@ -110,6 +110,11 @@ class AnswerQuestions(CountsWords):
         """What `record` takes for a question about a passage."""
         return question, passage
 
+    def held_together(self, record: Record) -> str:
+        """The passage, which whoever has learned its other questions knows."""
+        passage: str = record.fields["context"]
+        return passage
+
     def input_of(self, record: Record) -> Question:
         """The question with its passage."""
         return Question(record.fields["question"], record.fields["context"])

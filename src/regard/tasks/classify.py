@@ -105,6 +105,10 @@ class Classify(CountsWords):
         record.fields[IMAGE] = load_picture(given, record.place, self.side)
         return record
 
+    def asks_for(self, record: Record) -> Sequence[str]:
+        """The labels."""
+        return self.reader.labels(record)
+
     def input_of(self, record: Record) -> Any:
         """The text, or the picture with its pixels."""
         given = record.fields[self.reader.name]

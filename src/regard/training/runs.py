@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from regard._errors import CheckpointError, ConfigError, DataError
+from regard._errors import CheckpointError, ConfigError
 from regard.data.records import Record, Source
 from regard.data.store import TokenStore
 from regard.training import checkpoints, fine_tuning, teachers, workers
+from regard.training.held_out import spacing, told_apart, too_little
 from regard.training.loop import Trainer
 from regard.training.memory import keep_freed_memory, release_freed_memory
 from regard.training.options import refuse_unknown
@@ -32,7 +33,6 @@ from regard.training.variants import encodings
 
 LEARN_FROM = 1_000_000  # records that the vocabulary is learned from
 ASIDE = ".regard-begin-"  # in the run folder
-HELD_OUT = 500  # records, or a twentieth of the data where that is less
 TOKENS, TEXTS, DEV, BEGUN = "tokens", "texts", "dev.jsonl", "begun"  # in the folder of the state
 OURS = (
     *(checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, checkpoints.STATE, fine_tuning.ENCODER),
@@ -59,7 +59,7 @@ class Prepared:
     choices: list[Choice]
     dev_records: list[Record]
     every: int
-    """Without dev data, one training record in so many is held out for it; 0: none is."""
+    """Without dev data, one group of training records in so many is held out for it; 0: none is."""
 
 
 def begin(
@@ -93,16 +93,23 @@ def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Pr
     recipe = _agreed(task, recipe)
     task.configure(recipe)
     examples = characters = 0
+    groups = set[Hashable]()
     for record in _records(task, recipe, train):
         examples += 1
         characters += task.characters(record)
+        if hasattr(task, "held_together"):
+            groups.add(task.held_together(record))
     refuse_unknown(task, recipe)  # once more: it may depend on what there is to read
-    every = 0 if dev is not None else _every(examples, train)
+    every = 0 if dev is not None else spacing(len(groups) or examples, train)
     facts = Facts(examples, characters, fine_tuning.width(recipe))
     recipe, choices = fill(recipe, facts, fine_tuning.sizes_beside(recipe, task.sizes(examples)))
     deque(unlabelled(task, recipe), maxlen=0)
-    kept = _records(task, recipe, train) if dev is None else _records(task, recipe, dev)
-    dev_records = list(kept if dev is not None else itertools.islice(kept, None, None, every))
+    if dev is None:
+        dev_records = [one for one, held in told_apart(task, _records(task, recipe, train), every) if held]
+        if not dev_records:
+            raise too_little(train, f"{examples} without two of one kind")
+    else:
+        dev_records = list(_records(task, recipe, dev))
     return Prepared(train, dev, recipe, choices, dev_records, every)
 
 
@@ -257,16 +264,9 @@ def _records(task: Task, recipe: Recipe, source: Source) -> Iterator[Record]:
 
 def _training_records(task: Task, prepared: Prepared) -> Iterator[Record]:
     records = _records(task, prepared.recipe, prepared.train)
-    return (record for number, record in enumerate(records) if not prepared.every or number % prepared.every)
-
-
-def _every(examples: int, train: Source) -> int:
-    if examples < 2:
-        raise DataError(
-            f"{train}: too little to hold a part out for the dev score. Expected: two records or more. Received: {examples}. "
-            "To mend it: give more data, or dev data of its own with --dev."
-        )
-    return max(2, examples // min(HELD_OUT, max(1, examples // 20)))
+    if not prepared.every:
+        return records
+    return (record for record, held in told_apart(task, records, prepared.every) if not held)
 
 
 @contextmanager

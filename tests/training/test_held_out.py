@@ -1,0 +1,84 @@
+"""Which records are held out for dev: whole groups, and nothing that training would then lack."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regard import samples
+from regard._errors import DataError
+from regard.tasks import make_task
+from regard.training import runs
+from regard.training.held_out import spacing, told_apart
+from regard.training.recipe import Recipe
+
+
+class Plain:
+    """A task that says nothing of its records."""
+
+
+class Grouped:
+    def held_together(self, record):
+        return record[0]
+
+
+class Classed:
+    def asks_for(self, record):
+        return record
+
+
+@given(st.integers(0, 60), st.integers(2, 9))
+def test_one_record_of_so_many_is_held_out(count, every):
+    found = list(told_apart(Plain(), range(count), every))
+    assert [record for record, _ in found] == list(range(count))
+    assert [record for record, held in found if held] == list(range(0, count, every))
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), max_size=40), st.integers(2, 5))
+def test_a_group_is_held_out_whole(letters, every):
+    held = {True: set(), False: set()}
+    for letter, is_held in told_apart(Grouped(), letters, every):
+        held[is_held].add(letter)
+    assert not held[True] & held[False]
+    assert len(held[True]) == -(-len(set(letters)) // every)
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "de"]), max_size=40), st.integers(2, 5))
+def test_training_has_what_is_held_out(classes, every):
+    found = list(told_apart(Classed(), classes, every))
+    known = {letter for record, held in found if not held for letter in record}
+    assert all(letter in known for record, held in found if held for letter in record)
+    assert sum(held for _, held in found) <= -(-len(classes) // every)
+    if len(set(classes)) < len(classes):
+        assert any(held for _, held in found)
+
+
+def test_how_many_are_held_out_depends_on_how_many_there_are():
+    assert [spacing(count, "x") for count in (2, 30, 100, 10_000, 1_000_000)] == [2, 30, 20, 20, 2000]
+    with pytest.raises(DataError, match=r"x: too little .* Received: 1\. .* with --dev"):
+        spacing(1, "x")
+
+
+def test_questions_on_one_passage_are_held_out_together():
+    task = make_task("answer")
+    train = samples.sample_path("answer")["train"]
+    prepared = runs.prepare(task, Recipe(steps=1), train, None)
+    records = task.read(train, 100_000)
+    passages = {True: set(), False: set()}
+    for record, held in told_apart(task, records, prepared.every):
+        passages[held].add(record.fields["context"])
+    assert {record.fields["context"] for record in prepared.dev_records} == passages[True]
+    assert len(passages[True]) > 10
+    assert not passages[True] & passages[False]
+
+
+def test_the_only_example_of_a_class_is_not_held_out(tmp_path):
+    file = tmp_path / "few.tsv"
+    lines = ["rare\ta cat"] + ["common\ta dog"] * 60
+    file.write_text("label\ttext\n" + "\n".join(lines) + "\n", encoding="utf8")
+    prepared = runs.prepare(make_task("classify"), Recipe(steps=1), file, None)
+    assert [record.fields["label"] for record in prepared.dev_records] == ["common"] * 4
+    file.write_text("label\ttext\na\tone\nb\ttwo\n", encoding="utf8")
+    with pytest.raises(DataError, match="Received: 2 without two of one kind"):
+        runs.prepare(make_task("classify"), Recipe(steps=1), file, None)
