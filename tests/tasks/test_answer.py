@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from regard.data.records import Record
 from regard.nn.consistency import consistent, twice
 from regard.nn.reader import SpanScores
 from regard.tasks import make_task
-from regard.tasks._examples import best_span, outcomes, read, rows_of
+from regard.tasks._answering import best_spans
+from regard.tasks._examples import outcomes, read, rows_of
 from regard.tasks._reading import Question
 from regard.tasks.answer import AnswerQuestions
 from regard.training import checkpoints, runs
@@ -111,6 +114,37 @@ def test_the_threshold_decides_between_an_answer_and_none(run):
     assert all(one.probability == one.no_answer for one in none)
     with pytest.raises(ConfigError, match="no_answer is a probability"):
         task.predict(model, asked, no_answer=2.0)
+    with pytest.raises(ConfigError, match="Expected: 1 or more. Received: 0"):
+        task.predict(model, asked, candidates=0)
+
+
+def test_the_best_threshold_is_that_of_all_whatever_one_was_used(run):
+    task, model, records, _ = run
+    asked = [task.input_of(record) for record in records]
+    used = [task.predict(model, asked, **options) for options in ({"no_answer": 1.0}, {"no_answer": 0.1}, {})]
+    notes = {task.score(found, records)[0].signature for found in used}
+    assert len(notes) == 1
+    threshold = float(notes.pop().split()[-1])
+    best = task.score(task.predict(model, asked, no_answer=threshold + 5e-4), records)[0]
+    assert f"best {best.value:.1f} " in best.signature
+
+
+def test_several_candidates_come_with_an_answer(run):
+    task, model, records, _ = run
+    asked = [replace(task.input_of(records[0]), id="first"), task.input_of(records[1])]
+    answers = task.predict(model, asked, candidates=3, no_answer=1.0)
+    for answer, given in zip(answers, asked, strict=True):
+        assert len(answer.candidates) == 3
+        best = answer.candidates[0]
+        assert (best.text, best.start, best.end) == (answer.text, answer.start, answer.end)
+        assert all(given.passage[one.start : one.end] == one.text for one in answer.candidates)
+    entry = answers[0].as_json()
+    assert entry["id"] == "first"
+    assert [one["text"] for one in entry["candidates"]] == [one.text for one in answers[0].candidates]
+    assert "id" not in answers[1].as_json()
+    silent = task.predict(model, asked, no_answer=0.0)
+    assert [one.candidates[0].text for one in silent] == [one.text for one in answers]
+    assert "candidates" not in silent[0].as_json()
 
 
 def test_when_not_to_answer_is_chosen_on_dev_data(run):
@@ -246,7 +280,31 @@ def test_a_model_that_always_answers_counts_no_question_without_an_answer(tmp_pa
     assert torch.isfinite(task.loss(model, batch, 0.1))
     found = task.predict(model, [task.input_of(one) for one in records])
     assert {one.no_answer for one in found} == {0.0}
+    with pytest.raises(ConfigError, match=r"this model always answers.* Received: 0\.5\. .* answers are \[\]"):
+        task.predict(model, [task.input_of(records[0])], no_answer=0.5)
     assert "best" not in task.score(found, records)[0].signature
+
+
+def test_how_long_answers_may_be(tmp_path):
+    passage = " ".join(f"word{number}" for number in range(60))
+    answers = [{"text": passage, "start": 0}]
+    record = {"context": passage, "question": "What?", "answers": answers}
+    file = write(tmp_path / "long.jsonl", [record, record | {"answers": [{"text": "word3", "start": 18}]}])
+    task = make_task("answer")
+    records = list(task.read(file, 1000))
+    for longest in (None, 11):
+        recipe = RECIPE.replace(longest_answer=longest)
+        task.configure(recipe)
+        task.learn(iter(records), recipe)
+        assert task.window.longest == (longest or 12)  # half the window
+        assert task.remarks[0] == "2 questions on 1 passages"
+        assert "1 of 2 answers are longer than the" in task.remarks[1]
+    wide = RECIPE.replace(window=2000, longest_answer=1000)
+    task.configure(wide)
+    task.learn(iter(records), wide)
+    assert (task.window.longest, len(task.remarks)) == (1000, 1)
+    with pytest.raises(ConfigError, match=r"longest_answer at most 12, half the window.*Received: 13"):
+        task.configure(RECIPE.replace(longest_answer=13))
 
 
 def test_many_questions_of_one_passage_are_several_examples(run):
@@ -276,16 +334,21 @@ def test_the_best_span_is_the_best_of_all(data):
                 chances[key] = chances.get(key, 0.0) + np.exp(part[place, length])
         parts.append(part)
     none = data.draw(st.sampled_from([-np.inf, 0.5]))
-    first, last, chance, silence = best_span(parts, starts, spans, none)
+    found, silence = best_spans(parts, starts, spans, none, data.draw(st.integers(1, 4)))
     whole = sum(chances.values()) + np.exp(none)
     allowed = {key: value for key, value in chances.items() if widths[key[0]] and widths[key[1]]}
     assert silence == pytest.approx(np.exp(none) / whole)
     if allowed:
         best = max(allowed, key=allowed.__getitem__)
-        assert (first, last) == best
-        assert chance == pytest.approx(allowed[best] / whole)
+        assert found[0][:2] == best
     else:
-        assert first is None
+        assert not found
+    for first, last, chance in found:
+        assert chance == pytest.approx(allowed[first, last] / whole)
+    bounds = sorted(one[:2] for one in found)
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(bounds))
+    chances = [chance for *_, chance in found]
+    assert chances == sorted(chances, reverse=True)
 
 
 @pytest.mark.parametrize(
@@ -383,6 +446,9 @@ def test_answers_begin_with_a_pretrained_encoder(run, tmp_path, kind):
     one = reader(given, attention=True)
     assert one.start is None or given[1][one.start : one.end] == one.text
     assert reader([given, ("Who?", "Dogs ran.")])[0].text == one.text
+    nothing = reader([("Who?", "\ufffd"), ("\ufffd", "Dogs ran.")])  # which BERT's own cleaning takes away
+    assert nothing[0].text == "" or kind != "bert"
+    assert nothing[1].text in "Dogs ran."
 
 
 def test_questions_are_cut_by_what_is_known_of_them(run):

@@ -55,6 +55,7 @@ KNOWN_BY = {
     "init": {"roles", "answer", "classify"},
     "unspaced": {"answer"},
     "stride": {"answer"},
+    "longest_answer": {"answer"},
     "matches": {"answer"},
     "window": {"answer", "summarize"},
     "ngrams": {"classify"},

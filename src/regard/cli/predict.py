@@ -31,6 +31,7 @@ def predict(
     beam: int | None = None,
     length_penalty: float | None = None,
     no_answer: float | None = None,
+    candidates: int | None = None,
     repeats: bool = False,
     attention: Path | None = None,
     columns: bool = False,
@@ -46,7 +47,7 @@ def predict(
         texts: What to translate, summarize, label, ask, classify, caption or continue: texts, or paths of pictures. Default:
             the lines of --input, or of standard input.
         input: A file with a text on each line, or one with the columns of the task, such as .jsonl with "source" or "words".
-        passage: A text file in which questions are answered.
+        passage: A text file in which questions are answered; in what is found, the end of a line counts as one character.
         image: A picture to caption or classify, as its path alone would be.
         language: In which to write, for a model of captions in several languages. Default: the first of them.
         beam: Hypotheses kept for each sentence that is written; 1 is greedy search. Default: 5.
@@ -55,6 +56,7 @@ def predict(
         repeats: Let a summary say the same three words twice.
         no_answer: How probable it must be that there is no answer before none is given. Default: what the dev data of the
             training chose, or else more so than any answer.
+        candidates: With --json, how many of the most probable answers are given, none of which overlap. Default: 1.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
         precision: Of the weights while writing; bf16 and int8 are faster and lose a little. Default: fp32.
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
@@ -77,7 +79,7 @@ def predict(
         "attention": True if attention else None,
     }
     given |= {"repeats": repeats or None, "no_answer": no_answer, "language": language}
-    given["precision"] = precision
+    given |= {"precision": precision, "candidates": candidates}
     given |= shortlist_option(predictor, shortlist)
     writing = writing or WritingFlags()
     options = task_options(
@@ -96,7 +98,7 @@ def predict(
             raise ConfigError(
                 "one page shows one text. Expected a single text with --attention. Received several."
             )
-        for result in predictor(chunk, **options) if chunk else []:
+        for result in predictor.predict(chunk, **options) if chunk else []:
             show(result)
             done += 1
             if attention:

@@ -1,4 +1,4 @@
-"""Passages with their questions as examples: their streams, how a model reads a batch of them, and which span is best."""
+"""Passages with their questions as examples: their streams, and how a model reads a batch of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from regard.data.passages import best_window, covering_pieces, window_starts
 from regard.nn.reader import PassageReader, SpanScores
 
 END_CODE, END_SPELLING = CODES - 1, SPELLINGS - 1  # of the end of a question, which no piece has
-Span = tuple[int, int]
+SHORTEST, LONGEST = 8, 64  # between them is by default the longest span that is looked for
+COVERED = 0.99  # of the training answers are no longer than that
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,17 @@ class Window:
     size: int
     stride: int
     longest: int
+
+    @classmethod
+    def fitting(cls, lengths: Sequence[int], size: int, stride: int, longest: int | None) -> Window:
+        """A window for answers of these lengths; `longest`, where it is not given, covers nearly all of them.
+
+        Windows overlap by the longest span at least, so that every answer lies within one of them.
+        """
+        if longest is None:
+            usual = sorted([SHORTEST, *lengths])[min(len(lengths), int((len(lengths) + 1) * COVERED))]
+            longest = min(max(SHORTEST, usual), LONGEST, max(1, size // 2))
+        return cls(size, max(1, min(stride, size - longest)), longest)
 
 
 class Example:
@@ -142,29 +154,3 @@ def rows_of(stream: Packed, width: int) -> NDArray[np.int64]:
 def firsts(stream: Packed, width: int) -> NDArray[np.int64]:
     """(N,): the number of each example's first row of `width` entries."""
     return stream.offsets[:-1].astype(np.int64) // width
-
-
-def best_span(
-    parts: Sequence[NDArray[np.float64]], starts: Sequence[int], spans: Sequence[Span], none: float
-) -> tuple[int | None, int, float, float]:
-    """The first and last piece of the most probable span, its probability, and that of there being no answer.
-
-    A span that several windows hold has the sum of its probabilities in them. Spans that begin or end with a piece of no
-    characters are not chosen; where only such are there, the first piece is None.
-
-    Arguments: for each window the scores (pieces, longest) of its spans and where it begins, the characters of all pieces, and
-    the score of there being no answer.
-    """
-    longest = parts[0].shape[1]
-    peak = max(none, *(float(part.max()) for part in parts))
-    shares = np.zeros((len(spans), longest))
-    for part, start in zip(parts, starts, strict=True):
-        shares[start : start + len(part)] += np.exp(part - peak)
-    silence = float(np.exp(none - peak))
-    whole = float(shares.sum()) + silence
-    empty = np.array([begin == end for begin, end in spans])
-    ends = np.minimum(np.arange(len(spans))[:, None] + np.arange(longest), len(spans) - 1)
-    shares[empty[:, None] | empty[ends]] = 0.0
-    first, length = np.unravel_index(int(shares.argmax()), shares.shape)
-    chance = float(shares[first, length])
-    return (int(first) if chance else None), int(first + length), chance / whole, silence / whole

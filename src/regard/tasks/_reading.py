@@ -28,6 +28,7 @@ class Question:
 
     text: str
     passage: str = field(repr=False)
+    id: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,31 @@ class Looked:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A span, `passage[start:end] == text`, and how probable it is that it is the answer."""
+
+    text: str
+    start: int
+    end: int
+    probability: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The same in plain values."""
+        return {
+            "text": self.text,
+            "start": self.start,
+            "end": self.end,
+            "probability": round(self.probability, 4),
+        }
+
+
+@dataclass(frozen=True)
 class Answer:
     """An answer: `passage[start:end] == text`, or no text where the passage has none; both bounds are then None.
 
     `probability` is that of this span, or of there being no answer, among all spans of the passage; `no_answer` that of there
-    being none, 0 for a model that always answers. `attention` is there on request.
+    being none, 0 for a model that always answers. `candidates` are the most probable spans, as many as were asked for, none of which
+    overlap; the first is there also where no answer is given. `attention` is there on request, `id` is that of the question.
     """
 
     question: str
@@ -54,20 +75,25 @@ class Answer:
     end: int | None
     probability: float
     no_answer: float
+    candidates: tuple[Candidate, ...] = field(default=(), repr=False)
+    id: Any = field(default=None, repr=False)
     attention: Looked | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return " ".join(self.text.split())
 
     def as_json(self) -> dict[str, Any]:
-        """Question, text, bounds and probabilities."""
+        """Question, text, bounds and probabilities; of several candidates these too."""
+        several = [one.as_json() for one in self.candidates] if len(self.candidates) > 1 else None
         return {
+            **({} if self.id is None else {"id": self.id}),
             "question": self.question,
             "text": self.text,
             "start": self.start,
             "end": self.end,
             "probability": round(self.probability, 4),
             "no_answer": round(self.no_answer, 4),
+            **({} if several is None else {"candidates": several}),
         }
 
     def picture(self) -> AttentionPicture:
@@ -97,7 +123,8 @@ def restored_answer(entry: Record, record: Record) -> Answer:
     start, end = (entry.fields.get(name) for name in ("start", "end"))
     chances = (entry.fields.get(name) for name in ("probability", "no_answer"))
     probability, no_answer = (float(one) if isinstance(one, int | float) else 0.0 for one in chances)
-    return Answer(record.fields["question"], text, start, end, probability, no_answer)
+    asked = record.fields["question"]
+    return Answer(asked, text, start, end, probability, no_answer, id=record.fields.get("id"))
 
 
 def looked(weights_BTHP: NDArray[np.float32], question: Text, passage: Text, begin: int, size: int) -> Looked:

@@ -33,12 +33,13 @@ from regard.metrics.buckets import Group
 from regard.metrics.measurement import by_example
 from regard.metrics.translation import Score
 from regard.metrics.words import characters
-from regard.nn.reader import PassageReader, SpanScores, span_loss
+from regard.nn.reader import PassageReader, span_loss
 from regard.nn.watch import watch
+from regard.tasks._answering import answers_of, check_options
 from regard.tasks._clozes import Cloze, clozes
 from regard.tasks._counting import CountsWords, frequency_group
 from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
-from regard.tasks._examples import Example, Window, best_span, firsts, outcomes, read, rows_of
+from regard.tasks._examples import Example, Window, firsts, outcomes, read, rows_of
 from regard.tasks._reading import DISTANCES, Answer, Question, answer_distance, looked, restored_answer
 from regard.tasks._scripts import scores_of, way_to_cut
 from regard.training.fine_tuning import refuse_beside
@@ -53,8 +54,6 @@ TOGETHER = 8  # questions of one example
 PREDICTED = 16_384  # pieces of readings predicted at once
 TURNS = 2  # examples of questions that are made of one passage
 CALIBRATED = 500  # dev examples by which abstaining is calibrated
-SHORTEST, LONGEST = 8, 64  # between them is the longest span that is looked for
-COVERED = 0.99  # of the training answers are no longer than that
 
 
 class AnswerQuestions(CountsWords):
@@ -63,11 +62,11 @@ class AnswerQuestions(CountsWords):
     name = "answer"
     rehearses = "answers questions made of the passages, in"
     streams = ("golds", "lengths", "readings", "spellings", "texts", "codes")
-    options = ("attention", "no_answer")
+    options = ("attention", "no_answer", "candidates")
     score_options = ("language",)
     recipe_options = (
         *(name for name in TEXTS if name != "lowercase"),  # pieces are in lower case always
-        *(*BEGUN, "decoder_layers", "r_drop", "unspaced", "window", "stride", "matches"),
+        *(*BEGUN, "decoder_layers", "r_drop", "unspaced", "window", "stride", "longest_answer", "matches"),
     )
     tokenizer: Tokenizer
     matcher: Matcher
@@ -77,8 +76,14 @@ class AnswerQuestions(CountsWords):
     minutes: float | None = None
 
     def configure(self, recipe: Recipe) -> None:
-        """How long training may compute; refuses sizes for which a pretrained encoder leaves no room. The fields have fixed names."""
+        """How long training may compute; refuses sizes that do not go together. The fields have fixed names."""
         refuse_beside(recipe)
+        most = (recipe.window or WINDOW) // 2
+        if recipe.longest_answer is not None and recipe.longest_answer > most:
+            raise ConfigError(
+                f"windows must overlap by the longest answer. Expected: longest_answer at most {most}, half the window, or a larger "
+                f"window. Received: {recipe.longest_answer}."
+            )
         self.minutes = core_minutes(recipe)
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
@@ -93,7 +98,7 @@ class AnswerQuestions(CountsWords):
         """A pair of question and passage, or both by their names, as a record."""
         record = Record({}, *place)
         if isinstance(given, Question):
-            given = given.text, given.passage
+            given = {"question": given.text, "context": given.passage, "id": given.id}
         if isinstance(given, tuple) and len(given) == 2:
             given = {"question": given[0], "context": given[1]}
         if not isinstance(given, dict):
@@ -117,7 +122,7 @@ class AnswerQuestions(CountsWords):
 
     def input_of(self, record: Record) -> Question:
         """The question with its passage."""
-        return Question(record.fields["question"], record.fields["context"])
+        return Question(record.fields["question"], record.fields["context"], record.fields.get("id"))
 
     def characters(self, record: Record) -> int:
         """Of question and passage."""
@@ -144,18 +149,14 @@ class AnswerQuestions(CountsWords):
         for text in texts:
             self.counts.add(characters(text))
         self.matcher = Matcher(Matcher.frequencies(map(units_of, texts)), recipe.matches)
-        sizes = [SHORTEST]
+        lengths = []
         for passage, answered in passages.items():
             pieces = self.tokenizer.spans(passage)
-            sizes += [
-                last - first + 1 for first, last in (covering_pieces(pieces, *span) for span in answered)
-            ]
-        sizes.sort()
+            bounds = (covering_pieces(pieces, *span) for span in answered)
+            lengths += [last - first + 1 for first, last in bounds]
         size = recipe.window or WINDOW
-        usual = sizes[min(len(sizes) - 1, int(len(sizes) * COVERED))]
-        longest = min(max(SHORTEST, usual), LONGEST, max(1, size // 2))
-        # Windows overlap by the longest span at least: every answer lies within one of them.
-        self.window = Window(size, max(1, min(recipe.stride or size // 2, size - longest)), longest)
+        self.window = Window.fitting(lengths, size, recipe.stride or size // 2, recipe.longest_answer)
+        self.remarks = _remarks(len(asked), len(passages), lengths, self.window.longest)
         self.abstains = not all(answers)
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
@@ -241,6 +242,7 @@ class AnswerQuestions(CountsWords):
         *,
         attention: bool = False,
         no_answer: float | None = None,
+        candidates: int = 1,
     ) -> list[Answer]:
         """The most probable span for every question; the same whatever others stand beside it.
 
@@ -250,17 +252,16 @@ class AnswerQuestions(CountsWords):
             attention: look at every question, one after the other, and give the weights with it.
             no_answer: how probable it must be that there is no answer before none is given; by default what dev data chose, or
                 else more so than any span.
+            candidates: how many of the most probable spans come with each answer.
         """
-        if no_answer is not None and not 0 <= no_answer <= 1:
-            raise ConfigError(
-                f"no_answer is a probability. Expected: a number from 0 to 1. Received: {no_answer}."
-            )
+        check_options(model, no_answer, candidates)
         if no_answer is None and model.threshold is not None and model.threshold >= 0:
             no_answer = float(model.threshold)
         results: list[Answer] = []
         for batch in self._examples(inputs):
             found = read(model, pack_streams([one.streams() for one in batch], self.streams))
-            results += self._answers(batch, *found, no_answer)
+            results += answers_of(batch, *found, no_answer, candidates)
+        results = [replace(one, id=given.id) for one, given in zip(results, inputs, strict=True)]
         if attention:
             return [self._looked(model, *pair) for pair in zip(results, inputs, strict=True)]
         return results
@@ -275,9 +276,9 @@ class AnswerQuestions(CountsWords):
         if all(answered) or not getattr(self, "abstains", False):
             return [scores.f1, scores.exact]
         # What a threshold could reach is a figure for choosing one on dev data, with `no_answer`.
-        shares, surest = scores.f1.statistics[:, 0], [one.no_answer for one in predictions]
-        ours = [one.text for one in predictions]
-        best, threshold = best_threshold(shares, ours, answered, surest)
+        texts = [one.candidates[0].text if one.candidates else one.text for one in predictions]
+        shares = scores_of(texts, records, language).f1.statistics[:, 0]
+        best, threshold = best_threshold(shares, texts, answered, [one.no_answer for one in predictions])
         note = f"{scores.f1.signature}; best {best:.1f} at no_answer {threshold:.3f}"
         return [replace(scores.f1, signature=note), scores.exact]
 
@@ -366,25 +367,6 @@ class AnswerQuestions(CountsWords):
         if batch:
             yield batch
 
-    def _answers(
-        self, batch: list[Example], scores: SpanScores, asked: np.ndarray, no_answer: float | None
-    ) -> Iterator[Answer]:
-        spans, offsets = scores.spans.double().numpy(), scores.offsets
-        nothing = None if scores.nothing is None else scores.nothing.double().numpy()
-        bounds = np.searchsorted(asked, np.arange(asked[-1] + 2))
-        questions = ((one, question) for one in batch for question in one.questions)
-        for (one, question), begin, end in zip(questions, bounds[:-1], bounds[1:], strict=True):
-            parts = [spans[offsets[reading] : offsets[reading + 1]] for reading in range(begin, end)]
-            none = -np.inf if nothing is None else float(nothing[begin:end].mean())
-            first, last, chance, silence = best_span(parts, one.starts, one.passage.spans, none)
-            words = question.text, one.passage.text
-            threshold = chance if no_answer is None else no_answer
-            if first is None or (nothing is not None and silence > threshold):
-                yield Answer(words[0], "", None, None, silence, silence)
-            else:
-                start, stop = one.passage.spans[first][0], one.passage.spans[last][1]
-                yield Answer(words[0], words[1][start:stop], start, stop, chance, silence)
-
     def _looked(self, model: PassageReader, answer: Answer, given: Question) -> Answer:
         """The same with what the question looked at, in the window that holds the answer best; with the kernel that always runs."""
         passage, question = Text(given.passage, self.tokenizer), Text(given.text, self.tokenizer)
@@ -402,3 +384,15 @@ class AnswerQuestions(CountsWords):
             weights = weights[..., len(question.ids) + 1 :]
         size = min(self.window.size, len(passage.ids))
         return replace(answer, attention=looked(weights, question, passage, starts[number], size))
+
+
+def _remarks(questions: int, passages: int, lengths: Sequence[int], longest: int) -> list[str]:
+    """What is to be said of training data with answers of these lengths."""
+    found = [f"{questions:,} questions on {passages:,} passages"]
+    longer = sum(length > longest for length in lengths)
+    if longer:
+        found.append(
+            f"{longer:,} of {len(lengths):,} answers are longer than the {longest} pieces that are looked for; --longest-answer N "
+            "looks for more"
+        )
+    return found

@@ -39,6 +39,7 @@ ABOVE_ZERO = (
     "layer_decay",
     "window",
     "stride",
+    "longest_answer",
     "side",
     "context",
 )
@@ -174,6 +175,8 @@ class Recipe:
     """For answers: tokens tell the model which words question and passage have in common, in which form, and how close by."""
     stride: int | None = None
     """Pieces from the beginning of one window to that of the next; less where a window would not overlap by the longest answer."""
+    longest_answer: int | None = None
+    """Pieces of the longest answer that is looked for, at most half a window. Default: what covers 99 of 100 training answers, from 8 to 64."""
     unspaced: str | None = None
     """Where Chinese and Japanese are cut before pieces are learned: "runs" (nowhere), "scripts" or "characters". By default as the data's script needs it."""
     seed: int = 0

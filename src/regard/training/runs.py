@@ -210,6 +210,7 @@ def describe(trainer: Trainer, prepared: Prepared) -> str:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     examples, tokens = trainer.learning.size()
     lines = [f"{examples:,} examples, {tokens:,} tokens, {parameters:,} parameters"]
+    lines += getattr(trainer.task, "remarks", [])
     if trainer.pretraining is not None:
         texts, pieces = trainer.pretraining.size()
         share = prepared.recipe.pretrain or 0.0

@@ -35,6 +35,7 @@ class Task(Protocol):
     - `unlabelled(source, max_characters)`, which reads texts to pretrain on that are not what a prediction is made of;
     - `held_together(record)`, equal for records of which some must not be held out for dev without the others;
     - `asks_for(record)`, things that training must have seen before the record can be scored;
+    - `remarks`, lines that say what `learn` saw;
     - `taught`, the options that a teacher decides, with what they are where a recipe leaves them open;
     - `descends`, True where a lower score is better, and `digits`, with which scores are shown.
     """
