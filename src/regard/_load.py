@@ -15,17 +15,19 @@ class Predictor:
     """A model from a run folder, with everything that it needs to be used.
 
     Call it with one input, or with a list of them: it gives one result, or a list in the same order. Keywords are the
-    task's own; for roles `attention`, for answers `attention` and `no_answer`, for translation `beam` (5), `penalty` (1.0),
+    task's own; for roles `attention`, for answers `attention`, `no_answer` and `candidates`, for translation `beam` (5), `penalty` (1.0),
     `attention` (False) and `precision` ("fp32", or "bf16" and "int8", which are faster and lose a little), for summaries `beam`,
     `penalty` (by default what was best on the dev data), `attention` and `repeats` (False), for captions those of translation and
     `language`. The model is packed for the kernel at the first call with a precision. For texts to be continued they are
     `length`, `temperature`, `top_k`, `top_p`, `seed`, `stop`, `count` and `attention`; `stream` gives such a text piece by piece.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, max_characters: int | None = None) -> None:
         self.folder = Path(folder)
         self.config = runs.read_config(self.folder)
         self.recipe = runs.recipe_of(self.config, self.folder)
+        if max_characters is not None:
+            self.recipe = self.recipe.replace(max_characters=max_characters)
         self.task = make_task(self.config["run"].get("task", ""))
         self.task.load(self.folder)
         self.model = self.task.model(self.recipe)
@@ -37,7 +39,7 @@ class Predictor:
         """Predict: a list holds several inputs, anything else is one.
 
         Raises:
-            DataError: an input is empty, no text, or longer than the run's `max_characters`.
+            DataError: an input is empty, no text, or longer than `max_characters`, by default the run's.
         """
         items = inputs if isinstance(inputs, list) else [inputs]
         longest = self.recipe.max_characters
@@ -77,8 +79,10 @@ class Predictor:
         return f"Predictor({self.task.name}, {str(self.folder)!r})"
 
 
-def load(folder: str | Path) -> Predictor:
+def load(folder: str | Path, max_characters: int | None = None) -> Predictor:
     """The model in a run folder, ready to be called. Nothing in the folder is unpickled or run.
+
+    `max_characters` is the longest text that it accepts in a field, by default that of the run.
 
         translator = regard.load("runs/en-zh")
         translator("A dog runs.").text
@@ -98,5 +102,6 @@ def load(folder: str | Path) -> Predictor:
 
     Raises:
         CheckpointError: the folder holds no run, or a file in it is missing, damaged or cut short.
+        ConfigError: `max_characters` is not above 0.
     """
-    return Predictor(folder)
+    return Predictor(folder, max_characters)

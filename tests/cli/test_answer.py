@@ -31,6 +31,31 @@ def test_questions_about_a_passage(reader, regard_command):
     assert all(PASSAGE[entry["start"] : entry["end"]] == entry["text"] for entry in entries)
 
 
+def test_more_than_one_answer_is_asked_for(reader, regard_command):
+    command = ("predict", reader / "run", "Who wrote?", "--passage", reader / "text.txt", "--candidates", "2")
+    entry = json.loads(regard_command(*command, "--json").out)
+    assert [PASSAGE[one["start"] : one["end"]] for one in entry["candidates"]] == [
+        one["text"] for one in entry["candidates"]
+    ]
+    assert len(entry["candidates"]) == 2
+
+
+def test_how_long_a_passage_may_be_can_be_said(reader, regard_command, refused, tmp_path):
+    long = tmp_path / "long.txt"
+    long.write_text(PASSAGE * 1000, encoding="utf8")
+    command = ("predict", reader / "run", "Who wrote?", "--passage", long)
+    assert "raise the limit with --max-characters" in refused(*command)
+    assert regard_command(*command, "--max-characters", "50000").code == 0
+    record = {"question": "Who?", "context": PASSAGE, "answers": [{"text": "Ada", "start": 0}]}
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps(record))
+    assert "at most 10 characters" in refused(
+        "evaluate", reader / "run", "--data", data, "--max-characters", "10"
+    )
+    both = ("compare", reader / "run", reader / "run", "--data", data)
+    assert "at most 10 characters" in refused(*both, "--max-characters", "10")
+
+
 def test_questions_that_are_piped_in(reader, regard_command):
     result = regard_command(
         "predict", reader / "run", "--passage", reader / "text.txt", stdin=b"Who?\nWhen?\n"

@@ -126,6 +126,21 @@ def test_case_is_that_of_the_settings_or_of_the_vocabulary(tmp_path, vocabulary,
 
 
 @pytest.mark.parametrize(
+    "settings", [{"word_tokenizer_type": "mecab"}, {"subword_tokenizer_type": "character"}]
+)
+def test_a_vocabulary_of_words_that_a_dictionary_cuts_is_refused(tmp_path, settings):
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n日本語\n", encoding="utf-8")
+    usual = {"word_tokenizer_type": "basic", "subword_tokenizer_type": "wordpiece"}
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(usual | settings))
+    ((name, kind),) = settings.items()
+    with pytest.raises(CheckpointError, match=rf"Received: {name} '{kind}'. .*multilingual"):
+        PretrainedTokenizer.load(tmp_path)
+    file.write_text(json.dumps(usual))
+    assert len(PretrainedTokenizer.load(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         (None, None, "Received: neither"),

@@ -131,6 +131,16 @@ def test_a_bad_answer_in_nested_json_is_named_by_its_question(tmp_path):
         list(read_questions(path, 100))
 
 
+def test_what_lacks_in_nested_json_is_named_by_its_place(tmp_path):
+    path = write(tmp_path / "a.json", nested({"id": "q7", "answers": []}))
+    place = r"a\.json, article 1, paragraph 1, question 1"
+    with pytest.raises(DataError, match=rf"{place}: this is not SQuAD's JSON: 'question' is missing"):
+        list(read_questions(path, 100))
+    path = write(tmp_path / "b.json", {"data": [{"paragraphs": [{"context": "x", "qas": 3}]}]})
+    with pytest.raises(DataError, match=r"paragraph 1: this is not SQuAD's JSON: 'qas' is no list"):
+        list(read_questions(path, 100))
+
+
 @pytest.mark.parametrize(
     "text", ["[]", "{", '{"data": [{"title": "x"}]}', '{"data": [{"paragraphs": [{"qas": [{}]}]}]}']
 )

@@ -114,7 +114,7 @@ def test_the_threshold_decides_between_an_answer_and_none(run):
     assert all(one.probability == one.no_answer for one in none)
     with pytest.raises(ConfigError, match="no_answer is a probability"):
         task.predict(model, asked, no_answer=2.0)
-    with pytest.raises(ConfigError, match="Expected: 1 or more. Received: 0"):
+    with pytest.raises(ConfigError, match=r"Expected: 1 or more\. Received: 0"):
         task.predict(model, asked, candidates=0)
 
 
@@ -133,11 +133,11 @@ def test_several_candidates_come_with_an_answer(run):
     task, model, records, _ = run
     asked = [replace(task.input_of(records[0]), id="first"), task.input_of(records[1])]
     answers = task.predict(model, asked, candidates=3, no_answer=1.0)
-    for answer, given in zip(answers, asked, strict=True):
+    for answer, question in zip(answers, asked, strict=True):
         assert len(answer.candidates) == 3
         best = answer.candidates[0]
         assert (best.text, best.start, best.end) == (answer.text, answer.start, answer.end)
-        assert all(given.passage[one.start : one.end] == one.text for one in answer.candidates)
+        assert all(question.passage[one.start : one.end] == one.text for one in answer.candidates)
     entry = answers[0].as_json()
     assert entry["id"] == "first"
     assert [one["text"] for one in entry["candidates"]] == [one.text for one in answers[0].candidates]
@@ -280,7 +280,9 @@ def test_a_model_that_always_answers_counts_no_question_without_an_answer(tmp_pa
     assert torch.isfinite(task.loss(model, batch, 0.1))
     found = task.predict(model, [task.input_of(one) for one in records])
     assert {one.no_answer for one in found} == {0.0}
-    with pytest.raises(ConfigError, match=r"this model always answers.* Received: 0\.5\. .* answers are \[\]"):
+    with pytest.raises(
+        ConfigError, match=r"this model always answers.* Received: 0\.5\. .* answers are \[\]"
+    ):
         task.predict(model, [task.input_of(records[0])], no_answer=0.5)
     assert "best" not in task.score(found, records)[0].signature
 

@@ -36,6 +36,7 @@ def compare(
     text: str | None = None,
     label: str | None = None,
     precision: Literal["fp32", "bf16", "int8"] | None = None,
+    max_characters: int | None = None,
     json: bool = False,
 ) -> None:
     """Say which of two models is better on a file of examples, where, and whether it may be luck.
@@ -57,6 +58,7 @@ def compare(
             the text, of captions the first of the run.
         text: Name of the field that is classified. Default: as in the training of the first run.
         label: Name of the field of labels. Default: as in the training of the first run.
+        max_characters: Longest text accepted in a field; longer ones are refused. Default: as in training.
         precision: Of a run's weights while writing. Default: fp32.
         json: One JSON object.
     """
@@ -64,13 +66,13 @@ def compare(
         raise ConfigError(
             f"a number of examples is below 0. Expected: 0 or more. Received: --examples {examples}."
         )
-    systems = [_system(path) for path in (first, second)]
+    systems = [_system(path, max_characters) for path in (first, second)]
     task = _one_task(systems)
     for name in ("groups", "example_scores", "restored"):
         needed(task, name, "regard compare")
     runs = [system.predictor for system in systems if system.predictor is not None]
     name_fields([task, *(run.task for run in runs)], text, label)
-    longest = max((run.recipe.max_characters for run in runs), default=sys.maxsize)
+    longest = max((run.recipe.max_characters for run in runs), default=max_characters or sys.maxsize)
     records = list(task.read(data or _sample_test(runs), longest))
     cutting = Cutting(task, by, records)
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
@@ -98,12 +100,12 @@ class _System:
     predictor: Any
 
 
-def _system(path: Path) -> _System:
+def _system(path: Path, max_characters: int | None) -> _System:
     from regard._load import load
 
     if path.suffix == ".jsonl":
         return _System(path, task_of(path), None)
-    predictor = load(path)
+    predictor = load(path, max_characters)
     return _System(path, predictor.task.name, predictor)
 
 

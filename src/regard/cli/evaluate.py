@@ -34,6 +34,7 @@ def evaluate(
     shortlist: Path | None = None,
     by: str | None = None,
     predictions: Path | None = None,
+    max_characters: int | None = None,
     json: bool = False,
 ) -> None:
     """Score a model on a file of examples.
@@ -64,6 +65,7 @@ def evaluate(
             the rarest word, or the predicate of roles; roles by distance, from the predicate to its farthest argument, answers
             by distance, to the nearest word that the question has too, texts by position in the window, and captions by
             kind, a field of the records.
+        max_characters: Longest text accepted in a field; longer ones are refused. Default: as in training.
         predictions: Write what was predicted to this file, FILE.jsonl, for regard compare.
         json: One JSON object.
     """
@@ -71,7 +73,7 @@ def evaluate(
 
     if predictions is not None:
         check_name(predictions)
-    predictor = load(run)
+    predictor = load(run, max_characters)
     task = predictor.task
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
     given |= {"repeats": repeats or None, "no_answer": no_answer, "stride": stride}

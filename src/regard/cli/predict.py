@@ -37,6 +37,7 @@ def predict(
     columns: bool = False,
     precision: Literal["fp32", "bf16", "int8"] | None = None,
     shortlist: Path | None = None,
+    max_characters: int | None = None,
     json: bool = False,
     writing: Annotated[WritingFlags | None, Parameter(name="*", group="Continuing a text")] = None,
 ) -> None:
@@ -62,6 +63,7 @@ def predict(
         shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
             README. Default: the whole vocabulary.
         columns: Roles in the columns of CoNLL.
+        max_characters: Longest text accepted in a field; longer ones are refused. Default: as in training.
         json: One JSON object on each line: the input, what was found, and how sure that is.
         writing: How a text goes on.
     """
@@ -69,7 +71,7 @@ def predict(
 
     if texts and input is not None:
         raise ConfigError("there are two inputs. Expected texts or --input. Received both; leave one out.")
-    predictor = load(run)
+    predictor = load(run, max_characters)
     task = predictor.task
     if image is not None:
         texts = (*texts, _picture(task, image, input))

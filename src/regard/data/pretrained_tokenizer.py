@@ -20,6 +20,7 @@ from regard.data.tokenizer import Tokenizer, _checked, _stripped
 from regard.nn.pretrained_shape import read_json
 
 JSON, WORDS, SETTINGS = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
+CUTS = (("word_tokenizer_type", "basic"), ("subword_tokenizer_type", "wordpiece"))
 UNKNOWN = ("[UNK]", "<unk>")
 BEGIN, END, OTHERS = "[CLS]", "[SEP]", ("[PAD]", "[MASK]")
 
@@ -158,6 +159,13 @@ def _word_piece(path: Path, text: str) -> tokenizers.Tokenizer:
         )
     settings = path.with_name(SETTINGS)
     given = read_json(settings) if settings.is_file() else {}
+    for name, usual in CUTS:
+        if given.get(name, usual) != usual:  # Japanese encoders have their text cut by a dictionary first
+            raise _unusable(
+                settings,
+                f"{name} {given[name]!r}",
+                "take an encoder whose folder has a tokenizer.json, such as a multilingual one",
+            )
     capitals = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
     core = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN[0]))
     core.normalizer = normalizers.BertNormalizer(

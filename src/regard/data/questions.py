@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from regard._errors import nearest
+from regard._errors import DataError, nearest
 from regard.data.checks import Record, checked
 from regard.data.formats import reader
 from regard.data.lines import data_error, find_file, kind, read_lines, shorten
@@ -81,44 +80,58 @@ def _passages(path: Path) -> Iterator[Record]:
 
 
 def _nested_passages(path: Path) -> Iterator[Record]:
-    with _paragraphs(path) as paragraphs:
-        for number, paragraph in enumerate(paragraphs, start=1):
-            yield _Nested({"context": paragraph["context"]}, f"{path}, paragraph {number}", 0)
+    for place, paragraph in _paragraphs(path):
+        yield _Nested({"context": _part(place, paragraph, "context")}, place, 0)
 
 
 def _nested(path: Path) -> Iterator[Record]:
-    with _paragraphs(path) as paragraphs:
-        for paragraph in paragraphs:
-            for asked in paragraph["qas"]:
-                fields = {
-                    "id": asked.get("id"),
-                    "context": paragraph["context"],
-                    "question": asked["question"],
-                }
-                if "answers" in asked:
-                    fields["answers"] = [] if asked.get("is_impossible") else asked["answers"]
-                yield _Nested(fields, f"{path}, question {shorten(asked.get('id'), 40)}", 0)
+    for place, paragraph in _paragraphs(path):
+        context = _part(place, paragraph, "context")
+        for number, asked in enumerate(_parts(place, paragraph, "qas"), start=1):
+            here = f"{place}, question {number}"
+            fields = {"context": context, "question": _part(here, asked, "question")}
+            if "id" in asked:
+                fields["id"] = asked["id"]
+                here = f"{path}, question {shorten(asked['id'], 40)}"
+            if "answers" in asked:
+                fields["answers"] = [] if asked.get("is_impossible") else asked["answers"]
+            yield _Nested(fields, here, 0)
 
 
-@contextmanager
-def _paragraphs(path: Path) -> Iterator[Iterator[Any]]:
-    """SQuAD's own form: data, paragraphs, qas. A record's file says which one of them it is; lines mean nothing there.
-
-    Raises:
-        DataError: there, or where the paragraphs are read, when it is another form.
-    """
+def _paragraphs(path: Path) -> Iterator[tuple[str, Any]]:
+    """SQuAD's own form: data, paragraphs, qas. A record's file says which of them it is; lines mean nothing there."""
     text = "\n".join(line for _, line in read_lines(path))
     try:
-        articles = json.loads(text)["data"]
-        yield (paragraph for article in articles for paragraph in article["paragraphs"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise data_error(
-            str(path),
-            f"this is not SQuAD's JSON ({type(error).__name__}: {error})",
-            expected='{"data": [{"paragraphs": [{"context": "...", "qas": [{"id", "question", "answers"}]}]}]}',
-            received=shorten(text),
-            mend="write that form, or one record a line to a file whose name ends in .jsonl",
-        ) from error
+        whole = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _not_squad(str(path), f"no JSON ({error})", text) from error
+    for number, article in enumerate(_parts(str(path), whole, "data"), start=1):
+        place = f"{path}, article {number}"
+        for order, paragraph in enumerate(_parts(place, article, "paragraphs"), start=1):
+            yield f"{place}, paragraph {order}", paragraph
+
+
+def _parts(place: str, whole: Any, name: str) -> list[Any]:
+    found = _part(place, whole, name)
+    if not isinstance(found, list):
+        raise _not_squad(place, f"{name!r} is no list", found)
+    return found
+
+
+def _part(place: str, whole: Any, name: str) -> Any:
+    if not isinstance(whole, dict) or name not in whole:
+        raise _not_squad(place, f"{name!r} is missing", whole)
+    return whole[name]
+
+
+def _not_squad(place: str, wrong: str, received: Any) -> DataError:
+    return data_error(
+        place,
+        f"this is not SQuAD's JSON: {wrong}",
+        expected='{"data": [{"paragraphs": [{"context": "...", "qas": [{"id", "question", "answers"}]}]}]}',
+        received=shorten(received),
+        mend="write that form, or one record a line to a file whose name ends in .jsonl",
+    )
 
 
 class _Nested(Record):
