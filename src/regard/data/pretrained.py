@@ -14,7 +14,7 @@ from regard.nn.pretrained import PretrainedEncoder
 MODULES = "modules.json"
 # Rows of the embedding table that no piece has: tables are rounded up, or keep room for marks of their own.
 SPARE = 128
-FILES = ["*.json", "*.txt", "model.safetensors"]
+FILES = ["*.json", "*.txt", "*model.safetensors"]  # also in folders of sentence-transformers
 
 
 def load_encoder(folder: str | Path) -> tuple[PretrainedEncoder, PretrainedTokenizer]:
