@@ -35,6 +35,7 @@ def _facts(trainer: Trainer, plan: runs.Prepared) -> list[str]:
     return [
         f"task        {trainer.task.name}",
         f"train       {plan.train}: {examples:,} examples, {tokens:,} tokens",
+        *(f"            {remark}" for remark in getattr(trainer.task, "remarks", [])),
         f"dev         {plan.dev or plan.train}: {len(plan.dev_records):,} examples{held_out}",
         f"parameters  {parameters:,}",
     ]
