@@ -64,6 +64,17 @@ def test_what_was_read_can_be_written_and_read_again(tmp_path):
     assert fields(write(tmp_path / "b.jsonl", *rows)) == rows
 
 
+@given(st.lists(st.sampled_from([[], [1], [2], [2, 1]]), min_size=1, max_size=4))
+def test_sentences_with_lists_of_predicates_stay_apart(tmp_path_factory, lists):
+    tags = [["B-V" if word == predicate else "O" for word in range(5)] for predicate in range(5)]
+    rows = [
+        {"words": WORDS, "predicates": places, "roles": [tags[place] for place in places]} for places in lists
+    ]
+    path = write(tmp_path_factory.mktemp("lists") / "a.jsonl", *rows)
+    assert fields(path) == rows
+    assert [row["predicates"] for row in fields(path, answers=False)] == lists
+
+
 def test_columns_are_read_as_brackets_and_as_bio(tmp_path):
     brackets = write(tmp_path / "a.conll", COLUMNS, "Yes  -\n\n")
     bio = [f"{word}\t{'x' if i == 2 else '-'}\t{ROLES[i]}" for i, word in enumerate(WORDS)]
@@ -211,11 +222,38 @@ def test_every_character_but_spaces_is_in_one_word(text):
 
 @pytest.mark.parametrize(
     "row",
-    [{"words": WORDS, "id": 3}, {"words": WORDS, "predicates": []}, {"text": "It's  I.", "predicate": 1}],
+    [
+        {"words": WORDS, "id": 3},
+        {"words": WORDS, "predicates": []},
+        {"text": "It's  I.", "predicate": 1},
+        {"text": "can't ", "words": ["can't"], "predicate": 0},
+    ],
 )
 def test_a_sentence_becomes_a_record_and_itself_again(row):
     sentence = sentence_of(sentence_record(Record(row, "x", 1), 100, answers=False))
     assert sentence_of(sentence_record(Record(sentence.fields(), "x", 1), 100, answers=False)) == sentence
+
+
+def test_words_that_are_given_are_those_that_predicates_count(tmp_path):
+    """A contraction and a hyphen are cut otherwise where there is text alone."""
+    words = ["The", "dog", "can't", "re-open", "it", "."]
+    tags = ["O", "O", "O", "B-V", "O", "O"]
+    row = {"text": "The dog can't re-open it.", "words": words, "predicate": 3, "roles": tags}
+    path = write(tmp_path / "a.jsonl", row)
+    (evaluated,), (predicted,) = fields(path), fields(path, answers=False)
+    assert evaluated["words"] == predicted["words"] == words
+    assert evaluated["predicates"] == predicted["predicates"] == [3]
+    sentence = sentence_of(Record(predicted, "x", 1))
+    assert (sentence.span(3, 3), sentence.span(4, 5)) == ("re-open", "it.")
+    assert "can't re-open" in sentence.text
+
+
+@pytest.mark.parametrize("text", ["The dog.", "The dog runs.", "A dog runs", "So the dog runs", "the dog"])
+def test_a_text_of_other_words_is_left_aside(text):
+    record = sentence_record(
+        Record({"text": text, "words": ["the", "dog", "runs"]}, "x", 1), 100, answers=False
+    )
+    assert record.fields == {"words": ["the", "dog", "runs"]}
 
 
 def test_a_span_is_what_stands_in_the_text():

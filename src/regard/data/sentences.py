@@ -8,7 +8,7 @@ given: consecutive lines of one sentence become one record.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -95,18 +95,16 @@ def _read(path: Path, max_characters: int, answers: bool) -> Iterator[Record]:
     if path.name.removesuffix(".gz").lower().endswith(".conll"):
         return (sentence_record(record, max_characters, answers) for record in read_columns(path, answers))
     fields = ("words", "predicate", "roles") if answers else ("words",)
-    rows = reader([path], fields)([path], fields)
-    return _joined(sentence_record(record, max_characters, answers) for record in rows)
+    return _joined(reader([path], fields)([path], fields), max_characters, answers)
 
 
 def sentence_record(record: Record, max_characters: int, answers: bool) -> Record:
     """A record of one sentence in its full form; `DataError` says what is wrong with it."""
     given = record.fields
     fields: dict[str, Any] = {"id": given["id"]} if "id" in given else {}
-    plain = given.get("text", given.get("words")) if not answers else None
-    if isinstance(plain, str):
-        sentence = cut(_visible(record, plain))
-        fields |= {"text": plain, "words": list(sentence.words), "places": list(sentence.places)}
+    plain = given.get("text", given.get("words"))
+    if not answers and isinstance(plain, str):
+        fields |= _words_of_text(record, plain)
     else:
         fields["words"] = check_words(record)
     _check_length(record, fields["words"], max_characters)
@@ -117,6 +115,30 @@ def sentence_record(record: Record, max_characters: int, answers: bool) -> Recor
     return Record(fields, record.file, record.line)
 
 
+def _words_of_text(record: Record, text: str) -> dict[str, Any]:
+    """The words that a record gives, by which it counts its predicates, or else those of its text; and the text where both agree."""
+    if isinstance(record.fields.get("words"), list):
+        words = check_words(record)
+        places = _places(text, words)
+    else:
+        sentence = cut(_visible(record, text))
+        words, places = list(sentence.words), list(sentence.places)
+    return {"text": text, "words": words, "places": places} if places else {"words": words}
+
+
+def _places(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
+    """Where in a text its words stand, nothing visible beside them; none where they are not the words of the text."""
+    places = []
+    end = 0
+    for word in words:
+        begin = text.find(word, end)
+        if begin < 0 or not is_blank(text[end:begin]):
+            return []
+        end = begin + len(word)
+        places.append((begin, end))
+    return places if is_blank(text[end:]) else []
+
+
 def sentence_of(record: Record) -> Sentence:
     """What a prediction needs of a record."""
     fields = record.fields
@@ -125,26 +147,35 @@ def sentence_of(record: Record) -> Sentence:
     return Sentence(tuple(fields["words"]), predicates, fields.get("text"), places, fields.get("id"))
 
 
-def _joined(records: Iterator[Record]) -> Iterator[Record]:
-    """Consecutive records of one sentence as one; a predicate that comes again begins the sentence anew."""
+def _joined(rows: Iterator[Record], max_characters: int, answers: bool) -> Iterator[Record]:
+    """Consecutive lines of one sentence, a predicate a line, as one record; a predicate that comes again begins the sentence anew.
+
+    A line with a list of predicates is a sentence by itself, also where the next one has the same words.
+    """
     held: Record | None = None
-    for record in records:
-        if held is not None and _goes_on(held.fields, record.fields):
-            held.fields["predicates"] += record.fields["predicates"]
-            if "roles" in held.fields:
-                held.fields["roles"] += record.fields["roles"]
-            continue
-        if held is not None:
+    for row in rows:
+        is_part = "predicate" in row.fields and "predicates" not in row.fields
+        if held is not None and not is_part:
             yield held
-        held = record
+            held = None
+        record = sentence_record(row, max_characters, answers)
+        if not is_part:
+            yield record
+        elif held is not None and _goes_on(held.fields, record.fields):
+            held.fields["predicates"] += record.fields["predicates"]
+            if answers:
+                held.fields["roles"] += record.fields["roles"]
+        else:
+            if held is not None:
+                yield held
+            held = record
     if held is not None:
         yield held
 
 
 def _goes_on(held: dict[str, Any], fields: dict[str, Any]) -> bool:
     same = all(held.get(name) == fields.get(name) for name in ("id", "words", "text"))
-    both = "predicates" in held and "predicates" in fields
-    return same and both and not set(held["predicates"]) & set(fields["predicates"])
+    return same and not set(held["predicates"]) & set(fields["predicates"])
 
 
 def _visible(record: Record, text: str) -> str:
