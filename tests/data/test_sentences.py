@@ -194,6 +194,15 @@ def test_bad_columns_are_named(tmp_path, name):
     assert all(part in message for part in parts)
 
 
+def test_files_with_commas_between_them_are_read_in_turn(tmp_path):
+    first, second = write(tmp_path / "a.jsonl", GOOD), write(tmp_path / "b.conll", "Yes  -")
+    for source in (f"{first},{second}", f"{first}, {second}", (first, second)):
+        assert [row["words"] for row in fields(source)] == [WORDS, ["Yes"]]
+    odd = write(tmp_path / "a,b.jsonl", GOOD)
+    assert len(fields(str(odd))) == 1
+    assert "file not found" in problem(f"{first},{tmp_path}/c.jsonl")
+
+
 def test_plain_text_cannot_train(tmp_path):
     assert "format of this file is not known" in problem(write(tmp_path / "a.txt", "The dog runs."))
     assert "line 2: the sentence is empty" in problem(write(tmp_path / "a.txt", "Go.", ""), answers=False)

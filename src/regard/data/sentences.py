@@ -18,7 +18,7 @@ from regard.data.checks import Record, is_blank
 from regard.data.columns import read_columns
 from regard.data.formats import reader
 from regard.data.lines import data_error, find_file, shorten
-from regard.data.records import Source
+from regard.data.records import Source, source_paths
 from regard.data.roles import check_predicates, check_roles, check_words
 
 # Apart from contractions, which English corpora cut: digits with their points stay together, as does a row of one mark.
@@ -80,14 +80,15 @@ def read_sentences(source: Source, max_characters: int, *, answers: bool = True)
 
     Args:
         source: `.jsonl`, or `.conll` with a column of words, one that marks predicates and one of roles for each of them
-            (both also with `.gz`); without `answers` also lines of plain text; a tuple holds several files.
+            (both also with `.gz`); without `answers` also lines of plain text. Several files are read in turn: a tuple of paths,
+            or one string with commas between them.
         max_characters: the longest sentence.
         answers: whether predicates and roles must be there; without, roles are not looked at.
 
     Raises:
         DataError: at once when the file is missing or empty; while iterating when a line cannot be used.
     """
-    paths = [find_file(Path(path)) for path in ([source] if isinstance(source, str | Path) else source)]
+    paths = [find_file(path) for path in source_paths(source)]
     return chain.from_iterable(_read(path, max_characters, answers) for path in paths)
 
 

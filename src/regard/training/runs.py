@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from regard._errors import CheckpointError, ConfigError
-from regard.data.records import Record, Source
+from regard.data.records import Record, Source, source_paths
 from regard.data.store import TokenStore
 from regard.training import checkpoints, fine_tuning, teachers, workers
 from regard.training.held_out import spacing, told_apart, too_little
@@ -333,7 +333,5 @@ def _named(source: Source) -> Any:
 
 
 def _paths(source: Source) -> list[Path]:
-    """The files that a source names: one path, "a.en,a.de", or a tuple of paths."""
-    if isinstance(source, Path) or (isinstance(source, str) and Path(source).exists()):
-        return [Path(source).resolve()]
-    return [Path(part).resolve() for part in (source.split(",") if isinstance(source, str) else source)]
+    """The whole paths of the files that a source names."""
+    return [path.resolve() for path in source_paths(source)]
