@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regard._errors import DataError
+from regard.data.checks import is_blank
 from regard.data.columns import read_columns, write_columns
+from regard.data.lexicon import Lexicon
 from regard.data.records import Record
 from regard.data.sentences import cut, read_sentences, sentence_of, sentence_record
 
@@ -215,6 +217,8 @@ def test_plain_text_cannot_train(tmp_path):
         ("It's well-known: they'll go", "It|'s|well|-|known|:|they|'ll|go"),
         ("in the U.S. at 10:30, x2", "in|the|U.S.|at|10:30|,|x2"),
         ("一只狗 ein Fuß", "一|只|狗|ein|Fuß"),
+        ("人々は２０００年、コーヒー", "人|々|は|２０００|年|、|コ|ー|ヒ|ー"),
+        ("a\u200b \u200b\u200b b", "a|b"),
         ("N'T a_b", "N'T|a|_|b"),
     ],
 )
@@ -222,11 +226,38 @@ def test_texts_are_cut_into_words(text, words):
     assert "|".join(cut(text).words) == words
 
 
-@given(st.text(max_size=20))
-def test_every_character_but_spaces_is_in_one_word(text):
-    sentence = cut(text)
-    assert "".join(sentence.words) == "".join(character for character in text if not character.isspace())
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("小狗在公园里追猫。", "小狗|在|公园|里|追|猫|。"),
+        ("小小狗 小狗狗", "小|小狗|小狗|狗"),
+        ("我在公园里面。", "我|在|公园里面|。"),  # the longest wins
+        ("公园里2只dog", "公园|里|2|只|dog"),
+        ("人々がコーヒーを飲む", "人々|が|コーヒー|を|飲む"),
+    ],
+)
+def test_text_without_spaces_is_cut_into_the_longest_words_known(text, words):
+    known = Lexicon(["小狗", "公园", "公园里面", "里", "人々", "コーヒー", "飲む", "dog", "2只"])
+    sentence = cut(text, known)
+    assert "|".join(sentence.words) == words
+    assert sentence.span(0, len(sentence.words) - 1) == text
+
+
+UNSPACED_TEXTS = st.text("小狗在公园，里a1 \u200b", max_size=12)
+
+
+@given(st.text(max_size=20) | UNSPACED_TEXTS, st.lists(UNSPACED_TEXTS))
+def test_every_visible_character_is_in_one_word(text, known):
+    sentence = cut(text, Lexicon(known))
+    assert "".join(sentence.words) == "".join(character for character in text if not is_blank(character))
     assert all(sentence.span(i, i) == word for i, word in enumerate(sentence.words))
+    assert not any(map(is_blank, sentence.words))
+
+
+def test_what_a_text_is_cut_into_can_be_given_again():
+    text = "zero\u200b \u200b width, می\u200cخواهم"
+    first = sentence_of(sentence_record(Record({"text": text}, "x", 1), 100, answers=False))
+    assert sentence_of(sentence_record(Record(first.fields(), "x", 1), 100, answers=False)) == first
 
 
 @pytest.mark.parametrize(

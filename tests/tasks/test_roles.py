@@ -280,7 +280,7 @@ def test_sizes_make_a_model_with_one_block_a_predicate(run, examples, dropout):
 def test_damaged_labels_are_told(run, tmp_path):
     task, _, _, _ = run
     task.save(tmp_path)
-    for text in ("", "{}", '{"roles": 7}'):
+    for text in ("", "{}", '{"roles": 7}', '{"roles": ["V", "A0"], "words": [7]}'):
         (tmp_path / "labels.json").write_text(text, encoding="utf8")
         with pytest.raises(CheckpointError, match="the roles cannot be read"):
             Roles().load(tmp_path)
@@ -344,6 +344,33 @@ def test_predicates_are_counted_in_training(run):
     assert loaded.groups["frequency"].value(unknown) == [0]
     with pytest.raises(ConfigError, match="Expected: a run"):
         Roles().groups["frequency"].value(unknown)
+
+
+def test_text_without_spaces_is_cut_into_the_words_of_training(tmp_path):
+    chinese = {
+        "words": ["小狗", "在", "公园", "追", "猫"],
+        "predicates": [3],
+        "roles": [["B-A0", "B-AM", "I-AM", "B-V", "B-A1"]],
+    }
+    japanese = {
+        "words": ["人々", "が", "コーヒー", "を", "飲む"],
+        "predicates": [4],
+        "roles": [["B-A0", "I-A0", "B-A1", "I-A1", "B-V"]],
+    }
+    data = tmp_path / "train.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in (chinese, japanese)), encoding="utf8")
+    recipe = RECIPE.replace(steps=2, evaluations=1)
+    folder = tmp_path / "run"
+    runs.begin(Roles(), recipe, data, data, folder, Reporter(None, Silence())).run()
+    labeller = regard.load(folder)
+    # 老 and 喝 are of no training word.
+    assert labeller("老猫在公园追小狗。").sentence.words == ("老", "猫", "在", "公园", "追", "小狗", "。")
+    plain = tmp_path / "plain.txt"
+    plain.write_text("人々が 喝コーヒー\n", encoding="utf8")
+    (record,) = labeller.task.read(plain, 100, answers=False)
+    assert record.fields["words"] == ["人々", "が", "喝", "コーヒー"]
+    (one,) = labeller([tuple("小狗追猫")])
+    assert one.sentence.words == tuple("小狗追猫")  # words that are given stand
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])

@@ -17,17 +17,18 @@ from typing import Any
 from regard.data.checks import Record, is_blank
 from regard.data.columns import read_columns
 from regard.data.formats import reader
+from regard.data.lexicon import NO_WORDS, RUN, UNSPACED, Lexicon
 from regard.data.lines import data_error, find_file, shorten
 from regard.data.records import Source, source_paths
 from regard.data.roles import check_predicates, check_roles, check_words
 
 # Apart from contractions, which English corpora cut: digits with their points stay together, as does a row of one mark.
 WORD = re.compile(
-    r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff]"
+    rf"[{UNSPACED}]+"
     r"|(?:[A-Za-z]\.){2,}"  # U.S.
     r"|\d+(?:[.,:]\d+)*"
     r"|n['’]t\b|['’](?:s|m|d|re|ve|ll)\b"
-    r"|(?:(?!n['’]t\b)[^\W\d_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])+(?:\d+)?"
+    rf"|(?:(?!n['’]t\b)[^\W\d_{UNSPACED}])+(?:\d+)?"
     r"|([^\w\s])\1*|\S",
     re.IGNORECASE,
 )
@@ -65,17 +66,28 @@ class Sentence:
         return fields if self.predicates is None else fields | {"predicates": list(self.predicates)}
 
 
-def cut(text: str) -> Sentence:
+def cut(text: str, lexicon: Lexicon = NO_WORDS) -> Sentence:
     """The words of a text, cut at spaces and punctuation; English contractions are cut as corpora do.
+
+    Chinese and Japanese are cut into the words of a lexicon, and else into characters.
 
     >>> cut("She can't pay $3.50...").words
     ('She', 'ca', "n't", 'pay', '$', '3.50', '...')
     """
-    places = tuple(match.span() for match in WORD.finditer(text))
-    return Sentence(tuple(text[begin:end] for begin, end in places), None, text, places)
+    words, places = [], []
+    for match in WORD.finditer(text):
+        end = match.start()
+        for word in lexicon.cut(match[0]) if RUN.match(match[0]) else (match[0],):
+            begin, end = end, end + len(word)
+            if not is_blank(word):  # a mark without width, which is no space
+                words.append(word)
+                places.append((begin, end))
+    return Sentence(tuple(words), None, text, tuple(places))
 
 
-def read_sentences(source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
+def read_sentences(
+    source: Source, max_characters: int, *, answers: bool = True, lexicon: Lexicon = NO_WORDS
+) -> Iterator[Record]:
     """Streams the sentences of a file, each checked, none skipped.
 
     Args:
@@ -84,28 +96,31 @@ def read_sentences(source: Source, max_characters: int, *, answers: bool = True)
             or one string with commas between them.
         max_characters: the longest sentence.
         answers: whether predicates and roles must be there; without, roles are not looked at.
+        lexicon: the words into which Chinese and Japanese text is cut.
 
     Raises:
         DataError: at once when the file is missing or empty; while iterating when a line cannot be used.
     """
     paths = [find_file(path) for path in source_paths(source)]
-    return chain.from_iterable(_read(path, max_characters, answers) for path in paths)
+    return chain.from_iterable(_read(path, max_characters, answers, lexicon) for path in paths)
 
 
-def _read(path: Path, max_characters: int, answers: bool) -> Iterator[Record]:
+def _read(path: Path, max_characters: int, answers: bool, lexicon: Lexicon) -> Iterator[Record]:
     if path.name.removesuffix(".gz").lower().endswith(".conll"):
         return (sentence_record(record, max_characters, answers) for record in read_columns(path, answers))
     fields = ("words", "predicate", "roles") if answers else ("words",)
-    return _joined(reader([path], fields)([path], fields), max_characters, answers)
+    return _joined(reader([path], fields)([path], fields), max_characters, answers, lexicon)
 
 
-def sentence_record(record: Record, max_characters: int, answers: bool) -> Record:
+def sentence_record(
+    record: Record, max_characters: int, answers: bool, lexicon: Lexicon = NO_WORDS
+) -> Record:
     """A record of one sentence in its full form; `DataError` says what is wrong with it."""
     given = record.fields
     fields: dict[str, Any] = {"id": given["id"]} if "id" in given else {}
     plain = given.get("text", given.get("words"))
     if not answers and isinstance(plain, str):
-        fields |= _words_of_text(record, plain)
+        fields |= _words_of_text(record, plain, lexicon)
     else:
         fields["words"] = check_words(record)
     _check_length(record, fields["words"], max_characters)
@@ -116,13 +131,13 @@ def sentence_record(record: Record, max_characters: int, answers: bool) -> Recor
     return Record(fields, record.file, record.line)
 
 
-def _words_of_text(record: Record, text: str) -> dict[str, Any]:
+def _words_of_text(record: Record, text: str, lexicon: Lexicon) -> dict[str, Any]:
     """The words that a record gives, by which it counts its predicates, or else those of its text; and the text where both agree."""
     if isinstance(record.fields.get("words"), list):
         words = check_words(record)
         places = _places(text, words)
     else:
-        sentence = cut(_visible(record, text))
+        sentence = cut(_visible(record, text), lexicon)
         words, places = list(sentence.words), list(sentence.places)
     return {"text": text, "words": words, "places": places} if places else {"words": words}
 
@@ -148,7 +163,7 @@ def sentence_of(record: Record) -> Sentence:
     return Sentence(tuple(fields["words"]), predicates, fields.get("text"), places, fields.get("id"))
 
 
-def _joined(rows: Iterator[Record], max_characters: int, answers: bool) -> Iterator[Record]:
+def _joined(rows: Iterator[Record], max_characters: int, answers: bool, lexicon: Lexicon) -> Iterator[Record]:
     """Consecutive lines of one sentence, a predicate a line, as one record; a predicate that comes again begins the sentence anew.
 
     A line with a list of predicates is a sentence by itself, also where the next one has the same words.
@@ -159,7 +174,7 @@ def _joined(rows: Iterator[Record], max_characters: int, answers: bool) -> Itera
         if held is not None and not is_part:
             yield held
             held = None
-        record = sentence_record(row, max_characters, answers)
+        record = sentence_record(row, max_characters, answers, lexicon)
         if not is_part:
             yield record
         elif held is not None and _goes_on(held.fields, record.fields):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from regard._errors import CheckpointError
 from regard._packed import Packed
 from regard.data.frequency import WordCounts
+from regard.data.lexicon import NO_WORDS, Lexicon
 from regard.data.packing import pack_ids
 from regard.data.records import Record, Source
 from regard.data.sentences import Sentence, read_sentences, sentence_of, sentence_record
@@ -61,6 +62,8 @@ class Roles(CountsWords):
     tokenizer: Tokenizer
     roles: tuple[str, ...]
     """V first, then the others, the frequent ones first; role r has the tags 1 + 2r (B) and 2 + 2r (I)."""
+    lexicon = NO_WORDS
+    """Words of Chinese and Japanese that training saw, into which plain text is cut."""
 
     def configure(self, recipe: Recipe) -> None:
         """Refuse sizes for which a pretrained encoder leaves no room; the fields have fixed names."""
@@ -68,7 +71,7 @@ class Roles(CountsWords):
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
         """Sentences with their predicates and, as answers, roles."""
-        return read_sentences(source, max_characters, answers=answers)
+        return read_sentences(source, max_characters, answers=answers, lexicon=self.lexicon)
 
     def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
         """A sentence as text, as a tuple of words, or as a record with `words` and perhaps `predicates`."""
@@ -76,7 +79,7 @@ class Roles(CountsWords):
             given = given.fields()
         elif not isinstance(given, dict):
             given = {"words": list(given) if isinstance(given, tuple) else given}
-        return sentence_record(Record(given, *place), max_characters, answers=False)
+        return sentence_record(Record(given, *place), max_characters, answers=False, lexicon=self.lexicon)
 
     def input_of(self, record: Record) -> Sentence:
         """The sentence; predicates that the record does not name are to be found."""
@@ -93,14 +96,16 @@ class Roles(CountsWords):
         return sizes if examples >= MUCH else {**sizes, "dropout": max(0.2, sizes["dropout"])}
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
-        """Train the vocabulary, note which roles there are, and count the predicates."""
-        texts, counts, self.counts = [], Counter[str](), WordCounts()
+        """Train the vocabulary, note which roles and words there are, and count the predicates."""
+        texts, words, counts, self.counts = [], set[str](), Counter[str](), WordCounts()
         for record in records:
+            words.update(record.fields["words"])
             self.counts.add(_predicates(record))
             texts.append(" ".join(record.fields["words"]))
             counts.update(tag[2:] for row in record.fields["roles"] for tag in row if tag != "O")
         del counts[EXCLUDED]
         self.roles = (EXCLUDED, *sorted(counts, key=lambda role: (-counts[role], role)))
+        self.lexicon = Lexicon(words)
         self.tokenizer = learn_tokenizer(texts, recipe)
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
@@ -228,7 +233,8 @@ class Roles(CountsWords):
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`, `labels.json` and, after `learn`, `words.json`."""
         self.tokenizer.save(folder / "tokenizer.json")
-        (folder / LABELS).write_text(json.dumps({"roles": self.roles}, ensure_ascii=False), encoding="utf8")
+        labels = {"roles": self.roles, "words": self.lexicon.words}
+        (folder / LABELS).write_text(json.dumps(labels, ensure_ascii=False), encoding="utf8")
         self.save_counts(folder)
 
     def load(self, folder: Path) -> None:
@@ -236,7 +242,9 @@ class Roles(CountsWords):
         self.tokenizer = load_tokenizer(folder)
         self.expect_counts(folder)
         try:
-            self.roles = tuple(map(str, json.loads((folder / LABELS).read_text(encoding="utf8"))["roles"]))
+            labels = json.loads((folder / LABELS).read_text(encoding="utf8"))
+            self.roles = tuple(map(str, labels["roles"]))
+            self.lexicon = Lexicon(labels.get("words", ()))  # older runs name none
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{folder / LABELS}: the roles cannot be read. Expected: the file that regard train wrote. Received: "
