@@ -196,6 +196,18 @@ def test_bad_columns_are_named(tmp_path, name):
     assert all(part in message for part in parts)
 
 
+def test_a_column_of_parts_of_speech_marks_no_predicates(tmp_path):
+    found = problem(write(tmp_path / "a.conll", "Yes UH", "", "Dogs NNS", "bark VBP", ". ."), answers=False)
+    assert f"{tmp_path}/a.conll, line 3: the second column marks every word" in found
+    assert "Received: 'NNS VBP .'" in found
+    one_word = write(tmp_path / "b.conll", "Run run")
+    every_word = write(
+        tmp_path / "c.conll", write_columns(["Let", "go"], [0, 1], [["B-V", "B-A1"], ["O", "B-V"]])
+    )
+    read = fields(one_word, answers=False) + fields(every_word, answers=False)
+    assert [row["predicates"] for row in read] == [[0], [0, 1]]
+
+
 def test_files_with_commas_between_them_are_read_in_turn(tmp_path):
     first, second = write(tmp_path / "a.jsonl", GOOD), write(tmp_path / "b.conll", "Yes  -")
     for source in (f"{first},{second}", f"{first}, {second}", (first, second)):

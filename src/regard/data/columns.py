@@ -21,7 +21,7 @@ def read_columns(path: Path, answers: bool) -> Iterator[Record]:
     """The sentences of a file, not checked yet; without `answers` columns beyond the second are not looked at.
 
     Raises:
-        DataError: a line has another number of columns, or brackets do not match.
+        DataError: a line has another number of columns, brackets do not match, or without `answers` every word is a predicate.
     """
     rows: list[Row] = []
     for number, line in read_lines(path):
@@ -78,6 +78,8 @@ def _sentence(path: Path, rows: list[Row], answers: bool) -> Record:
                 received=f"{len(cells)}, {shorten(' '.join(cells))}",
                 mend="write '*' or O where a word has no role, and a blank line after each sentence",
             )
+    if not answers:
+        _check_marks(path, rows, len(predicates))
     fields: dict[str, object] = {"words": words}
     if marked:
         fields["predicates"] = predicates
@@ -86,6 +88,19 @@ def _sentence(path: Path, rows: list[Row], answers: bool) -> Record:
             _tags(path, [(number, cells[2 + i]) for number, cells in rows]) for i in range(len(predicates))
         ]
     return Record(fields, str(path), rows[0][0])
+
+
+def _check_marks(path: Path, rows: list[Row], predicates: int) -> None:
+    """Refuse a second column of something else, such as parts of speech: sentences without a "-" are rare, unless roles tell."""
+    has_roles = all(len(cells) == 2 + predicates for _, cells in rows)
+    if len(rows) > 1 and predicates == len(rows) and not has_roles:
+        raise data_error(
+            f"{path}, line {rows[0][0]}",
+            "the second column marks every word of the sentence as a predicate",
+            expected="'-' for words that are no predicate",
+            received=shorten(" ".join(cells[1] for _, cells in rows)),
+            mend="leave columns of something else out: the words alone, or beside them '-' and the predicates' marks",
+        )
 
 
 def _tags(path: Path, column: list[tuple[int, str]]) -> list[str]:
