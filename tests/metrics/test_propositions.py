@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from regard._errors import DataError
-from regard.metrics.propositions import read_columns, tagged_phrases
+from regard.metrics.propositions import read_props, tagged_phrases
 
 
 def extents(phrases):
@@ -29,7 +29,7 @@ def test_a_tag_that_is_none(tag):
 
 
 def test_columns_with_brackets_inside_brackets():
-    first, second = read_columns(
+    first, second = read_props(
         "- (A0(A1*A1) *\nsee *) (V*)\nhear (V*) (A2*A2)\n\n\n- \ngo\t(V*)\n".replace("- \n", "- *\n")
     )
     assert (first.words, second.words) == (3, 2)
@@ -38,9 +38,9 @@ def test_columns_with_brackets_inside_brackets():
     assert extents(first.propositions[1].phrases[0].pieces) == [("A1", 0, 0)]
     assert extents(second.propositions[1].phrases) == [("V", 1, 1)]
     # Of two with the same words, srl-eval.pl keeps the inner one.
-    assert extents(read_columns("go (A0(A1*))")[0].propositions[0].phrases) == [("A1", 0, 0)]
-    assert read_columns("-\n-")[0].propositions == {}
-    assert read_columns("") == read_columns("\n\n") == []
+    assert extents(read_props("go (A0(A1*))")[0].propositions[0].phrases) == [("A1", 0, 0)]
+    assert read_props("-\n-")[0].propositions == {}
+    assert read_props("") == read_props("\n\n") == []
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ def test_columns_with_brackets_inside_brackets():
 )
 def test_columns_that_do_not_fit(text, message):
     with pytest.raises(DataError, match=message):
-        read_columns(text)
+        read_props(text)

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 import pretrained_folders as folders
 import regard
 from regard._errors import CheckpointError, ConfigError, DataError
+from regard.data.columns import write_columns
 from regard.data.packing import pack_streams
 from regard.data.records import Record
 from regard.data.sentences import Sentence, read_sentences
+from regard.metrics.spans import column_scores
 from regard.nn.attention import CrossAttention, SelfAttention
 from regard.samples import sample_path
 from regard.tasks.roles import Roles
@@ -181,6 +183,28 @@ def test_what_is_printed_can_be_read_as_a_record(run, tmp_path):
     for name in ("a.jsonl", "a.conll"):
         read = list(read_sentences(tmp_path / name, 1000))
         assert task.score(found, read)[0].value == pytest.approx(100)
+
+
+def test_columns_without_their_words_are_what_the_scorer_of_conll_reads(run):
+    task, model, records, _ = run
+    found = task.predict(model, inputs_of(task, records))
+    other = records[0].fields["roles"]
+    other = [[tag.replace("A1", "A2") for tag in other[0]], *other[1:]]
+    records = [Record({**records[0].fields, "roles": other}, "x", 1), *records[1:]]
+    gold = [
+        write_columns(record.fields["words"], record.fields["predicates"], record.fields["roles"])
+        for record in records
+    ]
+
+    def props(sentences):
+        lines = "\n".join(sentences).splitlines()
+        return "\n".join(line.partition(" ")[2] for line in lines)
+
+    scores = column_scores(props(one.as_columns() for one in found), props(gold))
+    expected = task.score(found, records)[0].value
+    assert 80 < expected < 100
+    assert scores.f1.value == pytest.approx(expected)
+    assert scores.predicate.correct == sum(len(record.fields["predicates"]) for record in records)
 
 
 def test_attention_is_there_on_request(run, tmp_path):

@@ -35,7 +35,7 @@ def read_columns(path: Path, answers: bool) -> Iterator[Record]:
 
 
 def write_columns(words: Sequence[str], predicates: Sequence[int], roles: Sequence[Sequence[str]]) -> str:
-    r"""A sentence as lines of columns, roles in brackets; `read_columns` reads them.
+    r"""A sentence as lines of columns, roles in brackets, which `read_columns` reads; without the words they are a props file of CoNLL-2005.
 
     >>> print(write_columns(["Dogs", "chase", "the", "cat"], [1], [["B-ARG0", "B-V", "B-ARG1", "I-ARG1"]]))
     Dogs   -      (ARG0*)

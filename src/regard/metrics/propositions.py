@@ -68,13 +68,13 @@ def tagged_phrases(tags: Sequence[str]) -> list[Phrase]:
     return phrases
 
 
-def read_columns(text: str) -> list[Sentence]:
+def read_props(text: str) -> list[Sentence]:
     r"""The sentences of a props file, the format of CoNLL-2005: verbs or "-", then a column for each verb.
 
     Raises:
         DataError: a line has another number of columns, or brackets do not match; the message names the line.
 
-    >>> sentence = read_columns("-   (A0*\n-   *)\nrun (V*)")[0]
+    >>> sentence = read_props("-   (A0*\n-   *)\nrun (V*)")[0]
     >>> print(sentence.words, sentence.propositions[2].verb, len(sentence.propositions[2].phrases))
     3 run 2
     """

@@ -11,7 +11,7 @@ import numpy as np
 
 from regard._errors import DataError
 from regard.metrics.measurement import Measurement, averaged, divided, measured, paired
-from regard.metrics.propositions import Phrase, Proposition, read_columns, tagged_phrases
+from regard.metrics.propositions import Phrase, Proposition, read_props, tagged_phrases
 
 # The predicate itself is given, not found: it is counted apart.
 EXCLUDED = "V"
@@ -134,7 +134,7 @@ def column_scores(predicted: str, expected: str) -> RoleScores:
     >>> print(column_scores("- (A0*)\nrun (V*)", "- (A0*)\nrun (V*)").f1.value)
     100.0
     """
-    ours, theirs = read_columns(predicted), read_columns(expected)
+    ours, theirs = read_props(predicted), read_props(expected)
     paired(ours, theirs, "sentences")
     pairs = []
     for number, (found, wanted) in enumerate(zip(ours, theirs, strict=True), 1):
