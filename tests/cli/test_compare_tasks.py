@@ -121,6 +121,25 @@ def test_distance_is_from_a_predicate_to_its_farthest_argument():
     assert Cutting(task, "distance", records).rows == 3
 
 
+def test_predicates_found_are_not_cut_by_what_is_one_for_each_predicate():
+    """Three sentences with one, no and two predicates: the rows of all scores are three, and of another kind."""
+    records = [Record(dict(row), "test", line) for line, row in enumerate(ROLES, 1)]
+    task = make_task("roles")
+    found = [
+        task.restored(Record(dict(row), "file", 1), record)
+        for row, record in zip(ROLES, records, strict=True)
+    ]
+    scores = {score.name: score for score in task.score(found, records)}
+    assert {len(score.statistics) for score in scores.values()} == {3}
+    for name in ("length", "distance"):
+        cutting = Cutting(task, name, records)
+        assert [name for name, score in scores.items() if cutting.fits(score)] == [
+            "f1",
+            "precision",
+            "recall",
+        ]
+
+
 @pytest.mark.parametrize("name", list(CASES))
 def test_what_is_written_is_read_again(name):
     data, first, _ = CASES[name]

@@ -42,7 +42,9 @@ class Cutting:
         self.buckets = cut(values, self.group.edges)
 
     def fits(self, score: Any) -> bool:
-        """Whether a score is made of as many rows as there are values, and so can be cut."""
+        """Whether the values belong to the rows of a score, which so can be cut."""
+        if self.group.scores is not None and score.name not in self.group.scores:
+            return False
         return hasattr(score, "statistics") and len(score.statistics) == self.rows
 
     def as_json(self, table: Table, plain: Callable[[Any], Any]) -> dict[str, Any]:

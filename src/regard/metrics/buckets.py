@@ -27,6 +27,7 @@ class Group:
             name: examples of one name are then a bucket.
         edges: ascending; each begins a bucket. Without them buckets have equal counts.
         measure: from all predictions to the scores that are cut; by default those of the task.
+        scores: the names of those whose rows the numbers belong to; by default all that have as many rows as there are numbers.
 
     >>> Group("words", lambda text: len(text.split())).value("A dog runs.")
     3
@@ -36,6 +37,7 @@ class Group:
     value: Callable[[Any], float | Sequence[float] | str]
     edges: tuple[float, ...] = ()
     measure: Callable[[Sequence[Any]], Sequence[Any]] | None = None
+    scores: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

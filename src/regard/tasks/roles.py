@@ -48,6 +48,7 @@ LABELS = "labels.json"
 TOGETHER = 64  # sentences encoded at once, of like length
 ROWS = 16384  # words labelled at once, those of a sentence once for each of its predicates
 MUCH = 100_000  # sentences
+ARGUMENTS = ("f1", "precision", "recall")  # scores with a row for each predicate
 UNSEEN = -1  # the tag of a role that no training record has
 
 
@@ -210,7 +211,7 @@ class Roles(CountsWords):
     @property
     def groups(self) -> dict[str, Group]:
         """The words of a sentence, how far the farthest argument is, and how well the predicate is known: one number for each predicate."""
-        return {
+        groups = {
             "length": Group(
                 "words of the sentence, once for each predicate",
                 lambda record: [len(record.fields["words"])] * len(record.fields["predicates"]),
@@ -221,6 +222,8 @@ class Roles(CountsWords):
                 lambda record: [self.rarest([word]) for word in _predicates(record)],
             ),
         }
+        # The score of the predicates found has a row for each sentence.
+        return {name: replace(group, scores=ARGUMENTS) for name, group in groups.items()}
 
     def restored(self, entry: Record, record: Record) -> Labelling:
         """A labelling from what its `as_json` gave."""
