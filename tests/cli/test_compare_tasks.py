@@ -153,6 +153,66 @@ def test_what_is_written_is_read_again(name):
         assert json.dumps(again.as_json(), allow_nan=False) == json.dumps(found.as_json())
 
 
+def test_arguments_where_none_are_expected_make_an_example_worse():
+    task = make_task("roles")
+    tags = ["O", "B-V", "O"]
+    rows = [
+        {"words": ["It", "rains", "."], "predicates": [1], "roles": [tags]},
+        {"words": ["It", "rains", "."], "predicates": [1], "roles": [tags]},
+        {"words": ["Yes"], "predicates": [], "roles": []},
+    ]
+    records = [Record(row, "test", line) for line, row in enumerate(rows, 1)]
+    entries = [rows[0], {**rows[1], "roles": [["B-A1", "B-V", "O"]]}, rows[2]]
+    found = [
+        task.restored(Record(entry, "file", 1), record)
+        for entry, record in zip(entries, records, strict=True)
+    ]
+    assert task.example_scores(found, records) == [100, 0, 100]
+
+
+def spans_of(spans):
+    """The probabilities of the spans that come back from an entry with `spans`."""
+    record = Record(dict(ROLES[0]), "test", 1)
+    (one,) = make_task("roles").restored(Record({**ROLES[0], "spans": spans}, "file", 7), record).propositions
+    return [span.as_json()["probability"] for span in one.spans]
+
+
+def test_a_probability_of_0_is_one_and_null_is_none():
+    span = {"first": 0, "last": 1}
+    assert spans_of([[{**span, "probability": 0.0}]]) == [0, None, None]
+    assert spans_of([[{**span, "probability": 1}, {"first": 2, "last": 2, "probability": 0.5}]]) == [
+        1,
+        0.5,
+        None,
+    ]
+    for nothing in (None, [[]], [[span]], [[{**span, "probability": None}]]):
+        assert spans_of(nothing) == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        7,
+        [],
+        [[], []],
+        [7],
+        [["x"]],
+        [[["ARG0", 0, 1]]],
+        [[{"last": 1}]],
+        [[{"first": "0", "last": 1}]],
+        [[{"first": 0, "last": 1, "probability": "high"}]],
+        [[{"first": 0, "last": 1, "probability": 1.5}]],
+        [[{"first": 0, "last": 1, "probability": True}]],
+    ],
+    ids=str,
+)
+def test_spans_of_another_form_are_refused(spans):
+    with pytest.raises(
+        DataError, match=r"file, line 7: the field 'spans' holds no spans.*for each of 1 predi"
+    ):
+        spans_of(spans)
+
+
 def test_labels_without_their_probabilities_are_refused():
     task = make_task("classify")
     task.reader.input, task.reader.several = "text", False

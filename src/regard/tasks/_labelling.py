@@ -134,10 +134,7 @@ def restored_labelling(entry: Record, record: Record) -> Labelling:
         )
     places = check_predicates(entry, len(words))
     sentence = sentence_of(record)
-    chances: dict[tuple[Any, ...], float] = {}
-    for place, spans in zip(places, entry.fields.get("spans") or [], strict=False):
-        for one in spans:
-            chances[place, one.get("first"), one.get("last")] = one.get("probability") or math.nan
+    chances = _probabilities(entry, places)
     propositions = []
     for place, row in zip(places, check_roles(entry, len(words), places), strict=True):
         spans = (
@@ -153,6 +150,39 @@ def restored_labelling(entry: Record, record: Record) -> Labelling:
         propositions.append(Proposition(place, tuple(row), tuple(spans)))
     found = Record({"predicates": entry.fields.get("found", places)}, entry.file, entry.line)
     return Labelling(sentence, tuple(propositions), tuple(check_predicates(found, len(words))))
+
+
+def _probabilities(entry: Record, places: Sequence[int]) -> dict[tuple[int, int, int], float]:
+    """Those that an entry gives of its spans, by predicate, first and last word."""
+    rows = entry.fields.get("spans")
+    if rows is None:
+        return {}
+    is_sound = (
+        isinstance(rows, list)
+        and len(rows) == len(places)
+        and all(isinstance(row, list) and all(map(_is_span, row)) for row in rows)
+    )
+    if not is_sound:
+        raise data_error(
+            entry.place,
+            "the field 'spans' holds no spans",
+            expected=f"a list for each of {len(places)} predicates, of objects with 'first', 'last' and 'probability' (0 to 1, or null)",
+            received=shorten(rows),
+            mend="write them as regard evaluate --predictions does, or leave 'spans' out: the roles tell the spans",
+        )
+    pairs = ((place, one) for place, row in zip(places, rows, strict=True) for one in row)
+    return {
+        (place, one["first"], one["last"]): float(one["probability"])
+        for place, one in pairs
+        if one.get("probability") is not None
+    }
+
+
+def _is_span(one: Any) -> bool:
+    if not isinstance(one, dict) or type(one.get("first")) is not int or type(one.get("last")) is not int:
+        return False
+    chance = one.get("probability")
+    return chance is None or (type(chance) in {int, float} and 0 <= chance <= 1)
 
 
 def read_propositions(
