@@ -370,6 +370,38 @@ def test_predicates_are_counted_in_training(run):
         Roles().groups["frequency"].value(unknown)
 
 
+def bare(predicates, roles):
+    return {"words": ["It", "rains", "."], "predicates": predicates, "roles": roles}
+
+
+@pytest.mark.parametrize(
+    ("train", "dev", "parts"),
+    [
+        (
+            [bare([], [])] * 40,
+            ROWS[:4],
+            ["train.jsonl: the training data has no roles", "40 sentences without"],
+        ),
+        ([bare([1], [["O", "B-V", "O"]])] * 40, ROWS[:4], ["train.jsonl: the training data has no roles"]),
+        (ROWS[:40], [bare([], [])] * 3, ["dev.jsonl: no sentence of the dev data", "none in 3 sentences"]),
+        (ROWS[:40], [bare([], []), *ROWS[:4]], ["none in 1 sentences", "--dev-examples"]),
+        ([bare([], [])] * 40, None, ["train.jsonl: no sentence of the dev data", "none in 2 sentences"]),
+    ],
+)
+def test_data_of_which_nothing_can_be_learned_or_scored_is_refused_at_the_door(tmp_path, train, dev, parts):
+    for name, rows in (("train", train), ("dev", dev or [])):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf8")
+    given = None if dev is None else tmp_path / "dev.jsonl"
+    recipe = RECIPE.replace(dev_examples=1 if dev and len(dev) > 4 else 1000)
+    with pytest.raises(DataError) as caught:
+        runs.begin(
+            Roles(), recipe, tmp_path / "train.jsonl", given, tmp_path / "run", Reporter(None, Silence())
+        )
+    assert all(part in str(caught.value) for part in parts)
+    assert not (tmp_path / "run").exists()
+
+
 def test_text_without_spaces_is_cut_into_the_words_of_training(tmp_path):
     chinese = {
         "words": ["小狗", "在", "公园", "追", "猫"],

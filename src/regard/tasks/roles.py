@@ -23,6 +23,7 @@ from regard._errors import CheckpointError
 from regard._packed import Packed
 from regard.data.frequency import WordCounts
 from regard.data.lexicon import NO_WORDS, Lexicon
+from regard.data.lines import data_error
 from regard.data.packing import pack_ids
 from regard.data.records import Record, Source
 from regard.data.sentences import Sentence, read_sentences, sentence_of, sentence_record
@@ -96,15 +97,36 @@ class Roles(CountsWords):
         # Tens of epochs fit into the usual budget, and then more dropout pays; a few fit where there is much data.
         return sizes if examples >= MUCH else {**sizes, "dropout": max(0.2, sizes["dropout"])}
 
+    def check_scored(self, records: Sequence[Record]) -> None:
+        """Refuse dev data without a predicate, whose arguments cannot be scored."""
+        if not any(record.fields["predicates"] for record in records):
+            raise data_error(
+                records[0].file if records else "the dev data",
+                "no sentence of the dev data that training scores has a predicate",
+                expected="one with its roles, at least",
+                received=f"none in {len(records):,} sentences",
+                mend="mark predicates with their roles, name other data with --dev, or score more of it with --dev-examples",
+            )
+
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
-        """Train the vocabulary, note which roles and words there are, and count the predicates."""
+        """Train the vocabulary, note which roles and words there are, and count the predicates; DataError where there are no roles."""
         texts, words, counts, self.counts = [], set[str](), Counter[str](), WordCounts()
+        file = "the training data"
         for record in records:
+            file = record.file
             words.update(record.fields["words"])
             self.counts.add(_predicates(record))
             texts.append(" ".join(record.fields["words"]))
             counts.update(tag[2:] for row in record.fields["roles"] for tag in row if tag != "O")
         del counts[EXCLUDED]
+        if not counts:
+            raise data_error(
+                file,
+                "the training data has no roles",
+                expected=f"predicates with roles beside {EXCLUDED}",
+                received=f"{len(texts):,} sentences without",
+                mend="mark predicates, and the words of their arguments by B-ROLE and I-ROLE in 'roles'",
+            )
         self.roles = (EXCLUDED, *sorted(counts, key=lambda role: (-counts[role], role)))
         self.lexicon = Lexicon(words)
         self.tokenizer = learn_tokenizer(texts, recipe)

@@ -110,6 +110,8 @@ def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Pr
             raise too_little(train, f"{examples} without two of one kind")
     else:
         dev_records = list(_records(task, recipe, dev))
+    if hasattr(task, "check_scored"):
+        task.check_scored(dev_records[: recipe.dev_examples])
     return Prepared(train, dev, recipe, choices, dev_records, every)
 
 

@@ -32,6 +32,7 @@ class Task(Protocol):
 
     - `windows(store, recipe)`, which gives `lengths(epoch)` and `gather(indices, epoch)`: examples are then cut anew in every epoch;
     - `rehearsals(records)`, which makes examples of records without answers to be learned before, and `rehearses`, what is done with them;
+    - `check_scored(records)`, which refuses dev data of which no score can be made, before anything is trained;
     - `unlabelled(source, max_characters)`, which reads texts to pretrain on that are not what a prediction is made of;
     - `held_together(record)`, equal for records of which some must not be held out for dev without the others;
     - `asks_for(record)`, things that training must have seen before the record can be scored;
