@@ -93,6 +93,19 @@ def test_the_page_shows_what_words_looked_at(regard_command, labeller, tmp_path)
     assert "puppy" in page.read_text(encoding="utf-8")
 
 
+def test_a_page_of_several_predicates_says_which_it_shows(regard_command, labeller, tmp_path):
+    record, page = tmp_path / "one.jsonl", tmp_path / "page.html"
+    for predicates, said in (
+        ([2, 4], "page.html: the predicate 'says' (word 2), not 'runs' (word 4)"),
+        ([4], "page.html\n"),
+    ):
+        row = {"words": ["The", "girl", "says", "it", "runs"], "predicates": predicates}
+        record.write_text(json.dumps(row) + "\n", encoding="utf-8")
+        found = regard_command("predict", labeller, "--input", record, "--attention", page)
+        assert found.code == 0
+        assert said in found.err
+
+
 @pytest.mark.parametrize(
     ("line", "parts"),
     [

@@ -189,4 +189,5 @@ def _printer(task: Any, columns: bool, json: bool) -> Callable[[Any], None]:
 
 def _write_page(result: Any, path: Path) -> None:
     result.picture().save(path)
-    tell(f"wrote {path}")
+    shown = getattr(result, "pictured", "")  # what it is of, where a result has several to show
+    tell(f"wrote {path}{f': {shown}' if shown else ''}")

@@ -95,9 +95,10 @@ class Labelling:
                 "this labelling was made without looking. Expected: attention=True when it is made."
             )
         if not 0 <= number < len(self.propositions):
+            below = f"a number below {len(self.propositions)}, the predicates of this sentence"
             raise ConfigError(
-                f"there is no predicate {number}. Expected: a number below {len(self.propositions)}, the predicates of "
-                f"this sentence. Received: {number}."
+                f"there is no predicate {number}. Expected: {below if self.propositions else 'a sentence with a predicate'}. "
+                f"Received: {number}."
             )
         one, words = self.propositions[number], self.sentence.words
         queries = [
@@ -112,6 +113,16 @@ class Labelling:
             query_name="word and role",
             key_name="sentence",
         )
+
+    @property
+    def pictured(self) -> str:
+        """Which of several predicates `picture` shows unless it is told another; nothing where there are not several."""
+        if len(self.propositions) < 2:
+            return ""
+        first, *others = (
+            f"{self.sentence.words[one.predicate]!r} (word {one.predicate})" for one in self.propositions
+        )
+        return f'the predicate {first}, not {", ".join(others)}; a record with "predicate" shows another'
 
     def _line(self, proposition: Proposition) -> str:
         parts, word = [], 0

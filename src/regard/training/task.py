@@ -22,7 +22,10 @@ class Result(Protocol):
         """The result in plain values."""
 
     def picture(self) -> Any:
-        """What was looked at, with a method `save(path)`; only where `predict` was asked for attention."""
+        """What was looked at, with a method `save(path)`; only where `predict` was asked for attention.
+
+        Where a result has several things to show, its `pictured` says which one this is.
+        """
 
 
 class Task(Protocol):
