@@ -196,6 +196,12 @@ def test_bad_columns_are_named(tmp_path, name):
     assert all(part in message for part in parts)
 
 
+def test_words_with_spaces_in_them_stay_in_their_column(tmp_path):
+    written = write_columns(["New York", "gives\tup"], [1], [["B-A0", "B-V"]])
+    (read,) = fields(write(tmp_path / "a.conll", written))
+    assert read == {"words": ["New_York", "gives_up"], "predicates": [1], "roles": [["B-A0", "B-V"]]}
+
+
 def test_a_column_of_parts_of_speech_marks_no_predicates(tmp_path):
     found = problem(write(tmp_path / "a.conll", "Yes UH", "", "Dogs NNS", "bark VBP", ". ."), answers=False)
     assert f"{tmp_path}/a.conll, line 3: the second column marks every word" in found

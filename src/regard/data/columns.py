@@ -46,13 +46,18 @@ def write_columns(words: Sequence[str], predicates: Sequence[int], roles: Sequen
     """
     order = sorted(range(len(predicates)), key=predicates.__getitem__)
     marks = [word if number in predicates else "-" for number, word in enumerate(words)]
-    columns = [list(words), marks, *(_brackets(roles[number]) for number in order)]
+    columns = [_cells(words), _cells(marks), *(_brackets(roles[number]) for number in order)]
     widths = [max(map(len, column)) for column in columns]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
         for cells in zip(*columns, strict=True)
     ]
     return "\n".join([*lines, ""])
+
+
+def _cells(words: Sequence[str]) -> list[str]:
+    """Words as cells, with no space in them: one would begin another column."""
+    return ["_".join(word.split()) for word in words]
 
 
 def _brackets(tags: Sequence[str]) -> list[str]:
