@@ -225,6 +225,8 @@ def test_files_with_commas_between_them_are_read_in_turn(tmp_path):
 
 def test_plain_text_cannot_train(tmp_path):
     assert "format of this file is not known" in problem(write(tmp_path / "a.txt", "The dog runs."))
+    half = problem(write(tmp_path / "a.jsonl", {"text": "Go \ud83d."}), answers=False)
+    assert "line 1: the field 'text' holds half of a character" in half
     assert "line 2: the sentence is empty" in problem(write(tmp_path / "a.txt", "Go.", ""), answers=False)
 
 

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from regard.data.checks import Record, is_blank
+from regard.data.checks import Record, check_text, is_blank
 from regard.data.columns import read_columns
 from regard.data.formats import reader
 from regard.data.lexicon import NO_WORDS, RUN, UNSPACED, Lexicon
@@ -137,7 +137,7 @@ def _words_of_text(record: Record, text: str, lexicon: Lexicon) -> dict[str, Any
         words = check_words(record)
         places = _places(text, words)
     else:
-        sentence = cut(_visible(record, text), lexicon)
+        sentence = cut(_sound(record, text), lexicon)
         words, places = list(sentence.words), list(sentence.places)
     return {"text": text, "words": words, "places": places} if places else {"words": words}
 
@@ -194,7 +194,7 @@ def _goes_on(held: dict[str, Any], fields: dict[str, Any]) -> bool:
     return same and not set(held["predicates"]) & set(fields["predicates"])
 
 
-def _visible(record: Record, text: str) -> str:
+def _sound(record: Record, text: str) -> str:
     if is_blank(text):
         raise data_error(
             record.place,
@@ -203,6 +203,7 @@ def _visible(record: Record, text: str) -> str:
             received=shorten(text),
             mend="fill it in or remove the line",
         )
+    check_text(record, "text", text)
     return text
 
 
