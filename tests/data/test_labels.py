@@ -66,6 +66,14 @@ def test_tables_with_a_header_and_without(tmp_path, images):
     assert reader.input == "image"
 
 
+def test_several_files_are_read_in_turn(tmp_path):
+    first = write(tmp_path / "a.jsonl", {"text": "a", "label": "x"})
+    second = write(tmp_path / "b.jsonl", {"text": "b", "label": "y"})
+    records = read(LabelReader(), f"{first},{second}")
+    assert [(record.fields["text"], record.fields["label"]) for record in records] == [("a", "x"), ("b", "y")]
+    assert records[1].place == f"{second}, line 1"
+
+
 def test_pictures_are_named_by_whole_paths(images):
     rows = [
         {"image": 2, "label": "x"},

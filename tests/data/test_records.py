@@ -58,6 +58,29 @@ def test_parallel_text_as_one_string_or_tuple(tmp_path: Path) -> None:
         assert [(row["source"], row["target"]) for row in values(source)] == expected
 
 
+def test_files_of_records_are_read_in_turn_for_any_number_of_fields(tmp_path: Path) -> None:
+    lines = write(tmp_path / "a.jsonl", GOOD)
+    table = write(tmp_path / "b.tsv.gz", "target\tsource\nHund\tdog\n")
+    more = write(tmp_path / "c.JSONL", '{"source": "cat", "target": "Katze"}\n')
+    records = list(read_records(f"{lines}, {table}, {more}", PAIR))
+    assert [record.fields["source"] for record in records] == ["A dog.", "dog", "cat"]
+    assert [record.place for record in records] == [f"{lines}, line 1", f"{table}, line 2", f"{more}, line 1"]
+    assert [row["source"] for row in values((lines, more), ("source",))] == ["A dog.", "cat"]
+
+
+def test_a_bad_line_of_the_second_file_is_named(tmp_path: Path) -> None:
+    good, bad = write(tmp_path / "a.jsonl", GOOD), write(tmp_path / "b.jsonl", GOOD + "{}\n")
+    assert problem(f"{good},{bad}").startswith(f"{bad}, line 2: the field 'source' is missing")
+
+
+def test_records_beside_parallel_text_are_refused(tmp_path: Path) -> None:
+    lines, text = write(tmp_path / "a.jsonl", GOOD), write(tmp_path / "a.de", "Hund\n")
+    for source in (f"{lines},{text}", f"{text},{lines}"):
+        message = problem(source)
+        assert "files of records and parallel text are mixed" in message
+        assert f"records in {lines}, and {text}, which by its name is plain text" in message
+
+
 def test_a_name_with_a_comma_is_one_file(tmp_path: Path) -> None:
     assert len(values(str(write(tmp_path / "a,b.jsonl", GOOD)))) == 1
 

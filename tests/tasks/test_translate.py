@@ -63,6 +63,16 @@ def test_thirty_sentences_are_learnt_by_heart(run):
         assert "tok:zh" in bleu.signature
 
 
+def test_pairs_of_several_files_are_read_in_turn(tmp_path):
+    for name, line in (("a.jsonl", '{"source": "dog", "target": "Hund"}'), ("b.tsv", "cat\tKatze")):
+        (tmp_path / name).write_text(line + "\n", encoding="utf8")
+    found = list(Translate().read(f"{tmp_path / 'a.jsonl'},{tmp_path / 'b.tsv'}", 100))
+    assert [(one.fields["source"], one.fields["target"]) for one in found] == [
+        ("dog", "Hund"),
+        ("cat", "Katze"),
+    ]
+
+
 def test_a_saved_translator_translates_alike(run):
     task, model, _, folder = run
     other = Translate()

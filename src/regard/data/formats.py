@@ -12,7 +12,7 @@ from regard._errors import DataError, nearest
 from regard.data.checks import Record, is_blank
 from regard.data.lines import data_error, kind, listed, read_lines, shorten
 
-FORMATS = ".jsonl, .tsv (both also with .gz), or parallel text files given as 'a.en,a.de'"
+FORMATS = ".jsonl or .tsv (both also with .gz; several with commas between them), or parallel text files given as 'a.en,a.de'"
 
 # What is no text of ours by its name, and how to make it one.
 AS_TABLE = "save the table as tab-separated text in UTF-8 and let its name end in .tsv"
@@ -41,16 +41,21 @@ def reader(paths: list[Path], fields: Sequence[str]) -> Reader:
     for path in paths:
         if _suffix(path) in REMEDIES:
             raise _unknown(path)
+    whole = [has_records(path) for path in paths]
+    if all(whole):
+        return _in_turn
+    if any(whole):
+        raise _mixed(paths[whole.index(True)], paths[whole.index(False)], fields)
     if len(paths) > 1:
         return _parallel
-    (path,) = paths
-    if _suffix(path) == ".jsonl":
-        return _jsonl
-    if _suffix(path) == ".tsv":
-        return _tsv
     if len(fields) == 1:
         return _text
-    raise _unknown(path)
+    raise _unknown(paths[0])
+
+
+def has_records(path: Path) -> bool:
+    """Whether a file by its name holds whole records, and not the texts of one field."""
+    return _suffix(path) in RECORDS
 
 
 def _suffix(path: Path) -> str:
@@ -66,6 +71,21 @@ def _unknown(path: Path) -> DataError:
         received=f"a name ending in {suffix!r}" if suffix else "a name without an ending",
         mend=REMEDIES.get(suffix, AS_LINES),
     )
+
+
+def _mixed(records: Path, text: Path, fields: Sequence[str]) -> DataError:
+    return data_error(
+        f"{records},{text}",
+        "files of records and parallel text are mixed",
+        expected=FORMATS,
+        received=f"records in {records}, and {text}, which by its name is plain text",
+        mend=f"let the names of files with {listed(fields)} in each record end in .jsonl or .tsv",
+    )
+
+
+def _in_turn(paths: list[Path], fields: Sequence[str]) -> Iterator[Record]:
+    for path in paths:
+        yield from RECORDS[_suffix(path)](path, fields)
 
 
 def _text(paths: list[Path], fields: Sequence[str]) -> Iterator[Record]:
@@ -99,8 +119,7 @@ def _parallel(paths: list[Path], fields: Sequence[str]) -> Iterator[Record]:
         yield Record(values, str(paths[blank]), number)
 
 
-def _jsonl(paths: list[Path], fields: Sequence[str]) -> Iterator[Record]:
-    (path,) = paths
+def _jsonl(path: Path, fields: Sequence[str]) -> Iterator[Record]:
     for number, line in read_lines(path):
         place = f"{path}, line {number}"
         try:
@@ -126,8 +145,7 @@ def _jsonl(paths: list[Path], fields: Sequence[str]) -> Iterator[Record]:
         yield Record(value, str(path), number)
 
 
-def _tsv(paths: list[Path], fields: Sequence[str]) -> Iterator[Record]:
-    (path,) = paths
+def _tsv(path: Path, fields: Sequence[str]) -> Iterator[Record]:
     rows: Iterator[tuple[int, list[str]]] = ((number, line.split("\t")) for number, line in read_lines(path))
     first = next(rows)
     header = first[1]
@@ -190,3 +208,7 @@ def _check_header(path: Path, header: list[str], fields: Sequence[str]) -> None:
             received=shorten(header),
             mend="rename one of them",
         )
+
+
+# What holds whole records, by the ending of its name.
+RECORDS = {".jsonl": _jsonl, ".tsv": _tsv}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from regard._errors import DataError
 from regard.data.checks import Record, checked, is_blank
 from regard.data.lines import data_error, find_file, kind, listed, read_lines, shorten
 from regard.data.pictures import picture_in, picture_size
-from regard.data.records import Source, read_records
+from regard.data.records import Source, read_records, source_paths
 
 TEXT, IMAGE = "text", "image"
 LABEL, LABELS = "label", "labels"
@@ -144,8 +143,7 @@ class LabelReader:
 
     def _guess(self, source: Source) -> str:
         """The field of a table whose first line may be a header; of other files it serves for messages alone."""
-        paths = source.split(",") if isinstance(source, str) else source
-        first = Path(paths if isinstance(paths, Path) else paths[0])
+        first = source_paths(source)[0]
         if self.text is None and ".tsv" in first.suffixes[-2:]:
             _, line = next(read_lines(find_file(first)))
             if IMAGE in line.split("\t"):

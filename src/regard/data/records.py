@@ -32,9 +32,9 @@ def read_records(
     Other columns of the file are kept as they are.
 
     Args:
-        source: one path (`.jsonl`, `.tsv`, with `.gz` or not; a `.tsv` without a header has exactly the columns
-            `fields`, two of them; for one field any other name is plain text, a field a line), or one text file
-            for each field: `"a.en,a.de"` or a tuple of paths. Tables and documents (`.csv`, `.xlsx`, `.html`) are refused.
+        source: one path or several, read in turn (`.jsonl`, `.tsv`, with `.gz` or not; a `.tsv` without a header has
+            exactly the columns `fields`, two of them; for one field any other name is plain text, a field a line), or one
+            text file for each field: `"a.en,a.de"` or a tuple of paths. Tables and documents (`.csv`, `.xlsx`, `.html`) are refused.
         fields: names of the text fields that every record must have.
         max_characters: the longest text allowed in one field.
         check: a check of every record in place of the one that all `fields` are text.

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from regard.data.checks import Record, check_length, checked, is_blank
+from regard.data.formats import has_records
 from regard.data.lines import data_error, find_file, kind, read_lines, shorten
 from regard.data.records import Source, read_records, source_paths
 
 PART = 2048  # characters of a part, at least
 MOST = 1000  # parts that are joined at once: what stands in memory
-RECORDS = (".jsonl", ".tsv")
 WAYS = ("files", "lines")
 
 
@@ -36,7 +36,7 @@ def read_texts(
     """
     paths = [find_file(path) for path in source_paths(source)]
     for path in paths:
-        plain = documents == "files" and not path.name.removesuffix(".gz").endswith(RECORDS)
+        plain = documents == "files" and not has_records(path)
         if plain:
             yield from _parts(path, max_characters)
         else:
