@@ -57,13 +57,17 @@ def test_tables_with_a_header_and_without(tmp_path, images):
     (tmp_path / "a.tsv").write_text("label\ttext\nx\tone two\n", encoding="utf8")
     (tmp_path / "b.tsv").write_text("one two\tx\n", encoding="utf8")
     (tmp_path / "c.tsv").write_text("image\tlabel\ndog.png\tx\n", encoding="utf8")
+    (tmp_path / "a.csv").write_text('label,text\nx,"one\ntwo"\n', encoding="utf8")
+    (tmp_path / "c.csv").write_text("image,label\ndog.png,x\n", encoding="utf8")
     for name in ("a.tsv", "b.tsv"):
         (record,) = read(LabelReader(), tmp_path / name)
         assert (record.fields["text"], record.fields["label"]) == ("one two", "x")
-    reader = LabelReader()
-    (record,) = read(reader, str(tmp_path / "c.tsv"))
-    assert record.fields["image"] == str(images / "dog.png")
-    assert reader.input == "image"
+    assert read(LabelReader(), tmp_path / "a.csv")[0].fields == {"text": "one\ntwo", "label": "x"}
+    for name in ("c.tsv", "c.csv"):
+        reader = LabelReader()
+        (record,) = read(reader, str(tmp_path / name))
+        assert record.fields["image"] == str(images / "dog.png")
+        assert reader.input == "image"
 
 
 def test_several_files_are_read_in_turn(tmp_path):

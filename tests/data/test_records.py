@@ -50,6 +50,37 @@ def test_tsv_with_and_without_header(tmp_path: Path, name: str) -> None:
     assert [(row["source"], row["target"]) for row in values(path)] == [("dog", "Hund"), ("cat", "Katze")]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.csv.gz"])
+def test_csv_with_quotes_commas_and_line_breaks(tmp_path: Path, name: str) -> None:
+    rows = b'\xef\xbb\xbfid,target,source\r\n1,"Hund, ""Rex""","dog\r\nRex"\r\n2,Katze,cat'
+    records = list(read_records(write(tmp_path / name, rows), PAIR))
+    first = {"id": "1", "target": 'Hund, "Rex"', "source": "dog\nRex", "targets": ['Hund, "Rex"']}
+    assert records[0].fields == first
+    assert [(record.fields["source"], record.line) for record in records] == [("dog\nRex", 2), ("cat", 4)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("source;target\ndog;Hund\n", "line 1: the column 'source' is missing. Expected: a header with 'source' and"),
+        ("dog,Hund\ncat,Katze\n", "line 1: the column 'source' is missing"),
+        ("source,target,source\na,b,c\n", "line 1: two columns have the same name"),
+        ('source,target\n"a\nb",c\nd,e,f\n', "line 4: the line has the wrong number of columns. Expected: 2 columns"),
+        ("source,target\n\na,b\n", "line 2: the line has the wrong number of columns"),
+        ('source,target\na,"b\nc,d\n', "line 2: the row that begins here cannot be read"),
+        ('source,target\na,"b"c\n', "line 2: the row that begins here cannot be read"),
+        ('source,target\na,"' + "b" * 200_000 + '"\n', "line 2: the row that begins here cannot be read (field larger"),
+        ("source,target\na, \n", "line 2: the field 'target' is empty"),
+    ],
+)  # fmt: skip
+def test_bad_csv(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path / "a.csv", text)
+    message = problem(path)
+    assert message.startswith(f"{path}, line ")
+    assert said in message
+    assert len(message) < len(str(path)) + 500
+
+
 def test_parallel_text_as_one_string_or_tuple(tmp_path: Path) -> None:
     english = write(tmp_path / "a.en", "dog\ncat\n")
     german = write(tmp_path / "a.de.gz", "Hund\nKatze")
@@ -256,7 +287,7 @@ def test_a_first_pair_that_holds_a_language_is_a_pair(tmp_path: Path, first: str
 @pytest.mark.parametrize("text", ["dog\tHund\ncat\tKatze\n", "A dog.\nA cat.\n"])
 def test_a_tsv_without_header_for_one_field(tmp_path: Path, text: str) -> None:
     message = problem(write(tmp_path / "a.tsv", text), ("source",))
-    assert "the column 'source' is missing. Expected: a header with 'source'. " in message
+    assert "the column 'source' is missing. Expected: a header with 'source', tabs between. " in message
     assert "one a line, into a file whose name ends in .txt" in message
     assert (
         values(write(tmp_path / "b.tsv", "source\ttarget\n" + "dog\tHund\n"), ("source",))[0]["source"]
@@ -264,7 +295,7 @@ def test_a_tsv_without_header_for_one_field(tmp_path: Path, text: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.json", "a", "a.xlsx.gz"])
+@pytest.mark.parametrize("name", ["a.json", "a", "a.xlsx.gz"])
 def test_unknown_formats(tmp_path: Path, name: str) -> None:
     assert "format of this file is not known" in problem(write(tmp_path / name, GOOD))
 
@@ -272,9 +303,8 @@ def test_unknown_formats(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "mend"),
     [
-        ("a.csv", "tab-separated"),
-        ("a.XLSX", "tab-separated"),
-        ("a.csv.gz", "tab-separated"),
+        ("a.XLSX", "save the table as CSV"),
+        ("a.ods.gz", "save the table as CSV"),
         ("a.html", "one .txt file for each field"),
         ("a.json", "let the name end in .jsonl"),
     ],

@@ -44,11 +44,13 @@ def test_files_lines_and_records_are_documents(tmp_path):
     (tmp_path / "b.txt").write_text("three\n")
     (tmp_path / "c.jsonl").write_text('{"text": "four\\nfive"}\n{"text": "six"}\n')
     (tmp_path / "d.tsv").write_text("body\tother\nseven\t8\n")
+    (tmp_path / "e.csv").write_text('body,other\n"nine, ten",8\n')
     both = f"{tmp_path / 'a.txt'},{tmp_path / 'b.txt'}"
     assert texts(both) == ["one\ntwo\n", "three\n"]
     assert texts(both, documents="lines") == ["one", "two", "three"]
     assert texts(tmp_path / "c.jsonl") == ["four\nfive", "six"]
     assert texts(tmp_path / "d.tsv", field="body") == ["seven"]
+    assert texts(tmp_path / "e.csv", field="body") == ["nine, ten"]
 
 
 def test_parts_that_follow_each_other_are_joined(tmp_path):

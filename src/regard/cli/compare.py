@@ -44,7 +44,7 @@ def compare(
     Args:
         first: A run folder, or predictions that regard evaluate wrote, FILE.jsonl.
         second: Another of the same task. Differences are second - first.
-        data: The examples: .jsonl, .tsv (or with .gz), or two text files "a.en,a.de". Default: the test part of the
+        data: The examples: .jsonl, .csv, .tsv (or with .gz), or two text files "a.en,a.de". Default: the test part of the
             sample, for a model that was trained on it.
         by: What the differences are cut by: length; for translation frequency, which is how often training of the first run
             saw the rarest word; for roles frequency of the predicate, and distance to its farthest argument. Default: length.

@@ -41,8 +41,8 @@ def train(
 
     Args:
         task: What to train: translate, summarize, roles, answer, classify, caption or generate.
-        train: Training data: .jsonl, or .tsv and two text files "a.en,a.de" for pairs, .conll for roles; several files of
-            questions or of plain text "a,b". Default: a sample.
+        train: Training data: .jsonl, .csv or .tsv, two text files "a.en,a.de" for pairs, .conll for roles; several files
+            as "a.csv,b.csv", also of questions or of plain text. Default: a sample.
         dev: Data for the score while training, in the same form. Default: a part of --train is held out.
         out: The run folder. Default: runs/ and the task's name.
         config: A TOML file of recipe options, or the config.toml of a run; the command line wins.

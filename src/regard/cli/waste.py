@@ -43,7 +43,7 @@ def waste(
     """Say what padding would cost on a file, by how batches are formed.
 
     Args:
-        file: The examples: .jsonl, .tsv (or with .gz), two text files "a.en,a.de", or one text file with one --field.
+        file: The examples: .jsonl, .csv, .tsv (or with .gz), two text files "a.en,a.de", or one text file with one --field.
         field: The fields that a model reads, the one it writes last. Default: source target.
         run: Count pieces of this run's tokenizer, ends included, in the fields of its task.
         unit: Without --run, what is counted: words, each Chinese character and kana being one, or characters. Default: words.

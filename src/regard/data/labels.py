@@ -9,9 +9,10 @@ from typing import Any
 
 from regard._errors import DataError
 from regard.data.checks import Record, checked, is_blank
-from regard.data.lines import data_error, find_file, kind, listed, read_lines, shorten
+from regard.data.lines import data_error, find_file, kind, listed, shorten
 from regard.data.pictures import picture_in, picture_size
 from regard.data.records import Source, read_records, source_paths
+from regard.data.tables import columns
 
 TEXT, IMAGE = "text", "image"
 LABEL, LABELS = "label", "labels"
@@ -143,11 +144,8 @@ class LabelReader:
 
     def _guess(self, source: Source) -> str:
         """The field of a table whose first line may be a header; of other files it serves for messages alone."""
-        first = source_paths(source)[0]
-        if self.text is None and ".tsv" in first.suffixes[-2:]:
-            _, line = next(read_lines(find_file(first)))
-            if IMAGE in line.split("\t"):
-                return IMAGE
+        if self.text is None and IMAGE in columns(find_file(source_paths(source)[0])):
+            return IMAGE
         return self.text or TEXT
 
 

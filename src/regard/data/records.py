@@ -1,4 +1,4 @@
-"""Records from files of text: `.jsonl`, `.tsv` and parallel text, each checked at the door, none skipped.
+"""Records from files of text: `.jsonl`, `.csv`, `.tsv` and parallel text, each checked at the door, none skipped.
 
 for record in read_records("train.jsonl.gz", ("source", "target")):
     print(record.fields["source"], record.line)
@@ -32,9 +32,9 @@ def read_records(
     Other columns of the file are kept as they are.
 
     Args:
-        source: one path or several, read in turn (`.jsonl`, `.tsv`, with `.gz` or not; a `.tsv` without a header has
+        source: one path or several, read in turn (`.jsonl`, `.csv`, `.tsv`, with `.gz` or not; a `.tsv` without a header has
             exactly the columns `fields`, two of them; for one field any other name is plain text, a field a line), or one
-            text file for each field: `"a.en,a.de"` or a tuple of paths. Tables and documents (`.csv`, `.xlsx`, `.html`) are refused.
+            text file for each field: `"a.en,a.de"` or a tuple of paths. Documents (`.xlsx`, `.html`) are refused.
         fields: names of the text fields that every record must have.
         max_characters: the longest text allowed in one field.
         check: a check of every record in place of the one that all `fields` are text.

@@ -26,7 +26,7 @@ def read_texts(
     """Streams documents, or parts of them: records with `text`.
 
     Arguments:
-        source: plain text files, several with commas between them, or `.jsonl` or `.tsv` with a column `field`.
+        source: plain text files, several with commas between them, or `.jsonl`, `.csv` or `.tsv` with a column `field`.
         max_characters: the longest document of a record or a line that is taken; files may have any length.
         documents: of plain text, "files" or "lines": what is one document.
         field: the column that holds the text.
