@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -169,6 +170,44 @@ def test_files_of_arrays_that_cannot_be_used(tmp_path, arrays, message):
         picture_size(f"{tmp_path / 'b.npz'}#0", PLACE)
     with pytest.raises(DataError, match="is not there"):
         picture_size(f"{tmp_path / 'c.npz'}#0", PLACE)
+
+
+def archive(path, shape, size):
+    """An `.npz` whose array claims a shape and holds zeros."""
+    head = io.BytesIO()
+    facts = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, facts)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("images.npy", head.getvalue() + bytes(size))
+    return f"{path}#0"
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "message"),
+    [
+        ((10**6, 10**4, 10**4, 3), 0, r"pictures of 10,000 x 10,000 pixels, more than 50,000,000"),
+        ((10**9, 10**3, 10**3, 3), 0, r"0 bytes for uint8 of shape \(1000000000,"),
+        ((1, 10, 10, 3), 10**6, r"1,000,000 bytes for uint8 of shape \(1, 10, 10, 3\)"),
+        ((10**4, 10, 10), 10**6, r"1,000,000 bytes of pictures, more than 999,999"),
+        ((-1, -10, 10), 100, r"uint8 of shape \(-1, -10, 10\)"),
+    ],
+)
+def test_a_small_file_of_a_huge_array_is_refused_before_it_is_unpacked(
+    tmp_path, monkeypatch, shape, size, message
+):
+    monkeypatch.setattr(pictures, "MAX_BYTES", 999_999)
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(DataError, match=rf"line 3: the file of pictures .* cannot be read.*{message}"):
+        picture_size(archive(tmp_path / "bomb.npz", shape, size), PLACE)
+
+
+def test_an_array_that_memory_cannot_hold_is_refused(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError("no room for 4 GiB")
+
+    monkeypatch.setattr(np, "load", full)
+    with pytest.raises(DataError, match=r"cannot be read.*no room for 4 GiB"):
+        picture_size(archive(tmp_path / "a.npz", (1, 2, 2), 4), PLACE)
 
 
 def test_a_changed_file_is_read_anew(tmp_path):

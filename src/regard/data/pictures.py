@@ -5,6 +5,7 @@ A picture is named by the path of a file, or by `images.npz#17`, row 17 of the a
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import warnings
@@ -23,11 +24,23 @@ from regard._errors import DataError, nearest
 from regard.data.lines import data_error, is_there, kind, shorten
 
 MAX_PIXELS = 50_000_000  # a small file may claim to be any size: this much is decoded, and no more
+MAX_BYTES = 1 << 32  # of an array of pictures, which memory holds whole
 IMAGES = "images"
 ROW = re.compile(r"(.+\.npz)#(-?\d+)", re.DOTALL)
 EXPECTED = "a PNG, JPEG, WebP, GIF, BMP or TIFF file, or any other that Pillow reads"
 # What Pillow's decoders raise on broken files.
 BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, struct.error, zlib.error)
+# What zipfile and NumPy raise on broken files; RuntimeError where one is encrypted.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 Pixels = NDArray[np.uint8]
 
 
@@ -186,13 +199,13 @@ def _row(path: str, number: int, place: str) -> Any:
             received="no such file",
             mend="copy it there, or name each picture's own file",
         ) from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise data_error(
             place,
             f"the file of pictures {path} cannot be read",
             expected=f"an .npz file with an array {IMAGES!r}, uint8, pictures x height x width x 3 (or 1)",
             received=str(error),
-            mend=f"write it with numpy.savez_compressed(path, {IMAGES}=pictures)",
+            mend=f"write it with numpy.savez_compressed(path, {IMAGES}=pictures), large pictures scaled down before",
         ) from error
     if not 0 <= number < len(images):
         raise data_error(
@@ -208,11 +221,31 @@ def _row(path: str, number: int, place: str) -> Any:
 @lru_cache(maxsize=1)
 def _images(path: str, _changed: int, _size: int) -> NDArray[Any]:
     """The array of a file, kept for the next picture of the same file."""
+    with zipfile.ZipFile(path) as archive:
+        _check_head(archive)
     with np.load(path, allow_pickle=False) as file:
         images: NDArray[Any] = file[IMAGES]
-    if images.ndim not in {3, 4}:
-        raise ValueError(f"an array of shape {images.shape}")
     return images
+
+
+def _check_head(archive: zipfile.ZipFile) -> None:
+    """Raises ValueError for an array that is not of pictures or too large, by its head alone: unpacked, it might fill the memory."""
+    info = archive.getinfo(f"{IMAGES}.npy")
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in read:
+            raise ValueError(f"version {version} of NumPy's format")
+        shape, _, dtype = read[version](file)
+        held = info.file_size - file.tell()
+    if len(shape) not in {3, 4} or min(shape) < 0 or dtype != np.uint8:
+        raise ValueError(f"{dtype} of shape {shape}")
+    if shape[1] * shape[2] > MAX_PIXELS:
+        raise ValueError(f"pictures of {shape[2]:,} x {shape[1]:,} pixels, more than {MAX_PIXELS:,}")
+    if math.prod(shape) != held:
+        raise ValueError(f"{held:,} bytes for {dtype} of shape {shape}")
+    if held > MAX_BYTES:
+        raise ValueError(f"{held:,} bytes of pictures, more than {MAX_BYTES:,}")
 
 
 def _three(pixels: NDArray[Any]) -> Pixels:
