@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from regard._errors import DataError, ShapeError
+from regard.metrics.buckets import part
 from regard.metrics.labels import calibration_error, label_scores, multilabel_scores
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=20)
@@ -33,13 +34,12 @@ def test_any_labels(examples):
     scores = multilabel_scores(predicted, expected)
     f1 = plain_f1(predicted, expected, occurring)
     assert scores.macro_f1.value == pytest.approx(100 * np.mean(f1) if f1 else 0)
-    assert list(scores.class_f1) == occurring
-    assert np.allclose(list(scores.class_f1.values()), 100 * np.array(f1))
+    assert list(scores.classes) == occurring
+    assert np.allclose([counts.f1 for counts in scores.classes.values()], 100 * np.array(f1))
     assert scores.accuracy.value == pytest.approx(100 * np.mean([a == b for a, b in examples]))
     given_labels = multilabel_scores(predicted, expected, range(7))
-    assert given_labels.macro_f1.value == pytest.approx(
-        100 * np.mean(plain_f1(predicted, expected, range(7)))
-    )
+    assert given_labels.macro_f1.value == pytest.approx(scores.macro_f1.value)
+    assert given_labels.classes == scores.classes
     swapped = multilabel_scores(expected, predicted)
     assert swapped.macro_f1.value == pytest.approx(scores.macro_f1.value)
     backwards = multilabel_scores(predicted[::-1], expected[::-1])
@@ -70,20 +70,42 @@ def test_as_scikit_learn(examples, many):
     )
     scores = multilabel_scores(*zip(*many, strict=True), labels=range(5))
     for average, value in (("macro", scores.macro_f1.value), ("micro", scores.micro_f1.value)):
-        theirs_f1 = metrics.f1_score(theirs, ours, average=average, zero_division=0)
+        # A table has a column for every class; nan leaves out those that occur nowhere.
+        absent = np.nan if (theirs | ours).any() and average == "macro" else 0.0
+        theirs_f1 = metrics.f1_score(theirs, ours, average=average, zero_division=absent)
         assert value == pytest.approx(100 * theirs_f1, rel=1e-13)
     assert scores.accuracy.value == pytest.approx(100 * metrics.accuracy_score(theirs, ours), rel=1e-13)
 
 
 def test_labels_that_occur_nowhere():
     assert label_scores(["a"], ["a"]).macro_f1.value == 100
-    assert label_scores(["a"], ["a"], ["a", "b"]).macro_f1.value == 50
+    assert label_scores(["a"], ["a"], ["a", "b"]).macro_f1.value == 100
+    assert label_scores(["a", "b"], ["a", "c"]).macro_f1.value == pytest.approx(100 / 3)
     assert label_scores(["x", "a"], ["x", "a"], ["a"]).macro_f1.value == 100
     assert multilabel_scores([[]], [[]]).macro_f1.value == 0
     names = {
         label_scores(["a"], ["a"], labels).macro_f1.signature for labels in (None, ["a"], ["b"], ["a", "b"])
     }
-    assert len(names) == 4
+    assert len(names) == 3  # those that occur by themselves, or named
+
+
+@given(pairs)
+@settings(max_examples=20)
+def test_every_class_as_scikit_learn(examples):
+    metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the reference")
+    predicted, expected = map(list, zip(*examples, strict=True))
+    classes = label_scores(predicted, expected, range(9)).classes
+    theirs = metrics.precision_recall_fscore_support(expected, predicted, zero_division=0)
+    ours = [
+        (counts.precision / 100, counts.recall / 100, counts.f1 / 100, counts.correct + counts.missed)
+        for counts in classes.values()
+    ]
+    assert np.allclose(np.array(ours).T, np.array(theirs))
+
+
+def test_a_part_without_a_class_is_scored_by_those_that_it_has():
+    scores = label_scores(["a", "b", "c"], ["a", "b", "b"])
+    assert part(scores.macro_f1, np.array([0, 1])).value == 100
 
 
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 20), st.integers(0, 2**32 - 1))

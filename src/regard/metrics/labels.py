@@ -11,16 +11,17 @@ import numpy as np
 
 from regard._errors import DataError, ShapeError
 from regard.metrics.measurement import Measurement, averaged, divided, measured, paired
+from regard.metrics.spans import Counts
 
 
 @dataclass(frozen=True)
 class LabelScores:
-    """`accuracy`, and the `macro_f1` and `micro_f1` of all `classes`; `class_f1` has each by itself, 0 to 100."""
+    """`accuracy`, `macro_f1` and `micro_f1`, and of every class that occurs what was right, in excess and missed."""
 
     accuracy: Measurement
     macro_f1: Measurement
     micro_f1: Measurement
-    class_f1: dict[Any, float]
+    classes: dict[Any, Counts]
 
 
 def label_scores(
@@ -31,8 +32,8 @@ def label_scores(
     Args:
         predicted: labels, of one type that sorts.
         expected: as many.
-        labels: the classes that macro- and micro-F1 count; one that occurs nowhere counts 0. Two systems can only be
-            compared with the same ones. When not given, every class that is predicted or expected.
+        labels: the classes that macro- and micro-F1 count, by default all. Two systems can only be compared with the same
+            ones, whether they occur or not.
 
     Returns:
         The scores. Micro-F1 equals accuracy when every class counts.
@@ -40,8 +41,8 @@ def label_scores(
     Raises:
         DataError: counts differ, or there are no examples.
 
-    Source: F1 of a class is 2 tp / (predicted + expected), 0 of 0 being 0; macro-F1 is their mean, as scikit-learn's
-    `f1_score(average="macro", zero_division=0)`.
+    Source: F1 of a class is 2 tp / (predicted + expected); macro-F1 is the mean over those that are predicted or expected, as
+    scikit-learn's `f1_score(average="macro")`. What occurs nowhere in a part of a file is no failure there.
 
     >>> scores = label_scores(["cat", "dog", "dog"], ["cat", "dog", "cat"])
     >>> print(round(scores.accuracy.value, 2), round(scores.macro_f1.value, 2))
@@ -82,16 +83,20 @@ def multilabel_scores(
             row[kind, [position[label] for label in some if label in position]] = 1.0
     # Columns of statistics only mean the same where the classes are the same.
     checksum = zlib.crc32(repr(names).encode())
-    signature = f"classes:{len(names)}#{checksum:08x}|absent:{'left-out' if labels is None else 'zero'}"
+    signature = f"classes:{len(names)}#{checksum:08x}|absent:left-out"
     statistics = rows.reshape(len(rows), 3 * len(names))
-    macro = _macro_given if labels is not None else _macro_occurring
     accuracy = averaged("accuracy", "", [found == wanted for found, wanted in zip(ours, theirs, strict=True)])
-    f1 = _class_f1(statistics.sum(axis=0))
     return LabelScores(
         accuracy,
-        measured("macro-f1", signature, statistics, macro),
+        measured("macro-f1", signature, statistics, _macro),
         measured("micro-f1", signature, statistics, _micro),
-        {name: float(value) for name, value in zip(names, f1, strict=True)},
+        {
+            name: Counts(right, found - right, wanted - right)
+            for name, (right, found, wanted) in zip(
+                names, rows.sum(axis=0).astype(int).T.tolist(), strict=True
+            )
+            if found or wanted
+        },
     )
 
 
@@ -149,19 +154,11 @@ def _table(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return table[..., 0, :], table[..., 1, :] + table[..., 2, :]
 
 
-def _class_f1(sums: np.ndarray) -> np.ndarray:
-    right, occurrences = _table(sums)
-    return divided(200.0 * right, occurrences)
-
-
-def _macro_given(sums: np.ndarray) -> np.ndarray:
-    f1 = _class_f1(sums)
-    return divided(f1.sum(axis=-1), np.full(f1.shape[:-1], float(f1.shape[-1])))
-
-
-def _macro_occurring(sums: np.ndarray) -> np.ndarray:
+def _macro(sums: np.ndarray) -> np.ndarray:
     """Over the classes that occur, in a resampled test set as in the whole."""
-    return divided(_class_f1(sums).sum(axis=-1), (_table(sums)[1] > 0).sum(axis=-1).astype(np.float64))
+    right, occurrences = _table(sums)
+    f1 = divided(200.0 * right, occurrences)
+    return divided(f1.sum(axis=-1), (occurrences > 0).sum(axis=-1).astype(np.float64))
 
 
 def _micro(sums: np.ndarray) -> np.ndarray:
