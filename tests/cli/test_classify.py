@@ -35,6 +35,9 @@ def test_a_run_on_the_sample(regard_command, languages):
     shown = regard_command("evaluate", languages).out
     assert f"accuracy          {entry['accuracy']:5.1f}" in shown
     assert "beam" not in shown
+    each = json.loads(regard_command("evaluate", languages, "--each", "--json").out)
+    assert {"f1 English", "f1 French", "f1 German"} < each.keys()
+    assert "support:200" in each["signatures"]["f1 German"]
     facts = json.loads(regard_command("inspect", languages, "--json").out)
     assert facts["labels"] == ["English", "French", "German"]
     assert facts["vocabulary"] == 300

@@ -220,6 +220,30 @@ def test_labels_without_their_probabilities_are_refused():
         task.restored(Record({"text": "it rains", "label": "en"}, "file", 1), Record(TEXTS[0], "test", 1))
 
 
+def test_classifiers_of_different_labels_are_compared_over_all_of_them(regard_command, refused, tmp_path):
+    def guess(row, label, other):
+        chances = {label: 0.75, other: 0.25}
+        return {"task": "classify", "text": row["text"], "label": label, "probabilities": chances}
+
+    data = write(tmp_path / "data.jsonl", TEXTS)
+    first = write(tmp_path / "first.jsonl", [guess(row, "en", "de") for row in TEXTS])
+    second = write(tmp_path / "second.jsonl", [guess(row, row["label"], "fr") for row in TEXTS])
+    result = regard_command("compare", first, second, "--data", data, "--json")
+    assert result.code == 0, result.err
+    scores = {score["name"]: score for score in json.loads(result.out)["scores"]}
+    assert (scores["accuracy"]["first"], scores["accuracy"]["second"]) == (50.0, 100.0)
+    # English is found in two of two and one is wrong, French in none.
+    assert scores["macro-f1"]["first"] == pytest.approx(100 * (2 / 3 + 0) / 2)
+    assert scores["macro-f1"]["second"] == 100.0
+    assert scores["macro-f1"]["signature"].startswith("classes:3#")
+    assert scores["calibration-error"]["first"] == pytest.approx(25.0)
+    write(data, [TEXTS[0], {**TEXTS[1], "label": "it"}])
+    message = refused("compare", first, second, "--data", data)
+    assert (
+        "line 2: the label 'it' was never seen in training. Expected: one of 3: 'de', 'en', 'fr'" in message
+    )
+
+
 def test_notes_on_one_system_do_not_keep_two_from_being_compared():
     task = make_task("answer")
     records = [Record(dict(row), "test", line) for line, row in enumerate(ANSWERS, 1)]

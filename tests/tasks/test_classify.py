@@ -16,6 +16,7 @@ from regard.data.packing import pack_streams
 from regard.data.records import Record
 from regard.nn import consistent, twice, watch
 from regard.tasks import make_task
+from regard.tasks._classification import Classification
 from regard.tasks.classify import Classify
 from regard.training import checkpoints, runs
 from regard.training.progress import Reporter, Silence
@@ -185,6 +186,38 @@ def test_scores_are_those_of_plain_counting(one):
     assert error.value == pytest.approx(100 * sum(gaps) / len(sure))
     with pytest.raises(DataError, match="test, line 1: the label 'rock' was never seen in training"):
         predictor.task.score(found[:1], [Record({"sentence": "a", "kind": "rock"}, "test", 1)])
+
+
+def guessed(*labels, several=False):
+    return Classification("", labels, dict.fromkeys("abc", 1 / 3), several)
+
+
+def test_every_class_is_scored_if_asked_for():
+    task = Classify()
+    records = [Record({"text": "", "label": label}, "test", 1) for label in "aaabbc"]
+    found = [guessed(label) for label in "aabbab"]
+    scores = {score.name: score for score in task.score(found, records, each=True)[3:]}
+    assert {name: round(score.value, 1) for name, score in scores.items()} == {
+        "f1 a": 66.7,
+        "f1 b": 40.0,
+        "f1 c": 0.0,
+    }
+    assert [score.signature for score in scores.values()] == [
+        "precision:66.7|recall:66.7|support:3|taken-for:b 1",
+        "precision:33.3|recall:50.0|support:2|taken-for:a 1",
+        "precision:0.0|recall:0.0|support:1|taken-for:b 1",
+    ]
+    assert len(task.score(found, records)) == 3
+
+
+def test_of_several_labels_every_one_is_scored_and_all_together():
+    task = Classify()
+    records = [Record({"text": "", "labels": list(labels)}, "test", 1) for labels in ("ab", "", "b")]
+    found = [guessed(*labels, several=True) for labels in ("a", "a", "b")]
+    micro, a, b = task.score(found, records, each=True)[3:]
+    assert (micro.name, micro.value) == ("micro-f1", pytest.approx(100 * 4 / 6))
+    assert (a.name, a.signature) == ("f1 a", "precision:50.0|recall:100.0|support:1")
+    assert (b.name, b.signature) == ("f1 b", "precision:100.0|recall:50.0|support:2")
 
 
 def test_the_temperatures_are_fitted_and_kept(one, many):

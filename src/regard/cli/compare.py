@@ -82,7 +82,12 @@ def compare(
     options = task_options(task.name, task.options, given, getattr(task, "defaults", None))
     wanted = {"lowercase": lowercase or None, "language": language}
     scoring = task_options(task.name, task.score_options, wanted)
-    results = [_predicted(system, task, records, options, scoring) for system in systems]
+    found = [_predicted(system, task, records, options) for system in systems]
+    if hasattr(task, "comparable"):
+        scoring |= task.comparable(found)
+    results = [
+        _scored(system, task, records, one, scoring) for system, one in zip(systems, found, strict=True)
+    ]
     report = Report(records, cutting, *results, examples=examples, digits=getattr(task, "digits", 1))
     if json:
         names = {"task": task.name, "first": str(first), "second": str(second)}
@@ -131,15 +136,18 @@ def _sample_test(runs: Sequence[Any]) -> str:
     return sample_test(runs[0])
 
 
-def _predicted(
-    system: _System, task: Any, records: list[Record], options: dict[str, Any], scoring: dict[str, Any]
-) -> Results:
-    """What a system predicts, scored: a run by its own task, which may know no case."""
+def _predicted(system: _System, task: Any, records: list[Record], options: dict[str, Any]) -> list[Any]:
     if system.predictor is None:
-        predictions = read_predictions(system.path, task, records)
-    else:
-        task = system.predictor.task
-        inputs = [task.input_of(record) for record in records]
-        predictions = system.predictor.predict(inputs, **options)
+        return read_predictions(system.path, task, records)
+    inputs = [system.predictor.task.input_of(record) for record in records]
+    predictions: list[Any] = system.predictor.predict(inputs, **options)
+    return predictions
+
+
+def _scored(
+    system: _System, task: Any, records: list[Record], predictions: list[Any], scoring: dict[str, Any]
+) -> Results:
+    """What a system predicted, scored: a run by its own task, which may know no case."""
+    task = task if system.predictor is None else system.predictor.task
     each = task.example_scores(predictions, records, **scoring)
     return Results(predictions, task.score(predictions, records, **scoring), each)

@@ -60,7 +60,7 @@ def evaluate(
             README. Default: the whole vocabulary.
         text: Name of the field that is classified. Default: as in training.
         label: Name of the field of labels. Default: as in training.
-        each: The score of every role by itself, too.
+        each: The score of every role or class by itself, too.
         by: Score parts of the examples too: by length; where texts are read by frequency too, which is how often training saw
             the rarest word, or the predicate of roles; roles by distance, from the predicate to its farthest argument, answers
             by distance, to the nearest word that the question has too, texts by position in the window, and captions by

@@ -31,12 +31,12 @@ from regard.data.records import Source
 from regard.data.tokenizer import Tokenizer
 from regard.decoding.calibration import fit_temperatures, fit_threshold, probabilities
 from regard.metrics.buckets import Group
-from regard.metrics.labels import calibration_error, multilabel_scores
 from regard.metrics.translation import Score
 from regard.metrics.words import characters
 from regard.nn.consistency import asked
 from regard.nn.patches import PatchEncoder
 from regard.nn.watch import watch
+from regard.tasks._class_scores import class_scores
 from regard.tasks._classification import Classification, restored_classification, seen_patches, seen_words
 from regard.tasks._classifier import Classifier
 from regard.tasks._counting import CountsWords, frequency_group
@@ -55,7 +55,7 @@ class Classify(CountsWords):
 
     name = "classify"
     options = ("attention",)
-    score_options: tuple[str, ...] = ()
+    score_options = ("each",)
     reader: LabelReader
     labels: tuple[str, ...]
     tokenizer: Tokenizer
@@ -241,28 +241,32 @@ class Classify(CountsWords):
             results.append(Classification(given, names, by_name, several, seen))
         return results
 
-    def score(self, predictions: Sequence[Classification], records: Sequence[Record]) -> list[Score]:
-        """Accuracy, macro-F1 over all labels, and the calibration error of the probabilities (less is better)."""
-        # Without labels the predictions came from a file.
-        known = self.labels if hasattr(self, "labels") else tuple(predictions[0].probabilities)
-        numbers = {label: number for number, label in enumerate(known)}
-        expected = [self.reader.labels(record) for record in records]
-        rights = [
-            label_numbers(labels, numbers, one.place) for labels, one in zip(expected, records, strict=True)
-        ]
-        found = multilabel_scores([one.labels for one in predictions], expected, known)
-        table = np.array([[one.probabilities.get(label, 0.0) for label in known] for one in predictions])
-        if self.reader.several:  # every label of every example is a decision of two sides
-            sides = np.stack([1 - table, table], axis=-1).reshape(-1, 2)
-            truth = np.zeros(table.shape, int)
-            for row, right in zip(truth, rights, strict=True):
-                row[right] = 1
-            error = calibration_error(sides, truth.reshape(-1))
-        else:
-            error = calibration_error(table, [right[0] for right in rights])
-        return [found.accuracy, found.macro_f1, error]
+    def score(
+        self,
+        predictions: Sequence[Classification],
+        records: Sequence[Record],
+        *,
+        labels: Sequence[str] | None = None,
+        each: bool = False,
+    ) -> list[Score]:
+        """Accuracy, macro-F1 over the labels that occur, and the calibration error of the probabilities (less is better).
 
-    def example_scores(self, predictions: Sequence[Classification], records: Sequence[Record]) -> list[float]:
+        With `each` follows what is right of every label. `labels` are all that may occur, by default those of the model.
+        """
+        # Without labels the predictions came from a file.
+        known = labels or getattr(self, "labels", None) or self.comparable([predictions])["labels"]
+        expected = [self.reader.labels(record) for record in records]
+        return class_scores(predictions, expected, [record.place for record in records], known, each)
+
+    def comparable(self, systems: Sequence[Sequence[Classification]]) -> dict[str, Any]:
+        """All labels of several models: scored over them, the models can be compared."""
+        return {
+            "labels": sorted({label for found in systems for one in found[:1] for label in one.probabilities})
+        }
+
+    def example_scores(
+        self, predictions: Sequence[Classification], records: Sequence[Record], **_options: Any
+    ) -> list[float]:
         """100 where all labels of an example are right and no other is given, else 0."""
         expected = [set(self.reader.labels(record)) for record in records]
         return [100.0 * (set(one.labels) == gold) for one, gold in zip(predictions, expected, strict=True)]

@@ -41,6 +41,7 @@ class Task(Protocol):
     - `asks_for(record)`, things that training must have seen before the record can be scored;
     - `remarks`, lines that say what `learn` saw;
     - `taught`, the options that a teacher decides, with what they are where a recipe leaves them open;
+    - `comparable(systems)`, the options with which `score` scores the predictions of several systems alike;
     - `descends`, True where a lower score is better, and `digits`, with which scores are shown.
     """
 
