@@ -55,6 +55,14 @@ def test_predictions_of_texts(regard_command, languages, tmp_path):
     ]
     assert [entry["text"] for entry in entries] == texts
     assert set(entries[0]["probabilities"]) == {"English", "French", "German"}
+    assert "id" not in entries[0]
+    table = tmp_path / "texts.csv"
+    table.write_text('id,text\n7,"A dog, it runs."\nb,Un chien court.\n', encoding="utf8")
+    lines = regard_command("predict", languages, "--input", table, "--json").out.splitlines()
+    assert [(json.loads(line)["id"], json.loads(line)["text"]) for line in lines] == [
+        ("7", "A dog, it runs."),
+        ("b", "Un chien court."),
+    ]
     page = tmp_path / "page.html"
     assert regard_command("predict", languages, texts[0], "--attention", page).code == 0
     assert "runs" in page.read_text(encoding="utf8")

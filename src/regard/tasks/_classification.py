@@ -20,6 +20,14 @@ from regard.tasks._attention import word_numbers
 
 
 @dataclass(frozen=True)
+class Item:
+    """What is classified: a text, or a picture with its pixels, and what names it."""
+
+    content: str | Picture = field(repr=False)
+    id: Any = None
+
+
+@dataclass(frozen=True)
 class Seen:
     """What counted: `weights` (heads, words) with the `words`, or (heads, rows, columns) over the `pixels` of a picture.
 
@@ -37,13 +45,14 @@ class Classification:
     """What a text or picture was found to be.
 
     `labels` are those that were chosen, the most probable first: one, or any number where a model gives several.
-    `probabilities` has every label, in the order of the alphabet. `attention` is there on request.
+    `probabilities` has every label, in the order of the alphabet. `attention` is there on request, `id` is that of the record.
     """
 
     source: Any = field(repr=False)
     labels: tuple[str, ...]
     probabilities: dict[str, float] = field(repr=False)
     several: bool = field(repr=False)
+    id: Any = field(default=None, repr=False)
     attention: Seen | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -62,7 +71,8 @@ class Classification:
     def as_json(self) -> dict[str, Any]:
         """Text or image, label(s) with their probability, and all probabilities."""
         is_picture = isinstance(self.source, Picture)
-        given = {"image": self.source.name} if is_picture else {"text": self.source}
+        given = {} if self.id is None else {"id": self.id}
+        given |= {"image": self.source.name} if is_picture else {"text": self.source}
         rounded = {label: round(chance, 4) for label, chance in self.probabilities.items()}
         if self.several:
             return {**given, "labels": list(self.labels), "probabilities": rounded}
@@ -107,7 +117,7 @@ def restored_classification(
         )
     by_name = {label: float(chance) for label, chance in chances.items()}
     source = given if name == "text" else Picture(given, np.zeros((0, 0, 3), np.uint8))
-    return Classification(source, tuple(found), by_name, several)
+    return Classification(source, tuple(found), by_name, several, record.fields.get("id"))
 
 
 def seen_words(weights_HS: NDArray[np.float32], tokenizer: Tokenizer, text: str) -> Seen:

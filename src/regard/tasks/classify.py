@@ -37,7 +37,13 @@ from regard.nn.consistency import asked
 from regard.nn.patches import PatchEncoder
 from regard.nn.watch import watch
 from regard.tasks._class_scores import class_scores
-from regard.tasks._classification import Classification, restored_classification, seen_patches, seen_words
+from regard.tasks._classification import (
+    Classification,
+    Item,
+    restored_classification,
+    seen_patches,
+    seen_words,
+)
 from regard.tasks._classifier import Classifier
 from regard.tasks._counting import CountsWords, frequency_group
 from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
@@ -99,20 +105,23 @@ class Classify(CountsWords):
 
     def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
         """A text, or a picture as a path, an array (height, width, 3) of uint8 or an image of Pillow, as a record."""
+        item = given if isinstance(given, Item) else Item(given)
+        record = Record({"id": item.id, self.reader.name: item.content}, *place)
         if self.reader.input == TEXT:
-            return checked(Record({self.reader.name: given}, *place), (self.reader.name,), max_characters)
-        record = Record({IMAGE: given}, *place)
-        record.fields[IMAGE] = load_picture(given, record.place, self.side)
+            return checked(record, (self.reader.name,), max_characters)
+        record.fields[IMAGE] = load_picture(item.content, record.place, self.side)
         return record
 
     def asks_for(self, record: Record) -> Sequence[str]:
         """The labels."""
         return self.reader.labels(record)
 
-    def input_of(self, record: Record) -> Any:
-        """The text, or the picture with its pixels."""
-        given = record.fields[self.reader.name]
-        return given if self.reader.input == TEXT else load_picture(given, record.place, self.side)
+    def input_of(self, record: Record) -> Item:
+        """The text, or the picture with its pixels, and the field `id` of the record."""
+        content = record.fields[self.reader.name]
+        if self.reader.input == IMAGE:
+            content = load_picture(content, record.place, self.side)
+        return Item(content, record.fields.get("id"))
 
     def characters(self, record: Record) -> int:
         """Of the text; a picture has none."""
@@ -161,7 +170,7 @@ class Classify(CountsWords):
         numbers = {label: number for number, label in enumerate(self.labels)}
         for record in records:
             labels = label_numbers(self.reader.labels(record), numbers, record.place)
-            yield labels, *self._tokens(self.input_of(record))
+            yield labels, *self._tokens(self.input_of(record).content)
 
     def readings(self, records: Iterable[Record]) -> Iterator[Sequence[int]]:
         """The pieces of every text."""
@@ -219,7 +228,7 @@ class Classify(CountsWords):
 
     @torch.no_grad()
     def predict(
-        self, model: Classifier, inputs: Sequence[Any], *, attention: bool = False
+        self, model: Classifier, inputs: Sequence[Item], *, attention: bool = False
     ) -> list[Classification]:
         """Classify texts or pictures; each result is the same whatever others stand beside it.
 
@@ -229,16 +238,16 @@ class Classify(CountsWords):
             attention: look at every input, one after the other, and give what counted with the result.
         """
         several = bool(self.reader.several)
-        encoded = [self._tokens(given) for given in inputs]
+        encoded = [self._tokens(item.content) for item in inputs]
         factors = 1 / model.temperatures.double().numpy()
         chances = probabilities(np.tensordot(factors, self._all_opinions(model, encoded), 1), several)
         results = []
-        for given, tokens, row in zip(inputs, encoded, chances, strict=True):
+        for item, tokens, row in zip(inputs, encoded, chances, strict=True):
             chosen = np.flatnonzero(row >= float(model.threshold)) if several else [row.argmax()]
             names = tuple(self.labels[number] for number in sorted(chosen, key=lambda number: -row[number]))
             by_name = dict(zip(self.labels, map(float, row), strict=True))
-            seen = self._attention(model, given, tokens) if attention else None
-            results.append(Classification(given, names, by_name, several, seen))
+            seen = self._attention(model, item.content, tokens) if attention else None
+            results.append(Classification(item.content, names, by_name, several, item.id, seen))
         return results
 
     def score(
