@@ -130,3 +130,19 @@ def test_fields_of_other_names_are_evaluated(regard_command, refused, languages,
     assert "--text FIELD" in refused("evaluate", languages, "--data", data)
     shown = regard_command("compare", languages, languages, "--data", data, *names)
     assert shown.code == 0, shown.err
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"label": "spam"}, "all records have the same label. Expected: at least two labels. Received: 'spam'"),
+        ({"labels": []}, "no record has a label. Expected: at least one label in all lists. Received: empty lists"),
+    ],
+)  # fmt: skip
+def test_labels_that_tell_nothing_apart_are_refused_before_training(refused, tmp_path, answer, said):
+    train = tmp_path / "train.jsonl"
+    train.write_text(json.dumps({"text": "A dog runs.", **answer}) + "\n", encoding="utf8")
+    message = refused("train", "classify", "--train", train, "--dev", train, "--out", tmp_path / "run", *TINY)
+    assert f"{train}: {said}" in message
+    assert "To mend it" in message
+    assert not (tmp_path / "run").exists()

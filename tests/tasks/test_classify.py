@@ -264,7 +264,8 @@ def test_the_loss_is_the_formula(several, smoothing):
 
 def test_the_model_is_its_parts():
     torch.manual_seed(0)
-    task, records = small_task(Recipe(**SIZES, steps=1, vocabulary=300), [{"text": "a b c", "label": "x"}])
+    rows = [{"text": "a b c", "label": "x"}, {"text": "d", "label": "y"}]
+    task, records = small_task(Recipe(**SIZES, steps=1, vocabulary=300), rows)
     model = task.model(Recipe(**SIZES)).eval()
     torch.nn.init.normal_(model.head)
     batch = pack_streams(list(task.encode(records)), task.streams)
@@ -318,7 +319,7 @@ def test_encoding_has_numbers_of_labels_and_what_is_read(one, seen):
 
 
 def test_a_dev_label_that_training_lacks_ends_the_run_before_anything_is_lost(one, tmp_path):
-    train = write(tmp_path / "train.jsonl", [{"text": f"text {n}", "label": "x"} for n in range(4)])
+    train = write(tmp_path / "train.jsonl", [{"text": f"text {n}", "label": "xz"[n % 2]} for n in range(4)])
     dev = write(tmp_path / "dev.jsonl", [{"text": "text", "label": "y"}])
     before = {path: path.read_bytes() for path in one.rglob("*") if path.is_file()}
     recipe = RECIPE.replace(text=None, label=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -161,6 +161,18 @@ def _label(record: Record, name: str, given: object) -> str:
             mend="name every class in quotes; a number that is measured is no class",
         )
     return given
+
+
+def check_classes(found: Collection[str], several: bool, files: str) -> None:
+    """Raises `DataError` where the labels of all records, single ones or several, leave nothing to be told apart."""
+    if len(found) < (1 if several else 2):
+        raise data_error(
+            files,
+            "no record has a label" if several else "all records have the same label",
+            expected="at least one label in all lists" if several else "at least two labels",
+            received="empty lists" if several else listed(list(found)) or "no record",
+            mend="add records of other classes, or name the field of the classes with --label FIELD",
+        )
 
 
 def label_numbers(labels: Sequence[str], known: dict[str, int], place: str) -> list[int]:

@@ -23,7 +23,7 @@ from regard._errors import CheckpointError
 from regard._packed import Packed
 from regard.data.checks import Record, checked
 from regard.data.frequency import WordCounts
-from regard.data.labels import IMAGE, TEXT, LabelReader, label_numbers
+from regard.data.labels import IMAGE, TEXT, LabelReader, check_classes, label_numbers
 from regard.data.packing import pack_streams
 from regard.data.patches import cut_patches, usual_patch
 from regard.data.pictures import Picture, load_picture, picture_size
@@ -149,10 +149,12 @@ class Classify(CountsWords):
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """The names of the labels, and of texts the vocabulary."""
         found, counts = set[str](), WordCounts()
+        files: dict[str, None] = {}
         self.side, self.patch = recipe.side or SIDE, recipe.patch or 8
 
         def texts() -> Iterator[str]:
             for record in records:
+                files[record.file] = None
                 found.update(self.reader.labels(record))
                 counts.add(characters(record.fields[self.reader.name]) if self.reader.input == TEXT else ())
                 yield record.fields[self.reader.name]
@@ -163,6 +165,7 @@ class Classify(CountsWords):
         else:
             for _ in texts():
                 pass
+        check_classes(found, bool(self.reader.several), ",".join(files))
         self.labels = tuple(sorted(found))
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[Any, ...]]:
