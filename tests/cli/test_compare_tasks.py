@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -94,6 +95,23 @@ def test_two_files_of_every_task_are_compared(regard_command, case):
     buckets = entry["by"]["buckets"]
     assert sum(bucket["count"] for bucket in buckets) == (2 if case.task == "classify" else 3)
     assert any(bucket["scores"][name]["difference"] > 0 for bucket in buckets)
+
+
+EXPECTED = {
+    "roles": "  roles        [A0 the dog] [V sees] [A1 a cat] today",
+    "answer": "  answers      Ada",
+    "classify": "  label        fr",
+}
+
+
+def test_what_is_expected_is_shown_and_columns_stand_apart(regard_command, case):
+    result = regard_command("compare", case.first, case.second, "--data", case.data)
+    assert result.code == 0, result.err
+    assert EXPECTED[case.task] in result.out.splitlines()
+    table = [line for line in result.out.splitlines() if line.endswith("few")]
+    assert table
+    assert all(line.count("] ") == line.count("]") for line in table)
+    assert all(f" {cell}" in line for line in table for cell in re.findall(r"[+-][\d.]+ \[", line))
 
 
 def test_predictions_of_other_records_are_refused(refused, case):

@@ -61,13 +61,14 @@ class Cutting:
         return {"name": self.name, "unit": self.group.unit, "buckets": buckets}
 
     def as_text(self, table: Table, shown: Callable[[Any], str], width: int) -> str:
-        """A table for people: a line for each bucket, each entry `width` wide or as its name needs."""
-        width = max([width, *(len(name) + 2 for name in table)])
+        """A table for people: a line for each bucket, each entry `width` wide or as the widest or its name needs."""
+        cells = {name: [shown(entry) for entry in entries] for name, entries in table.items()}
+        width = max([width, *(len(text) + 2 for name in cells for text in (name, *cells[name]))])
         lines = ["", f"{self.name:<16}{'examples':>9}{''.join(f'{name:>{width}}' for name in table)}"]
         for number, bucket in enumerate(self.buckets):
-            cells = "".join(f"{shown(entries[number]):>{width}}" for entries in table.values())
+            row = "".join(f"{texts[number]:>{width}}" for texts in cells.values())
             few = "   few" if bucket.few else ""
-            lines.append(f"{bucket!s:<16}{len(bucket.rows):>9,}{cells}{few}")
+            lines.append(f"{bucket!s:<16}{len(bucket.rows):>9,}{row}{few}")
         lines.append(f"{self.name}: {self.group.unit}")
         if any(bucket.few for bucket in self.buckets):
             from regard.metrics.buckets import FEW

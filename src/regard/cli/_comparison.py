@@ -71,16 +71,17 @@ class Report:
 
     def __str__(self) -> str:
         digits, width = self.digits, max([8, *(len(found.name) + 1 for found in self.found)])
+        room = max([20, *(len(self._interval(found)) + 2 for found in self.found)])
         lines = [
-            f"{found.name:<{width}}{found.first:5.{digits}f} -> {found.second:5.{digits}f}   {self._interval(found):<20} "
-            f"p {found.p:.4f}   {text}"
+            f"{found.name:<{width}}{found.first:5.{digits}f} -> {found.second:5.{digits}f}   {self._interval(found):<{room}}"
+            f"p {found.p:.4f}   {text}".rstrip()
             for found, text in zip(self.found, self.signatures, strict=True)
         ]
         tests = " and ".join(sorted({found.test for found in self.found}))
         lines.append(
             f"{len(self.records):,} examples; second - first with its 95 % interval by paired bootstrap, p by {tests}"
         )
-        lines.append(self.cutting.as_text(self.table, self._interval, 22 if digits == 1 else 28))
+        lines.append(self.cutting.as_text(self.table, self._interval, 22))
         lines += [
             "",
             "{better:,} examples better, {worse:,} worse, {same:,} the same".format(**self._tally()),
@@ -105,13 +106,15 @@ class Report:
         return {"change": self.changes[row], **facts, "first": first, "second": second}
 
     def _example_text(self, row: int) -> str:
+        from regard.data.shown import shorten_line, shown
+
         record = self.records[row]
-        given = {name: value for name, value in record.fields.items() if isinstance(value, str)}
-        written = {
-            f"{name} {one.each[row]:.1f}": str(one.predictions[row])
+        written = [
+            (f"{name} {one.each[row]:.1f}", shorten_line(line))
             for name, one in zip(("first", "second"), self.results, strict=True)
-        }
-        lines = [f"  {name:<13}{_short(text)}" for name, text in {**given, **written}.items()]
+            for line in str(one.predictions[row]).splitlines() or [""]
+        ]
+        lines = [f"  {name:<12} {text}" for name, text in [*shown(record.fields), *written]]
         return "\n".join(["", f"{self.changes[row]:+.1f}   {record.place}", *lines])
 
 
@@ -137,8 +140,3 @@ def _of_rows(first: Measurement, second: Measurement, rows: Any) -> Comparison:
 
 def _plain(found: Comparison) -> dict[str, float]:
     return {name: getattr(found, name) for name in ("first", "second", "difference", "low", "high")}
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else line[:197] + "..."
