@@ -146,3 +146,23 @@ def test_labels_that_tell_nothing_apart_are_refused_before_training(refused, tmp
     assert f"{train}: {said}" in message
     assert "To mend it" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_tables_reads_the_fields_that_it_was_trained_on(regard_command, refused, tmp_path):
+    first, second = tmp_path / "a.csv", tmp_path / "b.csv"
+    first.write_text(
+        'said,tongue\n"A dog, it runs.",English\n' + "Un chien court.,French\n" * 5, encoding="utf8"
+    )
+    second.write_text('tongue,said\nEnglish,"A cat\nsleeps."\n', encoding="utf8")
+    run, names = tmp_path / "run", ("--text", "said", "--label", "tongue")
+    files = ("--train", f"{first},{second}", "--dev", first, "--out", run)
+    result = regard_command("train", "classify", *files, *names, *TINY, "--quiet")
+    assert result.code == 0, result.err
+    lines = regard_command("predict", run, "--input", second, "--json").out.splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["A cat\nsleeps."]
+    entry = json.loads(regard_command("evaluate", run, "--data", f"{first},{second}", "--json").out)
+    assert entry["count"] == 7
+    other = tmp_path / "other.csv"
+    other.write_text("text\nA dog.\n", encoding="utf8")
+    message = refused("predict", run, "--input", other)
+    assert f"{other}, line 1: the column 'said' is missing" in message

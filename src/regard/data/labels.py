@@ -115,7 +115,9 @@ class LabelReader:
                 "there are a text and a picture" if found else f"the field {self.name!r} is missing",
                 expected=f"{name!r} or {IMAGE!r}",
                 received=listed(list(record.fields)) or "no field",
-                mend="leave one of them out" if found else "add the field, or name it with --text FIELD",
+                mend="leave one of them out"
+                if found
+                else "add the field, or name it with --text FIELD where regard trains, evaluates or compares",
             )
         kind_here = IMAGE if found[0] == IMAGE and self.text != IMAGE else TEXT
         if self.input is None:
