@@ -196,7 +196,7 @@ def test_a_small_file_of_a_huge_array_is_refused_before_it_is_unpacked(
     tmp_path, monkeypatch, shape, size, message
 ):
     monkeypatch.setattr(pictures, "MAX_BYTES", 999_999)
-    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it was unpacked"))
     with pytest.raises(DataError, match=rf"line 3: the file of pictures .* cannot be read.*{message}"):
         picture_size(archive(tmp_path / "bomb.npz", shape, size), PLACE)
 
@@ -205,7 +205,7 @@ def test_an_array_that_memory_cannot_hold_is_refused(tmp_path, monkeypatch):
     def full(*_, **__):
         raise MemoryError("no room for 4 GiB")
 
-    monkeypatch.setattr(np, "load", full)
+    monkeypatch.setattr(np.lib.format, "read_array", full)
     with pytest.raises(DataError, match=r"cannot be read.*no room for 4 GiB"):
         picture_size(archive(tmp_path / "a.npz", (1, 2, 2), 4), PLACE)
 

@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,22 +222,22 @@ def _row(path: str, number: int, place: str) -> Any:
 def _images(path: str, _changed: int, _size: int) -> NDArray[Any]:
     """The array of a file, kept for the next picture of the same file."""
     with zipfile.ZipFile(path) as archive:
-        _check_head(archive)
-    with np.load(path, allow_pickle=False) as file:
-        images: NDArray[Any] = file[IMAGES]
+        member = archive.getinfo(f"{IMAGES}.npy")
+        with archive.open(member) as file:
+            _check_head(file, member.file_size)
+        with archive.open(member) as file:  # numpy.load might take another of like name
+            images: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
     return images
 
 
-def _check_head(archive: zipfile.ZipFile) -> None:
+def _check_head(file: IO[bytes], size: int) -> None:
     """Raises ValueError for an array that is not of pictures or too large, by its head alone: unpacked, it might fill the memory."""
-    info = archive.getinfo(f"{IMAGES}.npy")
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in read:
-            raise ValueError(f"version {version} of NumPy's format")
-        shape, _, dtype = read[version](file)
-        held = info.file_size - file.tell()
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read:
+        raise ValueError(f"version {version} of NumPy's format")
+    shape, _, dtype = read[version](file)
+    held = size - file.tell()
     if len(shape) not in {3, 4} or min(shape) < 0 or dtype != np.uint8:
         raise ValueError(f"{dtype} of shape {shape}")
     if shape[1] * shape[2] > MAX_PIXELS:

@@ -273,7 +273,7 @@ class Classify(CountsWords):
     def comparable(self, systems: Sequence[Sequence[Classification]]) -> dict[str, Any]:
         """All labels of several models: scored over them, the models can be compared."""
         return {
-            "labels": sorted({label for found in systems for one in found[:1] for label in one.probabilities})
+            "labels": sorted({label for found in systems for one in found for label in one.probabilities})
         }
 
     def example_scores(
