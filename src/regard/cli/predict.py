@@ -47,7 +47,7 @@ def predict(
         run: A run folder.
         texts: What to translate, summarize, label, ask, classify, caption or continue: texts, or paths of pictures. Default:
             the lines of --input, or of standard input.
-        input: A file with a text on each line, or one with the columns of the task, such as .jsonl with "source" or "words".
+        input: A file with a text on each line, or one with the columns of the task, such as .jsonl or .csv with "source" or "words".
         passage: A text file in which questions are answered; in what is found, the end of a line counts as one character.
         image: A picture to caption or classify, as its path alone would be.
         language: In which to write, for a model of captions in several languages. Default: the first of them.
