@@ -137,7 +137,10 @@ def test_layers_learn_with_falling_rates_and_frozen_ones_not_at_all(begun):
     trainer, _ = begun(frozen_layers=1, init_learning_rate=1e-3, layer_decay=0.5, weight_decay=0.1)
     muon, adam = trainer.optimizers
     assert [id(p) for p in muon.param_groups[0]["params"]] == [id(trainer.model.head.weight)]
-    assert [group["initial_lr"] for group in adam.param_groups] == [3e-3, 1e-3]
+    assert [group["initial_lr"] for group in adam.param_groups] == [3e-3, 1e-3, 1e-3]
+    assert [group["weight_decay"] for group in adam.param_groups] == [0.0, 0.0, 0.1]
+    assert all(parameter.ndim == 2 for parameter in adam.param_groups[2]["params"])
+    assert all(parameter.ndim == 1 for parameter in adam.param_groups[1]["params"])
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
     for _ in range(3):
         trainer.update(0.05)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,6 +73,22 @@ def test_questions_on_one_passage_are_held_out_together():
     assert {record.fields["context"] for record in prepared.dev_records} == passages[True]
     assert len(passages[True]) > 10
     assert not passages[True] & passages[False]
+
+
+@pytest.mark.parametrize("name", ["translate", "roles"])
+def test_what_is_read_twice_stands_on_one_side(name, tmp_path):
+    task = make_task(name)
+    file = tmp_path / "twice.jsonl"
+    row = {"words": ["a", "b"], "predicate": 0, "roles": ["B-V", "B-ARG1"], "target": "x"}
+    rows = [
+        row | {"id": number, "source": f"{number % 30}", "words": ["a", str(number % 30)]}
+        for number in range(90)
+    ]
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf8")
+    sides = {True: set(), False: set()}
+    for record, held in told_apart(task, task.read(file, 1000), 5):
+        sides[held].add(str(record.fields.get("source") or record.fields["words"]))
+    assert (len(sides[True]), len(sides[False])) == (6, 24)
 
 
 def test_the_only_example_of_a_class_is_not_held_out(tmp_path):

@@ -213,10 +213,26 @@ def test_pretrained_parameters_go_to_adam_with_rates_of_their_own():
     groups = [{"params": list(upper.parameters()), "lr": 1e-5}]
     muon, adam = make_optimizers(model, 0.02, 3e-3, 0.1, pretrained=groups)
     assert [id(p) for p in muon.param_groups[0]["params"]] == [id(model["head"].weight)]
-    rest, pretrained = adam.param_groups
+    rest, *pretrained = adam.param_groups
     assert [id(p) for p in rest["params"]] == [id(model["head"].bias)]
-    assert [id(p) for p in pretrained["params"]] == [id(upper.weight), id(upper.bias)]
-    assert [group["initial_lr"] for group in (*muon.param_groups, rest, pretrained)] == [0.02, 3e-3, 1e-5]
+    assert [[id(p) for p in group["params"]] for group in pretrained] == [
+        [id(upper.bias)],
+        [id(upper.weight)],
+    ]
+    assert [group["weight_decay"] for group in (rest, *pretrained)] == [0.0, 0.0, 0.1]
+    rates = [group["initial_lr"] for group in (*muon.param_groups, *adam.param_groups)]
+    assert rates == [0.02, 3e-3, 1e-5, 1e-5]
+    _, together = make_optimizers(model, 0.02, 3e-3, 0.0, pretrained=groups)
+    assert len(together.param_groups) == 2
+
+
+def test_embeddings_that_were_pretrained_do_not_decay():
+    model = nn.ModuleDict({"words": nn.Embedding(5, 4), "layer": nn.Linear(4, 4)})
+    _, adam = make_optimizers(
+        model, 0.02, 3e-3, 0.1, pretrained=[{"params": list(model.parameters()), "lr": 1e-5}]
+    )
+    decays = {id(p): group["weight_decay"] for group in adam.param_groups for p in group["params"]}
+    assert [decays[id(p)] for p in model.parameters()] == [0.0, 0.1, 0.0]
 
 
 def test_a_model_without_matrices_of_its_own_still_learns():

@@ -35,6 +35,13 @@ def test_unlabelled_texts_have_a_share_of_the_budget():
     assert fill(Recipe(), Facts(500, 1), {})[0].pretrain is None
 
 
+def test_an_update_of_long_documents_has_no_end_of_tokens():
+    filled, choices = fill(Recipe(), Facts(1000, 1000 * 100_000), {})
+    assert filled.tokens == 32_768
+    assert {choice.option: choice.reason for choice in choices}["tokens"] == "the most, for long examples"
+    assert fill(Recipe(), Facts(1000, 1000 * 2_000), {})[0].tokens == 8_000
+
+
 def test_minutes_are_those_of_all_cores():
     assert core_minutes(Recipe(minutes=10, threads=2)) == 20
     assert core_minutes(Recipe(threads=2)) == 40

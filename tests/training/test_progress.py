@@ -43,8 +43,9 @@ def test_every_line_of_the_metrics_is_an_event(tmp_path):
     reporter.dev(45, 2.5, {"bleu": 12.3456789, "chrf": 30.0}, better=True)
     reporter.finish(45, 61.0, 12.3456789, 45)
     events = read(path)
-    assert [event["event"] for event in events] == ["step", "step", "dev", "end"]
-    assert [event["step"] for event in events] == [20, 40, 45, 45]
+    assert [event["event"] for event in events] == ["step", "step", "dev", "step", "end"]
+    assert [event["step"] for event in events] == [20, 40, 45, 45, 45]
+    assert events[3]["loss"] == pytest.approx(43.0)  # of the five that were left
     assert events[0]["loss"] == pytest.approx(10.5)
     assert events[0].keys() == {
         "event",

@@ -120,7 +120,7 @@ def test_a_run_that_never_saved_goes_on_from_its_beginning(data, tmp_path):
 
 
 def test_resuming_does_not_read_the_data_again(data, tmp_path, monkeypatch):
-    """Only the dev records are read; the training data are where they were."""
+    """Only the dev records are read, those that the run keeps; the training data are where they were."""
     folder = tmp_path / "run"
     trainer = begun(data, folder, SHORT)
     for _ in range(3):
@@ -136,6 +136,7 @@ def test_resuming_does_not_read_the_data_again(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Translate, "learn", None)
     again = runs.resume(Translate(), folder, Reporter(None, Silence()))
     assert again.position.step == 3
-    assert read == [str(data[1])]
+    assert read == [str(folder / "state" / "dev.jsonl")]
+    assert len(again.dev) == len(trainer.dev)
     for _ in range(30):
         assert next(trainer.batches).tolist() == next(again.batches).tolist()

@@ -98,6 +98,10 @@ class TextForText(CountsWords):
         """A text as a record."""
         return checked(Record({"source": given}, *place), self.fields[:1], max_characters)
 
+    def held_together(self, record: Record) -> str:
+        """The text, which may come with several targets."""
+        return self.input_of(record)
+
     def input_of(self, record: Record) -> str:
         """The text."""
         return record.fields["source"]

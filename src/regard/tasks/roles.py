@@ -83,6 +83,10 @@ class Roles(CountsWords):
             given = {"words": list(given) if isinstance(given, tuple) else given}
         return sentence_record(Record(given, *place), max_characters, answers=False, lexicon=self.lexicon)
 
+    def held_together(self, record: Record) -> tuple[str, ...]:
+        """The words: the same sentence may come again."""
+        return tuple(record.fields["words"])
+
     def input_of(self, record: Record) -> Sentence:
         """The sentence; predicates that the record does not name are to be found."""
         return sentence_of(record)

@@ -30,17 +30,22 @@ def too_little(train: Source, received: str) -> DataError:
     )
 
 
+def group_of(task: Any, record: Record) -> int | None:
+    """A number of what a record must not be parted from; None where it stands by itself."""
+    return hash(task.held_together(record)) if hasattr(task, "held_together") else None
+
+
 def told_apart(task: Any, records: Iterable[Record], every: int) -> Iterator[tuple[Record, bool]]:
     """Every record, and whether it is held out, as one of `every` groups is; the same whenever it is asked.
 
     Records whose `task.held_together(record)` is equal are a group; elsewhere each is one by itself. A record that asks for something
     which training does not have yet by `task.asks_for(record)`, such as its class, is never held out: the next that can be is.
     """
-    found: dict[Hashable, bool] = {}
+    found: dict[int | None, bool] = {}
     known = set[Hashable]()
     groups = due = 0
     for record in records:
-        group = task.held_together(record) if hasattr(task, "held_together") else None
+        group = group_of(task, record)
         held = found.get(group)
         if held is None:
             due += groups % every == 0

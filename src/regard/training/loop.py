@@ -107,9 +107,11 @@ class Trainer:
         started = time.monotonic() - self.position.seconds
         self.reporter.start(self.recipe, self.position.seconds)
         release_freed_memory()  # what reading the data has left
+        # Of a budget in updates each stands in its own middle: none at the rates of 0 with which a run begins and ends.
+        half = 0.5 / self.recipe.steps if self.recipe.steps else 0.0
         with Stop() as stop:
             while (progress := self.progress()) < 1 and self.position.stale < self.recipe.patience:
-                self.update(progress)
+                self.update(progress + half)
                 self.position.seconds = workers.first(time.monotonic() - started)
                 # Evaluations that fell due while another one ran, or too soon after it, are not made up for.
                 is_before, share = stage(self.progress(), self.recipe.pretrain)

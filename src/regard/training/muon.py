@@ -180,11 +180,22 @@ def make_optimizers(
     """
     matrices, rest = split_parameters(model, (one for group in pretrained for one in group["params"]))
     muon = Muon(matrices, matrix_learning_rate, weight_decay=weight_decay, heights=heights_of_heads(model))
-    groups = [{"params": rest}, *pretrained]
-    adam = AdamW(groups, lr=learning_rate)
+    decayed = [part for group in pretrained for part in _decaying(model, group, weight_decay)]
+    adam = AdamW([{"params": rest}, *decayed], lr=learning_rate)
     for group in (*muon.param_groups, *adam.param_groups):
         group["initial_lr"] = group["lr"]
     return muon, adam
+
+
+def _decaying(model: nn.Module, group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
+    """A group in two parts, of which the matrices of its layers decay."""
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    matrices = [one for one in group["params"] if one.ndim == 2 and id(one) not in embedded]
+    if not weight_decay or not matrices:
+        return [group]
+    known = {id(one) for one in matrices}
+    others = [one for one in group["params"] if id(one) not in known]
+    return [{**group, "params": others}, {**group, "params": matrices, "weight_decay": weight_decay}]
 
 
 def _height(matrix: Tensor) -> int:

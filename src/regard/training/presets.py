@@ -12,7 +12,8 @@ MINUTES = 20.0  # of a run that names no budget
 SHORT = 10.0  # minutes; a shorter run needs many updates more than large ones
 SHORT_OF_A_CORE = 20.0  # minutes in which a small language model comes further than a large one
 LONG_OF_A_CORE = 15.0  # minutes in which a reader of passages comes to learn its questions by heart
-SOME = 16  # examples that an update should hold
+SOME = 16  # examples that an update should hold, as far as MOST tokens have room for them
+MOST = 32_768
 CHARACTERS_OF_A_TOKEN = 4  # roughly
 SMOOTHING = 0.1
 PRETRAINED = 0.2  # share of the budget, where there are texts for it and the task has no share of its own
@@ -72,14 +73,16 @@ def fill(recipe: Recipe, facts: Facts, sizes: dict[str, Any]) -> tuple[Recipe, l
 
 def _tokens(facts: Facts, short: bool) -> tuple[int, str]:
     """Tokens of an update: enough for some examples at least, however long they are."""
-    several = SOME * facts.characters // (CHARACTERS_OF_A_TOKEN * max(1, facts.examples))
+    several = min(MOST, SOME * facts.characters // (CHARACTERS_OF_A_TOKEN * max(1, facts.examples)))
     if facts.examples < 5_000:
         tokens, reason = 1024, f"for {facts.examples:,} examples"
     elif short:
         tokens, reason = 2048, f"a run below {SHORT:g} minutes needs many updates more than large ones"
     else:
         tokens, reason = 4096, f"for {facts.examples:,} examples"
-    return (tokens, reason) if tokens >= several else (several, f"room for {SOME} examples")
+    if tokens >= several:
+        return tokens, reason
+    return several, f"room for {SOME} examples" if several < MOST else "the most, for long examples"
 
 
 def fine_tuning_rate(width: int) -> float:

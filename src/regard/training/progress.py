@@ -37,6 +37,7 @@ class Reporter:
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)  # loss, tokens, time of a step
         self._started = self._since = time.monotonic()
         self._dev, self._digits = "", 1
+        self._facts: dict[str, float] = {}  # of the last step
 
     def start(self, recipe: Recipe, seconds: float) -> None:
         """The next step is about to begin; `seconds` of training were done before."""
@@ -54,10 +55,9 @@ class Reporter:
         losses, counts, times = zip(*self._recent, strict=True)
         begin = self._since if len(times) < WINDOW else times[0]
         speed = sum(counts[len(times) == WINDOW :]) / max(now - begin, 1e-9)
+        self._facts = {"step": step, "tokens_per_second": speed, "learning_rate_share": share, "epoch": epoch}
         if len(self._losses) == WINDOW:
-            facts = {"step": step, "loss": sum(self._losses) / WINDOW, "tokens_per_second": speed}
-            self._write("step", {**facts, "learning_rate_share": share, "epoch": epoch})
-            self._losses = []
+            self._write_steps()
         whole = 60 * self.minutes if self.minutes else (now - self._started) / max(progress, 1e-9)
         mean = sum(losses) / len(losses)
         text = f"step {step}  loss {mean:.3f}  {speed:,.0f} tokens/s  {self._dev}{_clock(whole * (1 - progress))} left"
@@ -82,6 +82,7 @@ class Reporter:
 
     def finish(self, step: int, seconds: float, best: float, best_step: int) -> None:
         """The run is over."""
+        self._write_steps()
         self._write("end", {"step": step, "best": best, "best_step": best_step})
         self.display.update(1.0, f"step {step}  done")
         self.display.close()
@@ -100,6 +101,12 @@ class Reporter:
         if self.metrics is not None and self.metrics.exists():
             with self.metrics.open("r+b") as file:
                 file.truncate(min(state["written"], self.metrics.stat().st_size))
+
+    def _write_steps(self) -> None:
+        """The mean loss of the steps since the last such line, where there are any."""
+        if self._losses:
+            self._write("step", {**self._facts, "loss": sum(self._losses) / len(self._losses)})
+            self._losses = []
 
     def _write(self, event: str, facts: dict[str, Any]) -> None:
         if self.metrics is None:

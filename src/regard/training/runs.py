@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from regard._errors import CheckpointError, ConfigError
 from regard.data.records import Record, Source, source_paths
 from regard.data.store import TokenStore
 from regard.training import checkpoints, fine_tuning, teachers, workers
-from regard.training.held_out import spacing, told_apart, too_little
+from regard.training.held_out import group_of, spacing, told_apart, too_little
 from regard.training.loop import Trainer
 from regard.training.memory import keep_freed_memory, release_freed_memory
 from regard.training.options import refuse_unknown
@@ -93,14 +93,13 @@ def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Pr
     recipe = _agreed(task, recipe)
     task.configure(recipe)
     examples = characters = 0
-    groups = set[Hashable]()
+    groups = set[int | None]()
     for record in _records(task, recipe, train):
         examples += 1
         characters += task.characters(record)
-        if hasattr(task, "held_together"):
-            groups.add(task.held_together(record))
+        groups.add(group_of(task, record))
     refuse_unknown(task, recipe)  # once more: it may depend on what there is to read
-    every = 0 if dev is not None else spacing(len(groups) or examples, train)
+    every = 0 if dev is not None else spacing(examples if None in groups else len(groups), train)
     facts = Facts(examples, characters, fine_tuning.width(recipe))
     recipe, choices = fill(recipe, facts, fine_tuning.sizes_beside(recipe, task.sizes(examples)))
     deque(unlabelled(task, recipe), maxlen=0)
@@ -161,9 +160,7 @@ def resume(task: Task, folder: Path, reporter: Reporter) -> Trainer:
     config = read_config(folder)
     recipe = recipe_of(config, folder)
     set_up(recipe)
-    named = config["data"].get("dev", str(folder / checkpoints.STATE / DEV))
-    source = named if isinstance(named, str) else tuple(named)
-    dev = list(task.read(source, recipe.max_characters))
+    dev = list(task.read(folder / checkpoints.STATE / DEV, recipe.max_characters))
     trainer = _trainer(task, recipe, folder, dev, reporter)
     trainer.resume()
     reporter.note(f"resuming {folder} at step {trainer.position.step}")
@@ -318,9 +315,9 @@ def _refuse_foreign(folder: Path, *sources: Source | None) -> None:
 
 
 def _write_dev(prepared: Prepared, folder: Path) -> None:
-    if prepared.dev is None:
-        lines = [json.dumps(record.fields, ensure_ascii=False) + "\n" for record in prepared.dev_records]
-        checkpoints.write_text(folder / checkpoints.STATE / DEV, "".join(lines))
+    """The dev records, so that a run which is resumed is scored on the same, wherever their file is by then."""
+    lines = [json.dumps(record.fields, ensure_ascii=False) + "\n" for record in prepared.dev_records]
+    checkpoints.write_text(folder / checkpoints.STATE / DEV, "".join(lines))
 
 
 def _write_config(task: Task, prepared: Prepared, folder: Path) -> None:
