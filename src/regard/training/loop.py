@@ -107,11 +107,9 @@ class Trainer:
         started = time.monotonic() - self.position.seconds
         self.reporter.start(self.recipe, self.position.seconds)
         release_freed_memory()  # what reading the data has left
-        # Of a budget in updates each stands in its own middle: none at the rates of 0 with which a run begins and ends.
-        half = 0.5 / self.recipe.steps if self.recipe.steps else 0.0
         with Stop() as stop:
             while (progress := self.progress()) < 1 and self.position.stale < self.recipe.patience:
-                self.update(progress + half)
+                self.update(progress)
                 self.position.seconds = workers.first(time.monotonic() - started)
                 # Evaluations that fell due while another one ran, or too soon after it, are not made up for.
                 is_before, share = stage(self.progress(), self.recipe.pretrain)
@@ -152,7 +150,9 @@ class Trainer:
             self.model.train()
         # Dropout depends on the step alone, so that no generator's state needs to be kept for any worker.
         torch.manual_seed(derived(self.recipe.seed, self.position.step, workers.rank()))
-        is_before, done = stage(progress, self.recipe.pretrain)
+        # Of a budget in updates each counts at its own middle: none at the rates of 0 with which a run begins and ends.
+        half = 0.5 / self.recipe.steps if self.recipe.steps else 0.0
+        is_before, done = stage(progress + half, self.recipe.pretrain)
         phase: Phase = self.pretraining if is_before and self.pretraining else self.learning
         share = learning_rate_share(done, self.recipe.warmup)
         indices = next(phase.batches)
