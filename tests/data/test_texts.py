@@ -25,8 +25,8 @@ def test_the_parts_of_a_file_are_the_file(tmp_path, size, end):
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     records = list(read_texts(tmp_path / "a.txt", 20_000))
     assert "".join(record.fields["text"] for record in records) == text
-    assert [record.fields["part"] for record in records] == list(range(len(records)))
-    assert [record.fields["last"] for record in records] == [False] * (len(records) - 1) + [True]
+    assert [record.fields["_part"] for record in records] == list(range(len(records)))
+    assert [record.fields["_last"] for record in records] == [False] * (len(records) - 1) + [True]
     assert all(PART <= len(record.fields["text"]) < 2 * PART for record in records[:-1])
     for before, after in itertools.pairwise(records):
         assert after.line == before.line + before.fields["text"].count("\n")
@@ -66,7 +66,7 @@ def test_parts_that_follow_each_other_are_joined(tmp_path):
 
 def test_so_many_parts_are_joined_that_they_fit_into_memory(monkeypatch):
     monkeypatch.setattr("regard.data.texts.MOST", 3)
-    parts = [Record({"text": "a", "document": "d", "part": number}, "d", 1) for number in range(7)]
+    parts = [Record({"text": "a", "_document": "d", "_part": number}, "d", 1) for number in range(7)]
     assert [len(some) for some in joined(parts)] == [3, 3, 1]
 
 
@@ -76,6 +76,16 @@ def test_parts_that_were_held_out_are_read_again(tmp_path):
     kept = tmp_path / "dev.jsonl"
     kept.write_text("".join(json.dumps(record.fields) + "\n" for record in records))
     assert [one.fields for one in read_texts(kept, 20_000)] == [one.fields for one in records]
+
+
+def test_columns_of_any_name_are_no_marks_of_parts(tmp_path):
+    own = {"document": "d", "part": "one", "last": "no", "_document": 7, "_part": "two", "_last": 0}
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": "title", "body": f"b{n}", **own}) + "\n" for n in range(3)))
+    assert texts(path, field="body") == ["b0", "b1", "b2"]
+    records = list(read_texts(path, 20_000))
+    assert records[0].fields["part"] == "one"
+    assert [len(some) for some in joined(records)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +98,7 @@ def test_parts_that_were_held_out_are_read_again(tmp_path):
         ("a.jsonl", b'{"text": "a"}\n{"text": " "}\n', "line 2: the field 'text' is empty"),
         ("a.jsonl", b'{"test": "a"}\n', "did you mean 'test'|line 1: the field 'text' is missing"),
         ("a.jsonl", b'{"text": 3}\n', "not text"),
-        ("a.jsonl", b'{"text": 3, "part": 0}\n', "not text"),
+        ("a.jsonl", b'{"text": 3, "_part": 0}\n', "not text"),
     ],
 )
 def test_bad_text_is_met_at_the_door(tmp_path, name, content, message):

@@ -1,7 +1,8 @@
 """Texts to learn to write: documents from plain files, lines or records, and prompts to go on from.
 
 A plain file is one document. It is read in parts of whole lines, so that files of any size stream; what belongs together is
-known by its `document`, the number of its `part`, and whether it is the `last`. Parts that follow each other are joined again.
+known by its `_document`, the number of its `_part`, and whether it is the `_last`: names beside which a file of records may have
+columns of any usual name. Parts that follow each other are joined again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from regard.data.records import Source, read_records, source_paths
 PART = 2048  # characters of a part, at least
 MOST = 1000  # parts that are joined at once: what stands in memory
 WAYS = ("files", "lines")
+DOCUMENT, NUMBER, LAST = "_document", "_part", "_last"
 
 
 def read_texts(
@@ -72,7 +74,7 @@ def prompt_record(record: Record, max_characters: int) -> Record:
 
 
 def joined(parts: Iterable[Any]) -> Iterator[list[Any]]:
-    """Lists of records, or of whatever has `document` and `part`, that follow each other in one document, some at a time."""
+    """Lists of records or passages that follow each other in one document, some at a time."""
     held: list[Any] = []
     for one in parts:
         document, part = place_of(one)
@@ -87,8 +89,9 @@ def joined(parts: Iterable[Any]) -> Iterator[list[Any]]:
 
 def place_of(one: Any) -> tuple[Any, int]:
     """The document and the number of a part; a document that is one record has the name None."""
-    fields = one.fields if isinstance(one, Record) else vars(one)
-    return fields.get("document"), fields.get("part", 0)
+    if isinstance(one, Record):
+        return one.fields.get(DOCUMENT), one.fields.get(NUMBER, 0)
+    return one.document, one.part
 
 
 def _parts(path: Path, max_characters: int) -> Iterator[Record]:
@@ -97,7 +100,7 @@ def _parts(path: Path, max_characters: int) -> Iterator[Record]:
     for number, (line, text) in enumerate(_pieces(path, max_characters)):
         if before is not None:
             yield before
-        fields = {"text": text, "document": str(path), "part": number, "last": False}
+        fields = {"text": text, DOCUMENT: str(path), NUMBER: number, LAST: False}
         before = Record(fields, str(path), line)
         visible = visible or not is_blank(text)
     if before is None or not visible:
@@ -105,7 +108,7 @@ def _parts(path: Path, max_characters: int) -> Iterator[Record]:
             str(path), "the text is empty", expected="text with at least one visible character",
             received="only spaces and line ends", mend="check how the file was made or copied",
         )  # fmt: skip
-    before.fields["last"] = True
+    before.fields[LAST] = True
     yield before
 
 
@@ -129,7 +132,16 @@ def _kept(record: Record) -> Record:
 
 
 def _document(record: Record, field: str, max_characters: int) -> Record:
-    if "part" not in record.fields or not isinstance(record.fields.get("text"), str):
-        checked(record, (field,), max_characters)
-        record.fields["text"] = record.fields[field]
+    """A record of a file: a part that a run held out as it was written, anything else a document."""
+    if _is_part(record):
+        return record
+    for name in (DOCUMENT, NUMBER, LAST):
+        record.fields.pop(name, None)
+    checked(record, (field,), max_characters)
+    record.fields["text"] = record.fields[field]
     return record
+
+
+def _is_part(record: Record) -> bool:
+    kinds = {"text": str, DOCUMENT: str, NUMBER: int, LAST: bool}
+    return all(isinstance(record.fields.get(name), kind) for name, kind in kinds.items())

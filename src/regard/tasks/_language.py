@@ -9,7 +9,7 @@ from pathlib import Path
 from regard._errors import CheckpointError
 from regard.data.lines import data_error, shorten
 from regard.data.records import Record
-from regard.data.texts import joined
+from regard.data.texts import DOCUMENT, LAST, joined, place_of
 from regard.data.units import Units, UnknownCharactersError, load_units, save_units
 
 
@@ -29,8 +29,8 @@ class Language:
             tokens: list[int] = []
             for record in parts:
                 tokens += self.ids(record.fields["text"], record)
-            first, last = parts[0].fields, parts[-1].fields
-            yield self.marked(tokens, begins=first.get("part", 0) == 0, ends=last.get("last", True))
+            begins = place_of(parts[0])[1] == 0
+            yield self.marked(tokens, begins=begins, ends=parts[-1].fields.get(LAST, True))
 
     def marked(self, tokens: list[int], *, begins: bool, ends: bool) -> list[int]:
         """Tokens with the marks that belong to them."""
@@ -43,7 +43,7 @@ class Language:
             return self.units.encode(text)
         except UnknownCharactersError as error:
             # A part of a file has lines, a record is one.
-            line = record.line + (text[: error.place].count("\n") if "document" in record.fields else 0)
+            line = record.line + (text[: error.place].count("\n") if DOCUMENT in record.fields else 0)
             raise data_error(
                 f"{record.file}, line {line}",
                 "the text has characters that training did not show",

@@ -21,7 +21,7 @@ from regard.data.lines import data_error, shorten
 from regard.data.packing import pack_ids
 from regard.data.records import Record, Source
 from regard.data.store import TokenStore
-from regard.data.texts import prompt_record, read_prompts, read_texts
+from regard.data.texts import LAST, place_of, prompt_record, read_prompts, read_texts
 from regard.data.units import learn_units
 from regard.data.windows import Windows
 from regard.decoding.continuation import continued, log_probabilities
@@ -102,11 +102,9 @@ class Generate:
     def input_of(self, record: Record) -> Prompt | Passage:
         """What is to be continued or compared; of a document, what is to be scored."""
         fields = record.fields
-        if "prompt" in fields:
+        if "text" not in fields:
             return Prompt(fields["prompt"], fields["candidates"])
-        return Passage(
-            fields["text"], fields.get("document"), fields.get("part", 0), fields.get("last", True)
-        )
+        return Passage(fields["text"], *place_of(record), fields.get(LAST, True))
 
     def characters(self, record: Record) -> int:
         """Of the text."""
@@ -132,7 +130,7 @@ class Generate:
 
         def texts() -> Iterator[str]:
             for record in records:
-                counts["documents"] += record.fields.get("part", 0) == 0
+                counts["documents"] += place_of(record)[1] == 0
                 counts["characters"] += len(record.fields["text"])
                 yield record.fields["text"]
 
