@@ -199,14 +199,26 @@ class Drawing:
             return True
         return bool(self.tail) and cut(self.units.partial(written[-self.tail :]), self.sampling.stop)[1]
 
-    def text(self, row: int, begin: Sequence[int]) -> str:
-        """What a row has written behind the tokens of its prompt, up to where it stops."""
+    def text(self, row: int, prompt: str, begin: Sequence[int]) -> str:
+        """What a row has written behind a prompt and its tokens, up to where it stops."""
         whole = self.units.decode([*begin, *self.tokens[row]])
-        return cut(whole[len(self.units.decode(begin)) :], self.sampling.stop)[0]
+        return cut(behind(prompt, self.units.decode(begin), whole), self.sampling.stop)[0]
 
     def score(self, row: int) -> float:
         """The mean log-probability of a token of a row, by the model as it was learned."""
         return self.log_p[row] / max(1, len(self.tokens[row]))
+
+
+def behind(prompt: str, read: str, whole: str) -> str:
+    """What stands in a whole text behind its prompt, of which the model has `read` so much.
+
+    Subwords do not read the space at the end of a prompt, and write it again.
+
+    >>> behind("It was ", "It was", "It was a dark")
+    'a dark'
+    """
+    lost = prompt[-1:].isspace() and not read[-1:].isspace()
+    return whole[len(read) :].removeprefix(" " if lost else "")
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

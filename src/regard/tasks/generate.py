@@ -41,6 +41,7 @@ from regard.tasks._continuation import (
     Ranking,
     Sampling,
     Seen,
+    behind,
     pieces_of,
 )
 from regard.tasks._language import Language
@@ -238,15 +239,16 @@ class Generate:
     ) -> Iterator[str]:
         """The first continuation of a prompt, in pieces as they are written; arguments as for `predict`."""
         how = Sampling.checked(length, temperature, top_k, top_p, seed, stop)
-        begin = self.language.begin(prompt.text)
-        drawing, shown = Drawing(self.language.units, [0], how), len(self.language.units.decode(begin))
+        begin, units = self.language.begin(prompt.text), self.language.units
+        drawing = Drawing(units, [0], how)
 
-        def texts() -> Iterator[str]:
+        def wholes() -> Iterator[str]:
             for _ in continued(model, [begin], np.zeros(1, np.int64), drawing, how.length):
-                yield self.language.units.partial([*begin, *drawing.tokens[0]])[shown:]
-            yield self.language.units.decode([*begin, *drawing.tokens[0]])[shown:]
+                yield units.partial([*begin, *drawing.tokens[0]])
+            yield units.decode([*begin, *drawing.tokens[0]])
 
-        return pieces_of(texts(), how.stop)
+        read = units.decode(begin)
+        return pieces_of((behind(prompt.text, read, whole) for whole in wholes()), how.stop)
 
     def score_candidates(self, model: LanguageModel, prompt: str, candidates: Sequence[str]) -> Ranking:
         """The log-probability of each text after a prompt, which is read once for all of them.
@@ -339,7 +341,7 @@ class Generate:
                 pass
             for number, (prompt, begin) in enumerate(zip(some, begins, strict=True)):
                 mine = range(number * count, (number + 1) * count)
-                texts = [drawing.text(row, begin) for row in mine]
+                texts = [drawing.text(row, prompt.text, begin) for row in mine]
                 found.append(Continuation(prompt.text, tuple(texts), tuple(map(drawing.score, mine))))
         return found
 
