@@ -230,6 +230,40 @@ def test_unknown_characters_of_dev_data_are_named_before_training(tmp_path):
         trained(tmp_path, RECIPE, tmp_path / "a.txt", tmp_path / "b.txt")
 
 
+def begun(folder, recipe, train):
+    return runs.begin(make_task("generate"), recipe, train, None, folder / "run", Reporter(None, Silence()))
+
+
+def test_training_has_the_rare_characters_of_a_book_of_which_a_part_is_held_out(tmp_path):
+    rare = [chr(0x4E00 + number) for number in range(60)]  # one in every other part
+    (tmp_path / "a.txt").write_text("".join(verses(90, n) + rare[n // 2] * (n % 2) for n in range(120)))
+    trainer = begun(tmp_path, RECIPE, tmp_path / "a.txt")
+    assert set(rare) <= set(trainer.task.language.units.alphabet)
+    assert len(trainer.dev) == 6
+    task = make_task("generate")
+    task.configure(RECIPE.replace(units="bytes"))
+    assert task.asks_for(Record({"text": rare[0]}, "f", 1)) == set()
+
+
+def test_a_text_of_which_every_part_shows_new_characters_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "a.txt").write_text("".join(verses(90, n) + chr(0x4E00 + n) * 1000 + "\n" for n in range(9)))
+    with pytest.raises(DataError, match=r"too little to hold a part out .* --units bytes"):
+        begun(tmp_path, RECIPE, tmp_path / "a.txt")
+    assert begun(tmp_path, RECIPE.replace(units="bytes"), tmp_path / "a.txt").dev
+
+
+def test_columns_of_any_name_stand_beside_the_text(tmp_path):
+    own = {"document": "d", "part": "one", "last": False, "prompt": "Go", "text": "a title"}
+    lines = [json.dumps({**own, "body": VERSES[n % 3]}) + "\n" for n in range(60)]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    trainer = begun(tmp_path, RECIPE.replace(text="body"), tmp_path / "a.jsonl")
+    assert {trainer.task.input_of(record) for record in trainer.dev} <= {Passage(verse) for verse in VERSES}
+    assert trainer.task.language.marks
+    assert trainer.store.lengths.max() == max(map(len, VERSES)) + 2
+    again = list(trainer.task.read(tmp_path / "run" / "state" / "dev.jsonl", 1000))
+    assert [one.fields for one in again] == [one.fields for one in trainer.dev]
+
+
 def test_an_update_holds_a_window(tmp_path):
     (tmp_path / "a.txt").write_text("abc\n" * 20)
     with pytest.raises(ConfigError, match="--tokens of 32 or more"):
@@ -291,6 +325,18 @@ def test_subwords_are_learned_from_one_text_of_which_a_part_is_held_out(tmp_path
         writer.task.language.units.decode(writer.task.language.units.encode("a"))
     )
     assert writer("the cat", length=3).text
+    options = {"length": 12, "temperature": 1.0, "seed": 1}
+    plain, spaced = (writer(prompt, count=8, **options) for prompt in ("the cat", "the cat \t"))
+    assert {text[:1] == " " for text in plain.texts} == {True, False}
+    assert spaced.texts == tuple(text.removeprefix(" ") for text in plain.texts)
+    for seed in range(8):
+        one = writer("the cat ", **{**options, "seed": seed})
+        assert "".join(writer.stream("the cat ", **{**options, "seed": seed})) == one.text
+        assert "  " not in str(one)
+        stop = one.text[2:4] or "x"
+        stopped = writer("the cat ", stop=stop, **{**options, "seed": seed}).text
+        assert stopped == one.text.partition(stop)[0]
+    assert writer("the cat\n", **options).text == writer.predict([Prompt("the cat \n ")], **options)[0].text
 
 
 def test_a_run_that_was_interrupted_goes_on_bit_by_bit(tmp_path):

@@ -98,5 +98,5 @@ def test_the_only_example_of_a_class_is_not_held_out(tmp_path):
     prepared = runs.prepare(make_task("classify"), Recipe(steps=1), file, None)
     assert [record.fields["label"] for record in prepared.dev_records] == ["common"] * 4
     file.write_text("label\ttext\na\tone\nb\ttwo\n", encoding="utf8")
-    with pytest.raises(DataError, match="Received: 2 without two of one kind"):
+    with pytest.raises(DataError, match="Received: 2 without one that shows nothing new"):
         runs.prepare(make_task("classify"), Recipe(steps=1), file, None)

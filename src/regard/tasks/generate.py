@@ -76,15 +76,17 @@ class Generate:
     digits = 3
     field = "text"
     documents = "files"
+    spelled = True  # in characters, of which a model writes those that training showed
     minutes: float | None = None  # of one core
     language: Language
 
     def configure(self, recipe: Recipe) -> None:
-        """Which field holds the text, what is a document, and how long training may compute."""
+        """Which field holds the text, what is a document, what is read, and how long training may compute."""
         if recipe.vocabulary is not None and recipe.units != "subwords":
             why = "only subwords have a vocabulary of a size to choose"
             refuse_options(recipe, ["vocabulary"], why, "units = subwords too")
         self.field, self.documents = recipe.text or "text", recipe.documents
+        self.spelled = (recipe.units or "characters") == "characters"
         self.minutes = core_minutes(recipe)
 
     def read(self, source: Source, max_characters: int, *, answers: bool = True) -> Iterator[Record]:
@@ -106,6 +108,10 @@ class Generate:
         if "text" not in fields:
             return Prompt(fields["prompt"], fields["candidates"])
         return Passage(fields["text"], *place_of(record), fields.get(LAST, True))
+
+    def asks_for(self, record: Record) -> set[str]:
+        """The characters, where the model learns an alphabet."""
+        return set(record.fields["text"]) if self.spelled else set()
 
     def characters(self, record: Record) -> int:
         """Of the text."""

@@ -106,7 +106,7 @@ def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Pr
     if dev is None:
         dev_records = [one for one, held in told_apart(task, _records(task, recipe, train), every) if held]
         if not dev_records:
-            raise too_little(train, f"{examples} without two of one kind")
+            raise too_little(train, f"{examples} without one that shows nothing new")
     else:
         dev_records = list(_records(task, recipe, dev))
     if hasattr(task, "check_scored"):
