@@ -142,10 +142,26 @@ def test_a_closed_pipe_is_quiet():
 
 
 def test_only_the_first_worker_speaks(monkeypatch, capsys):
+    from regard.cli._output import give, tell
+
     monkeypatch.setenv("RANK", "1")
-    assert main(["predict", "nowhere"]) == 2
+    assert main(["--version"]) == 0
+    give("data")
+    tell("a message")
     captured = capsys.readouterr()
-    assert captured.out == captured.err == ""
+    assert "data" not in captured.out
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize(("rank", "begins"), [("0", "regard: "), ("1", "rank 1: regard: ")])
+def test_every_worker_says_its_error(regard_command, tmp_path, monkeypatch, rank, begins):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    missing = tmp_path / "missing.jsonl"
+    result = regard_command("train", "classify", "--train", missing, "--out", tmp_path / "run")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(begins)
+    assert str(missing) in result.err
 
 
 def test_no_color_is_honored():

@@ -53,7 +53,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _failed(message: str, code: int) -> int:
-    from regard.cli._output import tell
+    from regard.cli._output import tell_error
 
-    tell(f"regard: {message}")
+    tell_error(f"regard: {message}")
     return code

@@ -1,4 +1,4 @@
-"""Where output goes: data to stdout, messages to stderr, and of several workers only the first speaks."""
+"""Where output goes: data to stdout, messages to stderr; of several workers only the first speaks, but each of its errors."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def give_json(entry: dict[str, Any]) -> None:
 def tell(text: str) -> None:
     """A message for people."""
     if is_first():
-        sys.stdout.flush()
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        _write(text)
+
+
+def tell_error(text: str) -> None:
+    """What ended this process, whichever of several it is: the others may know nothing of it."""
+    _write(text if is_first() else f"rank {os.environ['RANK']}: {text}")
+
+
+def _write(text: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
