@@ -153,7 +153,8 @@ class Recipe:
     tint: float = 0.0
     """How much light, contrast and colours of pictures are varied in training; 1 is a little, 0 not at all."""
     languages: str | None = None
-    """Languages of captions, such as en,de: those of de stand in captions_de, those of en in captions. Default: one, in captions."""
+    """Languages of captions, such as en,de: those of de stand in captions_de, those of en in captions. Default: one, in captions.
+    While training, the dev score, and with it the weights that are kept, is of the first alone."""
     cider_finish: float = 0.0
     """Share of the run, its last part, in which a captioner is trained on CIDEr-D itself; 0.1 is usual."""
     precision: str = "auto"
