@@ -102,6 +102,11 @@ class CaptionPictures:
         record.fields[IMAGE] = load_picture(given, record.place, self.side)
         return record
 
+    def held_together(self, record: Record) -> str:
+        """The picture, whose captions may stand in several records: whoever has learned one knows it."""
+        name: str = record.fields[IMAGE]
+        return name
+
     def input_of(self, record: Record) -> Picture:
         """The picture with its pixels."""
         return load_picture(record.fields[IMAGE], record.place, self.side)

@@ -112,6 +112,11 @@ class Classify(CountsWords):
         record.fields[IMAGE] = load_picture(item.content, record.place, self.side)
         return record
 
+    def held_together(self, record: Record) -> str:
+        """The text, or the name of the picture, which may come several times."""
+        name: str = record.fields[self.reader.name]
+        return name
+
     def asks_for(self, record: Record) -> Sequence[str]:
         """The labels."""
         return self.reader.labels(record)
