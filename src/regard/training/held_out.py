@@ -26,7 +26,7 @@ def too_little(train: Source, received: str) -> DataError:
     """An error that says that nothing can be held out."""
     return DataError(
         f"{train}: too little to hold a part out for the dev score. Expected: two records or more, of questions on two passages, of "
-        f"captions of two pictures, of classes two examples of one class, of text a part without characters that only it has. Received: "
+        f"captions of two pictures, of classes two different examples of one class, of text a part without characters that only it has. Received: "
         f"{received}. To mend it: give more data, or dev data of its own with --dev; a text of rare characters, --units bytes."
     )
 
