@@ -73,7 +73,9 @@ def check_text(record: Record, field: str, value: object) -> None:
             f"the field {field!r} is not text",
             expected="a string",
             received=f"{kind(value)}, {shorten(value)}",
-            mend="put the text in quotes, or leave the record out",
+            mend="give several texts in a list, a text each"
+            if isinstance(value, tuple)  # which no file holds
+            else "put the text in quotes, or leave the record out",
         )
     if is_blank(value):
         raise data_error(

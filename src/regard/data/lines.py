@@ -11,6 +11,14 @@ from typing import BinaryIO
 from regard._errors import DataError, nearest
 
 GZIP_MAGIC = b"\x1f\x8b"
+KINDS = {
+    dict: "an object",
+    list: "a list",
+    tuple: "a tuple",
+    str: "a string",
+    bool: "a boolean",
+    type(None): "null",
+}
 
 
 def shorten(value: object, width: int = 80) -> str:
@@ -35,9 +43,14 @@ def listed(names: Sequence[str]) -> str:
 
 
 def kind(value: object) -> str:
-    """What JSON calls the type of `value`, for messages."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+    """What JSON calls the type of `value`, and of what JSON does not have its name in Python; for messages.
+
+    >>> kind(("a", "b"))
+    'a tuple'
+    """
+    if type(value) in KINDS:
+        return KINDS[type(value)]
+    return "a number" if isinstance(value, int | float) else f"a value of type {type(value).__name__!r}"
 
 
 def is_there(path: Path) -> bool:

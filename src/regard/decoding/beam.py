@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from regard._errors import ConfigError
+
 Array = NDArray[Any]
 
 
@@ -118,6 +120,14 @@ def search(
         if len(state.sources) == 0:
             return state.results()
         state.advance(stepper)
+
+
+def check_beam(beam: int) -> None:
+    """Raises ConfigError when `beam` is no number of hypotheses."""
+    if not isinstance(beam, int | np.integer) or beam < 1:
+        raise ConfigError(
+            f"a beam holds at least one hypothesis, and a whole number of them. Received beam={beam!r}; 5 is usual, 1 is fastest."
+        )
 
 
 class _Search:

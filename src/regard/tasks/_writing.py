@@ -21,7 +21,7 @@ from regard.data.frequency import WordCounts
 from regard.data.lines import data_error, shorten
 from regard.data.records import Record, Source, read_records
 from regard.data.tokenizer import Tokenizer
-from regard.decoding import Hypothesis, Stepper, search
+from regard.decoding import Hypothesis, Stepper, check_beam, search
 from regard.metrics.buckets import Group
 from regard.metrics.translation import HAN, KANA
 from regard.metrics.words import characters
@@ -171,10 +171,7 @@ class TextForText(CountsWords):
             beam: hypotheses kept for each source.
             penalty: as for `decoding.search`.
         """
-        if beam < 1:
-            raise ConfigError(
-                f"a beam holds at least one hypothesis. Received beam={beam}; 5 is usual, 1 is fastest."
-            )
+        check_beam(beam)
         order = sorted(range(len(sources)), key=lambda number: len(sources[number]))
         ordered = [sources[number] for number in order]
         limits = [limit(len(source)) for source in ordered]

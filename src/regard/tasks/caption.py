@@ -26,7 +26,7 @@ from regard.data.patches import cut_patches, usual_patch
 from regard.data.pictures import Picture, load_picture, picture_size
 from regard.data.records import Source
 from regard.data.tokenizer import Tokenizer
-from regard.decoding import Hypothesis, search
+from regard.decoding import Hypothesis, check_beam, search
 from regard.decoding.engine import EngineWriter, Precision, check_precision
 from regard.decoding.sources import PlainSourceWriter, SourceEngine, can_write
 from regard.metrics.buckets import Group
@@ -214,10 +214,7 @@ class CaptionPictures:
             language: one of those that the model was trained in; by default the first.
             engine: what `engine` gave for this model and precision; by default the model is packed anew.
         """
-        if beam < 1:
-            raise ConfigError(
-                f"a beam holds at least one hypothesis. Received beam={beam}; 5 is usual, 1 is fastest."
-            )
+        check_beam(beam)
         chosen = self._language(language)
         bos, eos = self._begin(0 if chosen is None else self.languages.index(chosen)), self.tokenizer.eos
         sources = [self._patches(given) for given in inputs]
