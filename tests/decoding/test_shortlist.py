@@ -52,6 +52,9 @@ def test_it_can_be_kept(tmp_path):
     again = Shortlist.load(tmp_path / "short.npz", 3)
     np.testing.assert_array_equal(again.candidates, shortlist.candidates)
     np.testing.assert_array_equal(again.common, shortlist.common)
+    shortlist.save(tmp_path / "short")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["short", "short.npz"]
+    np.testing.assert_array_equal(Shortlist.load(tmp_path / "short", 3).common, shortlist.common)
     with pytest.raises(CheckpointError, match=r"another vocabulary\. Expected: 4 tokens\. Received: 3"):
         Shortlist.load(tmp_path / "short.npz", 4)
     with pytest.raises(CheckpointError, match="cannot be read"):

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from regard import Packed
-from regard._errors import CheckpointError, ConfigError
+from regard._errors import CheckpointError, ConfigError, DataError
 from regard._lowering import kernel
 from regard.data.packing import pack_streams
 from regard.data.records import Record, read_records
@@ -265,3 +267,26 @@ def test_tasks_are_made_by_name():
 def test_a_missing_vocabulary_is_told(tmp_path):
     with pytest.raises(CheckpointError, match="tokenizer"):
         Translate().load(tmp_path)
+
+
+def test_a_shortlist_is_learned_from_files_or_records(run, tmp_path):
+    task, _, records, _ = run
+    expected = task.shortlist(records)
+    lines = [json.dumps({"source": source, "target": target}) + "\n" for source, target in PAIRS]
+    for name, part in (("a.jsonl", lines[:10]), ("b.jsonl", lines[10:])):
+        (tmp_path / name).write_text("".join(part), encoding="utf8")
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for source in (",".join(map(str, paths)), paths, iter(records)):
+        np.testing.assert_array_equal(task.shortlist(source).candidates, expected.candidates)
+    fewer = task.shortlist(paths[0])
+    assert not np.array_equal(fewer.candidates, expected.candidates)
+    with pytest.raises(DataError, match="--max-characters"):
+        task.shortlist(paths[0], max_characters=5)
+
+
+@pytest.mark.parametrize("pairs", [PAIRS, [{"source": "a", "target": "b"}]])
+def test_a_shortlist_says_what_it_is_learned_from(run, pairs):
+    with pytest.raises(
+        ConfigError, match=r"Expected: the path of a file of pairs.*Received: a(n object| tuple),"
+    ):
+        run[0].shortlist(pairs)

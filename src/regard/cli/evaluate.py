@@ -56,8 +56,8 @@ def evaluate(
             the text, of captions the first of the run.
         precision: Of the weights while writing. bf16 and int8 are faster; what they lose against fp32 is measured too.
             Default: fp32.
-        shortlist: Write only what it holds for the words of a text: a file of `task.shortlist(records).save(FILE)`, see the
-            README. Default: the whole vocabulary.
+        shortlist: Write only what it holds for the words of a text: a FILE that Python wrote by
+            `regard.load(RUN).task.shortlist("train.jsonl").save(FILE)`. Default: the whole vocabulary.
         text: Name of the field that is classified. Default: as in training.
         label: Name of the field of labels. Default: as in training.
         each: The score of every role or class by itself, too.

@@ -78,8 +78,9 @@ class Shortlist:
         return np.unique(found[found >= 0]).astype(np.int32)
 
     def save(self, path: str | Path) -> None:
-        """Write it as a file of NumPy's, `.npz`."""
-        np.savez_compressed(path, candidates=self.candidates, common=self.common)
+        """Write it as a file of NumPy's, of the form `.npz` by whatever name."""
+        with Path(path).open("wb") as file:  # to a name NumPy would add its ending
+            np.savez_compressed(file, candidates=self.candidates, common=self.common)
 
     @classmethod
     def load(cls, path: str | Path, vocabulary: int) -> Shortlist:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from regard._errors import ConfigError
 from regard._packed import Packed
+from regard.data.lines import kind, shorten
 from regard.data.packing import pack_ids
-from regard.data.records import Record
+from regard.data.records import MAX_CHARACTERS, Record, Source, source_paths
 from regard.decoding import Stepper
 from regard.decoding.engine import Engine, EngineWriter, Precision, check_precision, is_for
 from regard.decoding.plain import PlainWriter
@@ -64,8 +66,16 @@ class Translate(TextForText):
         check_precision(precision)
         return Engine(model, precision) if precision != "fp32" or is_for(model) else None
 
-    def shortlist(self, records: Iterable[Record]) -> Shortlist:
-        """What the words of a language become in the other, learned from pairs, to be given to `predict`."""
+    def shortlist(self, pairs: Source | Iterable[Record], max_characters: int = MAX_CHARACTERS) -> Shortlist:
+        """What the words of a language become in the other, learned from pairs, to be given to `predict`.
+
+        Arguments:
+            pairs: files of pairs as training takes them: a path, several with commas between them, or a list of paths; or records.
+            max_characters: the longest text of a file.
+        """
+        given: Any = source_paths(pairs) if isinstance(pairs, str | Path) else pairs
+        named = isinstance(given, Sequence) and all(isinstance(one, str | Path) for one in given)
+        records = self.read(given, max_characters) if named else map(_record, given)
         return Shortlist.learn(self.encode(records), len(self.tokenizer))
 
     def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
@@ -159,3 +169,12 @@ class Translate(TextForText):
             bleu_measurement(texts, references, language, lowercase),
             chrf_measurement(texts, references, lowercase),
         )
+
+
+def _record(given: Any) -> Record:
+    if not isinstance(given, Record):
+        raise ConfigError(
+            "a shortlist is learned from pairs. Expected: the path of a file of pairs, such as 'train.jsonl', a list of paths, or "
+            f"records of `regard.data.records.read_records`. Received: {kind(given)}, {shorten(given)}."
+        )
+    return given
