@@ -184,6 +184,24 @@ def test_a_resumed_run_takes_no_other_options(refused, run, options):
     assert options[0] in refused("train", "--resume", "--out", run, *options)
 
 
+def test_a_run_of_another_task_is_not_resumed(regard_command, refused, run):
+    message = refused("train", "roles", "--resume", "--out", run)
+    assert "Expected: 'translate', or no task. Received: 'roles'" in message
+    assert f"regard train --resume --out {run}" in message
+    assert regard_command("train", "translate", "--resume", "--out", run).code == 0
+
+
+@pytest.mark.parametrize("inside", [(), ("deep", "run")])
+def test_a_file_is_no_run_folder(monkeypatch, refused, data, tmp_path, inside):
+    file = tmp_path / "notes.txt"
+    file.write_text("mine", encoding="utf-8")
+    monkeypatch.setattr(runs, "prepare", None)  # nothing is read
+    message = refused("train", "translate", *files(data, file.joinpath(*inside)), "--overwrite")
+    assert f"{file} is a file" in message
+    assert "--out" in message
+    assert file.read_text(encoding="utf-8") == "mine"
+
+
 def test_resume_needs_a_run(refused, tmp_path):
     assert "holds no run" in refused("train", "--resume", "--out", tmp_path)
     assert "--out" in refused("train", "--resume")

@@ -56,7 +56,7 @@ def train(
         others = {"train": train, "dev": dev, "config": config, "dry_run": dry_run, "overwrite": overwrite}
         given = {name: value for name, value in others.items() if value} | given_flags(flags)
         refuse(given, "a run that is resumed takes all options from its folder")
-        _resume(out or _default_folder(task), quiet)
+        _resume(task, out or _default_folder(task), quiet)
         return
     if task is None:
         raise ConfigError(
@@ -101,12 +101,17 @@ def _train(task: str, recipe: Recipe, data: Data, folder: Path, overwrite: bool,
         runs.begin(make_task(task), recipe, *data, folder, reporter, overwrite).run()
 
 
-def _resume(folder: Path, quiet: bool) -> None:
+def _resume(task: str | None, folder: Path, quiet: bool) -> None:
     from regard.training import runs
 
-    task = runs.read_config(folder)["run"].get("task", "")
+    begun = runs.read_config(folder)["run"].get("task", "")
+    if task not in (None, begun):
+        raise ConfigError(
+            f"{folder} holds a run of another task. Expected: {begun!r}, or no task. Received: {task!r}. Name the folder of "
+            f"that run with --out, or go on with this one: regard train --resume --out {folder}"
+        )
     with _told(folder, quiet) as reporter:
-        runs.resume(make_task(task), folder, reporter).run()
+        runs.resume(make_task(begun), folder, reporter).run()
 
 
 @contextmanager

@@ -81,6 +81,11 @@ def begin(
             f"{folder} holds a run already; nothing was changed. Go on with it by --resume, replace it by --overwrite, "
             "or name another folder with --out."
         )
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(
+            f"{there} is a file, and a run is written to a folder; nothing was changed. Name a folder with --out."
+        )
     taught_by = None if recipe.teacher is None else Path(recipe.teacher) / checkpoints.MODEL
     _refuse_foreign(folder, train, dev, recipe.unlabelled, recipe.init, taught_by)
     return create(task, prepare(task, recipe, train, dev), folder, reporter)
