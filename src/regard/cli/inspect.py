@@ -35,9 +35,7 @@ def inspect(run: Path, /, *, json: bool = False) -> None:
         "recipe": predictor.recipe.given(),
         "finished": any(event["event"] == "end" for event in events),
         "scores": [{name: value for name, value in event.items() if name != "event"} for event in scored],
-        "best": (min if getattr(predictor.task, "descends", False) else max)(
-            scored, key=_score, default=None
-        ),
+        "best": _best(scored, getattr(predictor.task, "descends", False)),
     }
     if json:
         give_json(facts)
@@ -55,6 +53,18 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             if line.endswith("\n"):
                 events.append(json_module.loads(line))
     return events
+
+
+def _best(scored: list[dict[str, Any]], descends: bool) -> dict[str, Any] | None:
+    """The event whose weights are kept, by the rule of the training."""
+    from regard.training.loop import Position
+
+    position, best = Position(), None
+    for event in scored:
+        score = _score(event)
+        if position.compare(-score if descends else score, event["dev_loss"]):
+            best = event
+    return best
 
 
 def _score(event: dict[str, Any]) -> float:
