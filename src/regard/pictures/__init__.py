@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from regard.data.words import merge_pieces_to_words
 from regard.pictures._captions import CaptionPicture
+from regard.pictures._endings import ending as ending
 from regard.pictures._patches import PatchPicture
 from regard.pictures._picture import AttentionPicture, attention_page
 

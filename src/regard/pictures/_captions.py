@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regard._errors import RegardError, ShapeError
+from regard._errors import ShapeError
 from regard.data.words import host_weights
 from regard.pictures._drawing import FONTS, INK, SOFT
+from regard.pictures._endings import ending
 from regard.pictures._patches import HEAD, MARGIN, PAGE, PatchPicture, encoded_png, shown_size
 
 ACROSS = 4  # pictures in a row
@@ -75,9 +76,7 @@ class CaptionPicture:
         """
         path = Path(path)
         writers: dict[str, Any] = {".html": self.html, ".svg": self.svg, ".png": self.png}
-        if path.suffix.lower() not in writers:
-            raise RegardError(f"unknown picture format: expected .html, .svg or .png, received {path.name!r}")
-        content = writers[path.suffix.lower()](head)
+        content = writers[ending(path)](head)
         path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
         return path
 

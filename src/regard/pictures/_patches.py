@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from regard._errors import RegardError, ShapeError
 from regard.data.words import host_weights
 from regard.pictures._drawing import FONTS, INK, SOFT
+from regard.pictures._endings import ending
 
 SHOWN = 320  # points of the longer side
 HEAT = (214, 69, 20)
@@ -80,9 +81,7 @@ class PatchPicture:
         """
         path = Path(path)
         writers: dict[str, Any] = {".html": lambda _: self.html(), ".svg": self.svg, ".png": self.png}
-        if path.suffix.lower() not in writers:
-            raise RegardError(f"unknown picture format: expected .html, .svg or .png, received {path.name!r}")
-        content = writers[path.suffix.lower()](head)
+        content = writers[ending(path)](head)
         path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
         return path
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from regard._errors import RegardError
 from regard.pictures._drawing import draw_png, draw_svg
+from regard.pictures._endings import ending
 from regard.pictures._weights import Weights, check_weights
 
 # A page of four million weights has about 5 MB and opens at once.
@@ -86,9 +87,7 @@ class AttentionPicture:
             ".svg": self.svg,
             ".png": self.png,
         }
-        if path.suffix.lower() not in writers:
-            raise RegardError(f"unknown picture format: expected .html, .svg or .png, received {path.name!r}")
-        content = writers[path.suffix.lower()](layer=layer, head=head)
+        content = writers[ending(path)](layer=layer, head=head)
         path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
         return path
 
