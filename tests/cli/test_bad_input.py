@@ -101,14 +101,14 @@ def test_a_model_of_another_shape_is_refused(refused, run):
     assert "belongs to another model" in refused("predict", run, "A dog.")
 
 
-def test_an_empty_line_does_not_lose_what_came_before(regard_command, trained, tmp_path):
-    result = regard_command("predict", trained, "--beam", "1", stdin=b"A dog.\nA cat.\n\nA bird.\n")
+def test_a_bad_line_does_not_lose_what_came_before(regard_command, trained, tmp_path):
+    result = regard_command("predict", trained, "--beam", "1", stdin=b"A dog.\n\n\xff\nA bird.\n")
     assert result.code == 2
     assert len(result.out.splitlines()) == 2
     assert "line 3" in result.err
     assert "The 2 before it were printed." in result.err
-    path = tmp_path / "texts.txt"
-    path.write_text("A dog.\n\nA bird.\n", encoding="utf-8")
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"source": "A dog."}\n\n{"source": "A bird."}\n', encoding="utf-8")
     result = regard_command("predict", trained, "--beam", "1", "--input", path)
     assert (result.code, len(result.out.splitlines())) == (2, 1)
     assert f"{path}, line 2" in result.err

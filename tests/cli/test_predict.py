@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import sacrebleu
 
 import regard
+from regard._errors import ConfigError, DataError
 from regard._lowering import kernel
 from regard.data.records import read_records
 from regard.tasks.translate import Translate, Translation
@@ -37,6 +39,42 @@ def test_every_way_in_gives_the_same(regard_command, trained, tmp_path):
     assert regard_command("predict", trained, stdin=path.read_bytes().replace(b"\n", b"\r\n")).out == expected
 
 
+@pytest.mark.parametrize("blank", ["", "  ", "\u200b"])
+def test_blank_lines_of_plain_text_stay_where_they_are(regard_command, trained, tmp_path, blank):
+    path = tmp_path / "test.en"
+    path.write_text(f"A dog runs.\n{blank}\nIt is cold.\n{blank}\n", encoding="utf-8")
+    dog, cold = regard_command("predict", trained, "A dog runs.", "It is cold.").out.splitlines()
+    for way in ({"stdin": path.read_bytes()}, {}):
+        result = regard_command("predict", trained, *([] if way else ["--input", path]), **way)
+        assert (result.code, result.out) == (0, f"{dog}\n\n{cold}\n\n")
+        assert result.err == "blank lines, for which nothing was predicted: 2\n"
+    lines = regard_command("predict", trained, "--json", "--input", path).out.splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert [entry.get("text") for entry in entries] == [dog, None, cold, None]
+    assert entries[1] == entries[3] == {"blank": True}
+
+
+def test_blank_lines_alone_are_no_error(regard_command, trained, tmp_path):
+    result = regard_command("predict", trained, "--attention", tmp_path / "x.html", stdin=b"\n\n")
+    assert (result.code, result.out) == (0, "\n\n")
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_a_blank_line_is_no_second_text_of_a_page(regard_command, trained, tmp_path):
+    page = tmp_path / "x.html"
+    assert regard_command("predict", trained, "--attention", page, stdin=b"\nA dog runs.\n\n").code == 0
+    assert page.exists()
+
+
+def test_several_files_are_read_in_turn(regard_command, refused, trained, tmp_path):
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.csv"
+    first.write_text('{"source": "A dog runs."}\n', encoding="utf-8")
+    second.write_text("source,other\nIt is cold.,x\n", encoding="utf-8")
+    expected = regard_command("predict", trained, "A dog runs.", "It is cold.").out
+    assert regard_command("predict", trained, "--input", f"{first},{second}").out == expected
+    assert "c.csv: file not found" in refused("predict", trained, "--input", f"{first},{tmp_path / 'c.csv'}")
+
+
 def test_two_inputs_are_refused(refused, trained, data):
     assert "--input" in refused("predict", trained, "A dog.", "--input", data / "dev.jsonl")
 
@@ -60,11 +98,27 @@ def test_the_page_shows_the_attention(regard_command, refused, trained, tmp_path
     assert "puppy" in page.read_text(encoding="utf-8")
     assert str(page) in result.err
     assert "single text" in refused("predict", trained, "A dog.", "A cat.", "--attention", page)
-    assert ".svg" in refused("predict", trained, "A dog.", "--attention", tmp_path / "dog.jpg")
+    result = regard_command("predict", trained, "A dog.", "--attention", tmp_path / "dog.pdf")
+    assert (result.code, result.out) == (2, "")
+    assert "expected .html, .svg or .png, received 'dog.pdf'" in result.err
 
 
 def test_a_beam_of_nothing_is_refused(refused, trained):
     assert "beam=0" in refused("predict", trained, "A dog.", "--beam", "0")
+    with pytest.raises(ConfigError, match=r"whole number of them\. Received beam=2\.5"):
+        regard.load(trained)("A dog.", beam=2.5)
+
+
+def test_several_texts_that_are_no_list_are_named(trained):
+    translator = regard.load(trained)
+    with pytest.raises(
+        DataError, match=r"Received: a tuple, \('a', 'b'\)\. To mend it: give several texts in a list"
+    ):
+        translator(("a", "b"))
+    with pytest.raises(DataError, match="Received: a value of type 'bytes'"):
+        translator(b"a")
+    with pytest.raises(DataError, match="Received: a number, 3"):
+        translator(3)
 
 
 def test_evaluation_gives_one_object(regard_command, trained, data):
@@ -144,6 +198,31 @@ def test_inspection_says_what_the_run_is(regard_command, trained, data):
     shown = regard_command("inspect", trained).out
     assert f"{entry['parameters']:,} parameters" in shown
     assert "finished" in shown
+
+
+@pytest.mark.parametrize(
+    ("descends", "scores", "best"),
+    [
+        (False, [(0.0, 9.0), (0.0, 8.0), (0.0, 8.5)], 2),
+        (False, [(1.0, 8.0), (2.0, 9.0), (2.0, 9.0)], 2),
+        (True, [(1.5, 3.0), (1.5, 2.0), (1.6, 1.0)], 2),
+        (True, [(1.5, 3.0), (1.4, 4.0)], 2),
+        (False, [(math.nan, 1.0)], None),
+    ],
+)
+def test_the_best_of_an_inspection_is_the_one_that_is_kept(
+    monkeypatch, regard_command, run, descends, scores, best
+):
+    monkeypatch.setattr(Translate, "descends", descends, raising=False)
+    events = [
+        {"event": "dev", "seconds": 1.0, "step": step, "dev_loss": loss, "bleu": score}
+        for step, (score, loss) in enumerate(scores, 1)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events), encoding="utf-8")
+    found = json.loads(regard_command("inspect", run, "--json").out)["best"]
+    assert (found and found["step"]) == best
+    marked = [line for line in regard_command("inspect", run).out.splitlines() if line.endswith("  best")]
+    assert len(marked) == (best is not None)
 
 
 def test_inspection_bears_a_last_line_that_a_kill_cut_short(regard_command, run):

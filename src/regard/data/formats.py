@@ -14,6 +14,8 @@ from regard.data.tables import read_csv, read_tsv
 
 FORMATS = ".jsonl, .csv, .tsv (all also with .gz; several with commas between them), or parallel text files given as 'a.en,a.de'"
 
+COLUMNS = ".conll"  # a word a line, which only sentences with roles are read from
+
 # What is no text of ours by its name, and how to make it one.
 AS_TABLE = "save the table as CSV in UTF-8, with the names of the columns in its first line"
 AS_TEXT = "write the text out in UTF-8, one sentence a line, to one .txt file for each field"
@@ -47,6 +49,11 @@ def reader(paths: list[Path], fields: Sequence[str]) -> Reader:
 def has_records(path: Path) -> bool:
     """Whether a file by its name holds whole records, and not the texts of one field."""
     return _suffix(path) in RECORDS
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file by its name holds a text on each line."""
+    return _suffix(path) not in {*RECORDS, *REMEDIES, COLUMNS}
 
 
 def _suffix(path: Path) -> str:

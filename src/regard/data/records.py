@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from regard.data.checks import MAX_CHARACTERS, Record, check_length, checked
-from regard.data.formats import FORMATS, reader
+from regard.data.formats import FORMATS, is_plain, reader
 from regard.data.lines import data_error, find_file, is_there, shorten
 
-__all__ = ["MAX_CHARACTERS", "Record", "Source", "check_length", "read_records", "source_paths"]
+__all__ = ["MAX_CHARACTERS", "Record", "Source", "check_length", "plain_file", "read_records", "source_paths"]
 
 Source = str | Path | Sequence[str | Path]
 
@@ -47,6 +47,12 @@ def read_records(
     read = reader(paths, fields)
     records = read(paths, fields)
     return map(check, records) if check else (checked(one, fields, max_characters) for one in records)
+
+
+def plain_file(source: Source) -> Path | None:
+    """The file with a text on each line that `source` names; None where by their names its files hold anything else."""
+    paths = source_paths(source)
+    return find_file(paths[0]) if len(paths) == 1 and is_plain(paths[0]) else None
 
 
 def source_paths(source: Source) -> list[Path]:
