@@ -61,6 +61,17 @@ def test_questions_that_are_piped_in(reader, regard_command):
         "predict", reader / "run", "--passage", reader / "text.txt", stdin=b"Who?\nWhen?\n"
     )
     assert len(result.out.splitlines()) == 2
+    held = regard_command(
+        "predict", reader / "run", "--passage", reader / "text.txt", stdin=b"Who?\n\nWhen?\n"
+    )
+    first, second = result.out.splitlines()
+    assert (held.code, held.out) == (0, f"{first}\n\n{second}\n")
+
+
+def test_plain_questions_have_no_passage(reader, refused, tmp_path):
+    path = tmp_path / "questions.txt"
+    path.write_text("Who?\n\n", encoding="utf-8")
+    assert "the format of this file is not known" in refused("predict", reader / "run", "--input", path)
 
 
 def test_questions_of_a_file_and_a_page(reader, regard_command, tmp_path):

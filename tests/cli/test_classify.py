@@ -47,6 +47,8 @@ def test_predictions_of_texts(regard_command, languages, tmp_path):
     texts = ["A dog runs.", "Un chien court."]
     expected = regard.load(languages)(texts)
     (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n", encoding="utf8")
+    lines = regard_command("predict", languages, stdin="\n\n".join(texts).encode()).out.splitlines()
+    assert [line[:1] for line in lines] == [expected[0].label[:1], "", expected[1].label[:1]]
     for arguments in ((*texts,), ("--input", tmp_path / "texts.txt")):
         lines = regard_command("predict", languages, *arguments).out.splitlines()
         assert lines == [f"{one.label}\t{one.probability:.3f}" for one in expected]

@@ -88,6 +88,9 @@ def test_a_prompt_is_continued_streamed_and_counted(regard_command, folder):
     assert regard_command("predict", folder, "--prompt", "ROMEO:", *options).out == whole
     assert regard_command("predict", folder, "ROMEO:", *options).out == whole
     assert regard_command("predict", folder, *options, stdin=b"ROMEO:\n").out == whole
+    blank = regard_command("predict", folder, *options, "--json", stdin=b"\n \n")
+    nothing, space = map(json.loads, blank.out.splitlines())
+    assert (nothing, space["prompt"]) == ({"blank": True}, " ")  # one can be gone on from
     assert regard_command("predict", folder, "--prompt", "ROMEO:", "--stream", *options).out == whole
     entry = json.loads(regard_command("predict", folder, "ROMEO:", "--count", "2", "--json", *options).out)
     assert tuple(entry["texts"]) == expected.texts

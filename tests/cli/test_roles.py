@@ -78,6 +78,18 @@ def test_sentences_and_records_are_labelled(regard_command, labeller, sentences,
     assert regard_command("evaluate", labeller, "--data", columns).out.startswith("f1         100.0")
 
 
+def test_a_blank_line_is_a_sentence_without_words(regard_command, labeller, tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("The dog runs.\n\nThe cat sleeps.\n", encoding="utf-8")
+    for flags in ((), ("--columns",)):
+        dog, cat = (
+            regard_command("predict", labeller, text, *flags).out
+            for text in ("The dog runs.", "The cat sleeps.")
+        )
+        result = regard_command("predict", labeller, "--input", path, *flags)
+        assert (result.code, result.out) == (0, f"{dog}\n{cat}")
+
+
 def test_output_has_one_form_and_only_roles_have_columns(refused, labeller, trained):
     assert "one form" in refused("predict", labeller, "A dog.", "--json", "--columns")
     assert "'translate' has none" in refused("predict", trained, "A dog.", "--columns")
