@@ -165,7 +165,10 @@ def resume(task: Task, folder: Path, reporter: Reporter) -> Trainer:
     config = read_config(folder)
     recipe = recipe_of(config, folder)
     set_up(recipe)
-    dev = list(task.read(folder / checkpoints.STATE / DEV, recipe.max_characters))
+    kept, named = folder / checkpoints.STATE / DEV, config["data"].get("dev")
+    if named is None or kept.exists():  # runs of before kept only what they had held out
+        named = str(kept)
+    dev = list(task.read(named if isinstance(named, str) else tuple(named), recipe.max_characters))
     trainer = _trainer(task, recipe, folder, dev, reporter)
     trainer.resume()
     reporter.note(f"resuming {folder} at step {trainer.position.step}")
