@@ -26,6 +26,11 @@ from torch import Tensor, nn
 from regard._errors import CheckpointError
 
 MODEL, CONFIG, METRICS, STATE = "model.safetensors", "config.toml", "metrics.jsonl", "state"
+LEARNED = (
+    *("tokenizer.json", "labels.json", "reading.json", "classes.json"),
+    *("captions.json", "words.json", "units.json"),
+)
+"""What tasks write beside the weights."""
 
 
 def write_in_place(path: Path, write: Callable[[Path], object]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 EVERY = (
     *("minutes", "steps", "evaluations", "dev_examples", "patience", "save_minutes", "save_steps", "seed"),
     *("dim", "heads", "hidden", "dropout", "label_smoothing", "max_characters", "precision", "threads"),
-    *("tokens", "accumulate", "learning_rate", "matrix_learning_rate", "weight_decay", "warmup", "clip", "average"),
+    *("begin", "tokens", "accumulate", "learning_rate", "matrix_learning_rate", "weight_decay", "warmup", "clip", "average"),
 )  # fmt: skip
 """What every task obeys."""
 PIECES = ("vocabulary", "lowercase", "bpe_dropout", "variants")

@@ -94,6 +94,8 @@ class Recipe:
     """Share of the budget in which the encoder first learns to restore hidden pieces of the training inputs; for answer, in which
     the model answers questions made of the passages, and for summarize, in which it writes the sentence that says most of a document, left out or not.
     Default: 0; to summarize few documents 0.4, to answer by many questions 0.25, otherwise with `unlabelled` 0.2."""
+    begin: str | None = None
+    """Folder of a finished run of the same task, with whose weights this one begins; its vocabulary, labels and sizes stay."""
     teacher: str | None = None
     """Folder of a finished run of the same task, a larger one, from which this one learns too; it brings the vocabulary."""
     teacher_share: float = 0.5

@@ -19,7 +19,7 @@ from torch import nn
 from regard._errors import CheckpointError, ConfigError
 from regard.data.records import Record, Source, source_paths
 from regard.data.store import TokenStore
-from regard.training import checkpoints, fine_tuning, teachers, workers
+from regard.training import checkpoints, continuing, fine_tuning, teachers, workers
 from regard.training.held_out import group_of, spacing, told_apart, too_little
 from regard.training.loop import Trainer
 from regard.training.memory import keep_freed_memory, release_freed_memory
@@ -36,15 +36,7 @@ ASIDE = ".regard-begin-"  # in the run folder
 TOKENS, TEXTS, DEV, BEGUN = "tokens", "texts", "dev.jsonl", "begun"  # in the folder of the state
 OURS = (
     *(checkpoints.CONFIG, checkpoints.MODEL, checkpoints.METRICS, checkpoints.STATE, fine_tuning.ENCODER),
-    *(
-        "tokenizer.json",
-        "labels.json",
-        "reading.json",
-        "classes.json",
-        "captions.json",
-        "words.json",
-        "units.json",
-    ),
+    *checkpoints.LEARNED,
 )
 TABLES = ("run", "data", "recipe", "end")
 
@@ -87,13 +79,14 @@ def begin(
             f"{there} is a file, and a run is written to a folder; nothing was changed. Name a folder with --out."
         )
     taught_by = None if recipe.teacher is None else Path(recipe.teacher) / checkpoints.MODEL
-    _refuse_foreign(folder, train, dev, recipe.unlabelled, recipe.init, taught_by)
+    begun_with = None if recipe.begin is None else Path(recipe.begin) / checkpoints.MODEL
+    _refuse_foreign(folder, train, dev, recipe.unlabelled, recipe.init, taught_by, begun_with)
     return create(task, prepare(task, recipe, train, dev), folder, reporter)
 
 
 def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Prepared:
     """Read all data once, checking every record, and fill the recipe from its size."""
-    recipe = fine_tuning.located(recipe)
+    recipe = fine_tuning.located(_begun(task, recipe))
     refuse_unknown(task, recipe)
     recipe = _agreed(task, recipe)
     task.configure(recipe)
@@ -127,7 +120,10 @@ def create(task: Task, prepared: Prepared, folder: Path, reporter: Reporter) -> 
     set_up(prepared.recipe)
     recipe, state = prepared.recipe, folder / checkpoints.STATE
     if workers.rank() == 0:
-        task.learn(itertools.islice(_training_records(task, prepared), LEARN_FROM), recipe)
+        if recipe.begin is None:
+            task.learn(itertools.islice(_training_records(task, prepared), LEARN_FROM), recipe)
+        else:
+            task.load(Path(recipe.begin))
         release_freed_memory()  # before what is kept comes to lie between what was freed
         model = task.model(recipe)  # refuses sizes that do not go together
         fine_tuning.check_place(model, recipe)
@@ -146,11 +142,17 @@ def create(task: Task, prepared: Prepared, folder: Path, reporter: Reporter) -> 
             _clear(folder)
             for made in list(place.iterdir()):
                 made.rename(state / made.name)
-        task.save(folder)
+        if recipe.begin is None:
+            task.save(folder)
+        else:
+            continuing.copy_learned(Path(recipe.begin), folder)
         fine_tuning.keep_shape(recipe, folder)
     workers.wait()
     trainer = _trainer(task, recipe, folder, prepared.dev_records, reporter)
-    fine_tuning.fill_encoder(trainer.model, recipe)
+    if recipe.begin is None:
+        fine_tuning.fill_encoder(trainer.model, recipe)
+    else:
+        checkpoints.load_weights(Path(recipe.begin), trainer.model)
     if workers.rank() == 0:
         checkpoints.save_weights(folder, trainer.model)
         trainer.save()
@@ -218,6 +220,8 @@ def describe(trainer: Trainer, prepared: Prepared) -> str:
     examples, tokens = trainer.learning.size()
     lines = [f"{examples:,} examples, {tokens:,} tokens, {parameters:,} parameters"]
     lines += getattr(trainer.task, "remarks", [])
+    if prepared.recipe.begin is not None:
+        lines.append(f"begins with the weights of {prepared.recipe.begin}")
     if trainer.pretraining is not None:
         texts, pieces = trainer.pretraining.size()
         share = prepared.recipe.pretrain or 0.0
@@ -247,6 +251,16 @@ def _texts(task: Task, model: nn.Module, prepared: Prepared) -> Iterator[tuple[S
     if not prepared.recipe.pretrain:
         return None
     return texts_of(task, model, _training_records(task, prepared), prepared.recipe)
+
+
+def _begun(task: Task, recipe: Recipe) -> Recipe:
+    """The recipe with the whole path of the run with which it begins, and with what that one decides."""
+    if recipe.begin is None:
+        return recipe
+    folder = Path(recipe.begin).resolve()
+    config = read_config(folder)
+    begun = recipe.replace(begin=str(folder))
+    return continuing.begun(task, begun, config["run"].get("task"), recipe_of(config, folder))
 
 
 def _agreed(task: Task, recipe: Recipe) -> Recipe:

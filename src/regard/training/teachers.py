@@ -37,14 +37,26 @@ def agreed(task: Task, recipe: Recipe, named: Any, teacher: Recipe) -> Recipe:
         )
     decided: dict[str, Any] = getattr(task, "taught", {})
     theirs = {name: _or(getattr(teacher, name), usual) for name, usual in decided.items()}
-    for name, value in theirs.items():
+    return following(
+        recipe,
+        theirs,
+        str(recipe.teacher),
+        "student and teacher read and write alike",
+        "train another teacher",
+    )
+
+
+def following(recipe: Recipe, decisions: dict[str, Any], run: str, reason: str, remedy: str) -> Recipe:
+    """The recipe with options as another run has them; ConfigError, with reason and remedy, where one was given otherwise."""
+    usual = Recipe()
+    for name, value in decisions.items():
         given = getattr(recipe, name)
-        if given not in (None, False, value):
+        if given not in (getattr(usual, name), value):
             raise ConfigError(
-                f"student and teacher read and write alike. Expected: {name} = {value}, as in {recipe.teacher}. "
-                f"Received: {given}. To mend it: leave --{name.replace('_', '-')} out, or train another teacher."
+                f"{reason}. Expected: {name} = {value}, as in {run}. Received: {given}. "
+                f"To mend it: leave --{name.replace('_', '-')} out, or {remedy}."
             )
-    return recipe.replace(**theirs)
+    return recipe.replace(**decisions)
 
 
 def keep(folder: Path, place: Path) -> None:
