@@ -15,7 +15,7 @@ class Predictor:
     """A model from a run folder, with everything that it needs to be used.
 
     Call it with one input, or with a list of them: it gives one result, or a list in the same order. Keywords are the
-    task's own; for roles `attention`, for answers `attention`, `no_answer` and `candidates`, for translation `beam` (5), `penalty` (1.0),
+    task's own; for roles `attention`, for answers `attention`, `no_answer` and `candidates`, for translation `beam` (5), `penalty` (1.0), `candidates` (1),
     `attention` (False) and `precision` ("fp32", or "bf16" and "int8", which are faster and lose a little), for summaries `beam`,
     `penalty` (by default what was best on the dev data), `attention` and `repeats` (False), for captions those of translation and
     `language`. The model is packed for the kernel at the first call with a precision. For texts to be continued they are

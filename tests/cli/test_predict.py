@@ -89,6 +89,8 @@ def test_json_has_source_text_and_score(regard_command, trained):
     entries = [json.loads(line) for line in lines]
     assert [entry["source"] for entry in entries] == ["A dog runs.", "It is cold."]
     assert all(set(entry) == {"source", "text", "score"} and entry["score"] < 0 for entry in entries)
+    several = json.loads(regard_command("predict", trained, "A dog.", "--json", "--candidates", "2").out)
+    assert [set(one) for one in several["candidates"]] == [{"text", "score"}] * 2
 
 
 def test_the_page_shows_the_attention(regard_command, refused, trained, tmp_path):

@@ -65,6 +65,24 @@ def test_thirty_sentences_are_learnt_by_heart(run):
         assert "tok:zh" in bleu.signature
 
 
+def test_several_candidates_come_with_a_translation(run):
+    task, model, _, _ = run
+    inputs = [source for source, _ in PAIRS[:4]]
+    for one, usual in zip(
+        task.predict(model, inputs, candidates=3), task.predict(model, inputs), strict=True
+    ):
+        assert (one.text, one.score, usual.candidates) == (usual.text, usual.score, ())
+        first, *others = one.candidates
+        assert (first.text, first.score) == (one.text, one.score)
+        assert len({draft.text for draft in one.candidates}) == 3
+        assert first.score >= max(draft.score for draft in others)
+        entry = one.as_json()
+        assert [draft["text"] for draft in entry["candidates"]] == [draft.text for draft in one.candidates]
+    for beam, candidates in ((2, 3), (5, 0)):
+        with pytest.raises(ConfigError, match=rf"Expected: 1 to {beam}\. Received: {candidates}"):
+            task.predict(model, inputs, beam=beam, candidates=candidates)
+
+
 def test_pairs_of_several_files_are_read_in_turn(tmp_path):
     for name, line in (("a.jsonl", '{"source": "dog", "target": "Hund"}'), ("b.tsv", "cat\tKatze")):
         (tmp_path / name).write_text(line + "\n", encoding="utf8")

@@ -60,7 +60,8 @@ def predict(
         repeats: Let a summary say the same three words twice.
         no_answer: How probable it must be that there is no answer before none is given. Default: what the dev data of the
             training chose, or else more so than any answer.
-        candidates: With --json, how many of the most probable answers are given, none of which overlap. Default: 1.
+        candidates: With --json, how many of the most probable answers are given, none of which overlap; of translations and
+            summaries how many of those that the beam found. Default: 1.
         attention: Write a page (.html) or figure (.svg, .png) of what was looked at; for a single text.
         precision: Of the weights while writing; bf16 and int8 are faster and lose a little. Default: fp32.
         shortlist: Write only what it holds for the words of a text: a FILE that Python wrote by

@@ -39,13 +39,29 @@ TOKENS = 32768  # of sources that are read at once, unless one alone is longer
 
 
 @dataclass(frozen=True)
+class Draft:
+    """One of several texts that were found, and the mean log-probability of a piece of it, in nats."""
+
+    text: str
+    score: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The same in plain values; a score that is none is None."""
+        return {"text": self.text, "score": round(self.score, 4) if math.isfinite(self.score) else None}
+
+
+@dataclass(frozen=True)
 class Written:
-    """A text written for a text; `score` is the mean log-probability of a piece, in nats; `attention` is there on request."""
+    """A text written for a text; `score` is the mean log-probability of a piece, in nats.
+
+    On request there are `attention`, and in `candidates` several of the texts that were found, the one that was chosen first.
+    """
 
     source: str
     text: str
     score: float
     pieces: tuple[int, ...] = field(repr=False)
+    candidates: tuple[Draft, ...] = field(default=(), repr=False)
     attention: Attention | None = field(default=None, repr=False, compare=False)
 
     noun: ClassVar[str] = "text"
@@ -54,9 +70,9 @@ class Written:
         return self.text
 
     def as_json(self) -> dict[str, Any]:
-        """Source, text and score, which is None where there is none."""
-        score = round(self.score, 4) if math.isfinite(self.score) else None
-        return {"source": self.source, "text": self.text, "score": score}
+        """Source, text and score, which is None where there is none; of several candidates these too."""
+        several = {"candidates": [one.as_json() for one in self.candidates]} if self.candidates else {}
+        return {"source": self.source, **Draft(self.text, self.score).as_json(), **several}
 
     def picture(self) -> AttentionPicture:
         """What the decoder looked at while it wrote, word by word; for a text with attention."""
@@ -182,13 +198,22 @@ class TextForText(CountsWords):
         placed = dict(zip(order, found, strict=True))
         return [placed[number] for number in range(len(sources))]
 
-    def results(self, inputs: Sequence[str], found: Sequence[Sequence[Hypothesis]]) -> list[Any]:
-        """The first hypothesis of each text as a result; a model that gives no numbers any more finds none."""
-        best = [(*some, NOTHING)[0] for some in found]
-        return [
-            self.result(text, self.tokenizer.decode(one.tokens), one.score(1.0), one.tokens)
-            for text, one in zip(inputs, best, strict=True)
-        ]
+    def results(
+        self, inputs: Sequence[str], found: Sequence[Sequence[Hypothesis]], candidates: int = 1
+    ) -> list[Any]:
+        """The first hypothesis of each text as a result, with so many candidates; a model that gives no numbers any more finds none."""
+        results = []
+        for text, some in zip(inputs, found, strict=True):
+            best = (*some, NOTHING)[0]
+            drafts = [self._draft(one) for one in some[:candidates]] if candidates > 1 else []
+            chosen = self._draft(best)
+            results.append(
+                self.result(text, chosen.text, chosen.score, best.tokens, candidates=tuple(drafts))
+            )
+        return results
+
+    def _draft(self, hypothesis: Hypothesis) -> Draft:
+        return Draft(self.tokenizer.decode(hypothesis.tokens), hypothesis.score(1.0))
 
     @property
     def groups(self) -> dict[str, Group]:
@@ -269,6 +294,16 @@ def shifted(target: Packed, begin: int) -> Tensor:
     starts = torch.from_numpy(target.offsets[:-1][target.lengths > 0].astype(np.int64))
     values[starts] = begin
     return values
+
+
+def check_candidates(candidates: int, beam: int) -> None:
+    """Raises ConfigError when a beam is none, or does not hold so many candidates."""
+    check_beam(beam)
+    if not 1 <= candidates <= beam:
+        raise ConfigError(
+            f"candidates are of those that a beam of {beam} holds. Expected: 1 to {beam}. Received: {candidates}. To mend it: ask for "
+            "fewer, or for a larger beam."
+        )
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -27,7 +27,15 @@ from regard.nn.copying import CopyingEncoderDecoder
 from regard.nn.transformer import Shape
 from regard.nn.watch import watch
 from regard.tasks._attention import read_attention
-from regard.tasks._writing import BEAM, PENALTY, TextForText, Written, longest_target, shifted
+from regard.tasks._writing import (
+    BEAM,
+    PENALTY,
+    TextForText,
+    Written,
+    check_candidates,
+    longest_target,
+    shifted,
+)
 from regard.training.options import TAUGHT, TEXTS
 from regard.training.presets import few_documents_sizes
 from regard.training.recipe import Recipe
@@ -71,7 +79,7 @@ class Summarize(TextForText):
     name = "summarize"
     rehearses = "writes the sentence that says most of each of"
     result = Summary
-    options = ("beam", "penalty", "attention", "repeats")
+    options = ("beam", "penalty", "candidates", "attention", "repeats")
     score_options = ()
     recipe_options = (*TEXTS, *TAUGHT, "decoder", "decoder_layers", "window", "coverage", "r_drop")
     defaults: ClassVar[dict[str, Any]] = {"penalty": None}
@@ -130,6 +138,7 @@ class Summarize(TextForText):
         *,
         beam: int = BEAM,
         penalty: float | None = None,
+        candidates: int = 1,
         attention: bool = False,
         repeats: bool = False,
     ) -> list[Summary]:
@@ -141,16 +150,18 @@ class Summarize(TextForText):
             beam: hypotheses kept for each document; 1 is greedy search.
             penalty: exponent of the length by which log-probabilities are divided; by default 1 while searching, and among what was
                 found the one that was best on the dev data.
+            candidates: how many of the best summaries come with each result, at most those of the beam.
             attention: look at every summary, one after the other, and give the weights with it, and what was copied.
             repeats: let a summary say the same three words twice.
         """
+        check_candidates(candidates, beam)
         found = self._write(
             model, self.sources(inputs), beam, PENALTY if penalty is None else penalty, repeats
         )
         if penalty is None:  # it was learned on hypotheses that were found with the usual one
             learned = float(model.penalty)
             found = [sorted(some, key=lambda one: one.score(learned), reverse=True) for some in found]
-        written = self.results(inputs, found)
+        written = self.results(inputs, found, candidates)
         return [self._seen(model, one) for one in written] if attention else written
 
     def score(self, predictions: Sequence[Summary], records: Sequence[Record]) -> list[Measurement]:

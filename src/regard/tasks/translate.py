@@ -30,14 +30,22 @@ from regard.nn.loss import vocabulary_loss
 from regard.nn.transformer import EncoderDecoder
 from regard.nn.watch import watch
 from regard.tasks._attention import Attention, read_attention
-from regard.tasks._writing import BEAM, PENALTY, TextForText, Written, longest_target, shifted
+from regard.tasks._writing import (
+    BEAM,
+    PENALTY,
+    TextForText,
+    Written,
+    check_candidates,
+    longest_target,
+    shifted,
+)
 from regard.training.options import TAUGHT, TEXTS
 from regard.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Translation(Written):
-    """A translated sentence; `score` is the mean log-probability of a piece, in nats; `attention` is there on request."""
+    """A translated sentence."""
 
     noun: ClassVar[str] = "translation"
 
@@ -47,7 +55,7 @@ class Translate(TextForText):
 
     name = "translate"
     result = Translation
-    options = ("beam", "penalty", "attention", "precision", "shortlist")
+    options = ("beam", "penalty", "candidates", "attention", "precision", "shortlist")
     score_options = ("lowercase", "language")
     recipe_options = (*TEXTS, *TAUGHT, "decoder", "decoder_layers", "r_drop")
 
@@ -89,6 +97,7 @@ class Translate(TextForText):
         *,
         beam: int = BEAM,
         penalty: float = PENALTY,
+        candidates: int = 1,
         attention: bool = False,
         precision: Precision = "fp32",
         engine: Engine | None = None,
@@ -101,11 +110,13 @@ class Translate(TextForText):
             inputs: the sentences.
             beam: hypotheses kept for each sentence; 1 is greedy search.
             penalty: exponent of the length by which log-probabilities are divided; 0 favors short translations.
+            candidates: how many of the best translations come with each result, at most those of the beam.
             attention: look at every translation, one after the other, and give the weights with it.
             precision: of the weights while writing: "fp32", "bf16" or "int8".
             engine: what `engine` gave for this model and precision; by default the model is packed anew.
             shortlist: what `shortlist` gave: only its candidates are written. Results then depend on the sentences beside.
         """
+        check_candidates(candidates, beam)
         engine = engine or self.engine(model, precision)
         if engine is None and shortlist is not None:
             raise ConfigError("a shortlist needs the compiled kernel and a model on a CPU; leave it out.")
@@ -116,7 +127,7 @@ class Translate(TextForText):
             return EngineWriter(engine, sources, beam, shortlist)
 
         found = self.search(self.sources(inputs), writer, longest_target, beam=beam, penalty=penalty)
-        written = self.results(inputs, found)
+        written = self.results(inputs, found, candidates)
         return (
             [replace(one, attention=self.attention(model, one)) for one in written] if attention else written
         )
