@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,9 +86,9 @@ def begin(
 
 def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Prepared:
     """Read all data once, checking every record, and fill the recipe from its size."""
-    recipe = fine_tuning.located(_begun(task, recipe))
+    recipe = fine_tuning.located(_following(task, recipe, "begin", continuing.begun))
     refuse_unknown(task, recipe)
-    recipe = _agreed(task, recipe)
+    recipe = _following(task, recipe, "teacher", teachers.agreed)
     task.configure(recipe)
     examples = characters = 0
     groups = set[int | None]()
@@ -253,24 +253,14 @@ def _texts(task: Task, model: nn.Module, prepared: Prepared) -> Iterator[tuple[S
     return texts_of(task, model, _training_records(task, prepared), prepared.recipe)
 
 
-def _begun(task: Task, recipe: Recipe) -> Recipe:
-    """The recipe with the whole path of the run with which it begins, and with what that one decides."""
-    if recipe.begin is None:
+def _following(task: Task, recipe: Recipe, option: str, decide: Callable[..., Recipe]) -> Recipe:
+    """The recipe with the whole path of the run that an option names, where it does, and with what that run decides."""
+    if getattr(recipe, option) is None:
         return recipe
-    folder = Path(recipe.begin).resolve()
+    folder = Path(getattr(recipe, option)).resolve()
     config = read_config(folder)
-    begun = recipe.replace(begin=str(folder))
-    return continuing.begun(task, begun, config["run"].get("task"), recipe_of(config, folder))
-
-
-def _agreed(task: Task, recipe: Recipe) -> Recipe:
-    """The recipe with its teacher's whole path, and with what the teacher decides."""
-    if recipe.teacher is None:
-        return recipe
-    folder = Path(recipe.teacher).resolve()
-    config = read_config(folder)
-    taught = recipe.replace(teacher=str(folder))
-    return teachers.agreed(task, taught, config["run"].get("task"), recipe_of(config, folder))
+    recipe = recipe.replace(**{option: str(folder)})
+    return decide(task, recipe, config["run"].get("task"), recipe_of(config, folder))
 
 
 def _teacher(task: Task, folder: Path) -> nn.Module:
