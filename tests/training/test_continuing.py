@@ -78,8 +78,10 @@ def test_a_reader_with_a_pretrained_encoder_goes_on_too(tmp_path):
     )
     begin("answer", recipe, tmp_path / "first").run()
     shutil.rmtree(init)
-    again = recipe.replace(init=None, begin=str(tmp_path / "first"), init_learning_rate=1e-5)
+    options = {"init_learning_rate": 1e-5, "frozen_layers": 1}
+    again = recipe.replace(init=None, begin=str(tmp_path / "first"), **options)
     trainer = begin("answer", again, tmp_path / "second")
+    assert not any(one.requires_grad for one in trainer.model.encoder.pretrained.words.parameters())
     expected = make_task("answer")
     expected.load(tmp_path / "first")
     config = runs.read_config(tmp_path / "first")
@@ -98,6 +100,11 @@ def test_what_does_not_go_with_the_other_run_is_refused(tmp_path):
         ConfigError, match=r"Expected: dim = 16, as in .*first\. Received: 32\. .*leave --dim out"
     ):
         begin("translate", small("translate", dim=32, begin=str(first)), tmp_path / "second")
+    with pytest.raises(ConfigError, match=r"frozen_layers says nothing without init"):
+        runs.begin(
+            make_task("answer"), Recipe(steps=1, frozen_layers=1), samples.sample_path("answer")["dev"], None, tmp_path / "second",
+            Reporter(None, Silence()),
+        )  # fmt: skip
     with pytest.raises(ConfigError, match=r"Expected: a run of 'roles'\. Received: .*, a run of 'translate'"):
         begin("roles", Recipe(steps=1, begin=str(first)), tmp_path / "second")
     data = samples.sample_path("translate")["dev"]

@@ -59,7 +59,6 @@ WRONG = {
         "Expected: a share of the budget for it, 0.2 for a fifth. Received: unlabelled and pretrain 0",
     ),
     "growing decay": ({"layer_decay": 1.5}, "the option 'layer_decay' must be at most 1"),
-    "frozen nothing": ({"frozen_layers": 2}, "there is none. Expected: init too"),
     "two vocabularies": (
         {"init": "folder", "vocabulary": 4000, "bpe_dropout": 0.1},
         "Received: init and vocabulary, bpe_dropout. Leave out one or the other",

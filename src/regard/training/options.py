@@ -32,6 +32,7 @@ NEEDS = {
     "variants": "bpe_dropout",
     "init_learning_rate": "init",
     "layer_decay": "init",
+    "frozen_layers": "init",
     "teacher_share": "teacher",
 }
 """What says nothing without another option."""

@@ -215,10 +215,6 @@ class Recipe:
                 "unlabelled texts are for pretraining. Expected: a share of the budget for it, 0.2 for a fifth. Received: unlabelled "
                 "and pretrain 0. Leave out one or the other."
             )
-        if self.init is None and self.frozen_layers is not None:
-            raise ConfigError(
-                "layers of a pretrained encoder are to be frozen, and there is none. Expected: init too."
-            )
         given = [name for name in FROM_NOTHING if getattr(self, name)]
         given += ["encoder"] if self.encoder != "attention" else []
         if self.init is not None and given:
