@@ -6,12 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from regard._errors import ConfigError
 from regard.training import checkpoints
 from regard.training.options import EVERY
 from regard.training.recipe import Recipe
 from regard.training.task import Task
-from regard.training.teachers import following
+from regard.training.teachers import following, refuse_other_task
 
 DECIDED = (
     *("vocabulary", "lowercase", "unspaced", "units", "context", "languages", "text", "label", "init"),
@@ -33,11 +32,7 @@ def begun(task: Task, recipe: Recipe, named: Any, earlier: Recipe) -> Recipe:
     Raises:
         ConfigError: the earlier one is of another task, or an option was given otherwise.
     """
-    if named != task.name:
-        raise ConfigError(
-            f"a run begins with one of its own task. Expected: a run of {task.name!r}. Received: {recipe.begin}, a run of {named!r}. "
-            f"To mend it: name a run of {task.name!r} with --begin, or leave it out."
-        )
+    refuse_other_task(task, named, str(recipe.begin), "a run begins with one of its own task", "--begin")
     known = {*EVERY, *task.recipe_options}
     decisions = {name: getattr(earlier, name) for name in DECIDED if name in known}
     return following(

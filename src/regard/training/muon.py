@@ -180,22 +180,24 @@ def make_optimizers(
     """
     matrices, rest = split_parameters(model, (one for group in pretrained for one in group["params"]))
     muon = Muon(matrices, matrix_learning_rate, weight_decay=weight_decay, heights=heights_of_heads(model))
-    decayed = [part for group in pretrained for part in _decaying(model, group, weight_decay)]
-    adam = AdamW([{"params": rest}, *decayed], lr=learning_rate)
+    inner = {id(matrix) for module in model.modules() for matrix in _matrices(module)}
+    if weight_decay:
+        pretrained = [part for group in pretrained for part in _decaying(group, inner, weight_decay)]
+    adam = AdamW([{"params": rest}, *pretrained], lr=learning_rate)
     for group in (*muon.param_groups, *adam.param_groups):
         group["initial_lr"] = group["lr"]
     return muon, adam
 
 
-def _decaying(model: nn.Module, group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
-    """A group in two parts, of which the matrices of its layers decay."""
-    embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    matrices = [one for one in group["params"] if one.ndim == 2 and id(one) not in embedded]
-    if not weight_decay or not matrices:
-        return [group]
-    known = {id(one) for one in matrices}
-    others = [one for one in group["params"] if id(one) not in known]
-    return [{**group, "params": others}, {**group, "params": matrices, "weight_decay": weight_decay}]
+def _decaying(group: dict[str, Any], inner: set[int], weight_decay: float) -> list[dict[str, Any]]:
+    """A group in up to two parts: of the second, the matrices inside layers, every one decays."""
+    matrices = [one for one in group["params"] if id(one) in inner]
+    others = [one for one in group["params"] if id(one) not in inner]
+    parts = [
+        {**group, "params": others},
+        {**group, "params": matrices, "weight_decay": weight_decay},
+    ]
+    return [part for part in parts if part["params"]]
 
 
 def _height(matrix: Tensor) -> int:

@@ -95,7 +95,8 @@ def prepare(task: Task, recipe: Recipe, train: Source, dev: Source | None) -> Pr
     for record in _records(task, recipe, train):
         examples += 1
         characters += task.characters(record)
-        groups.add(group_of(task, record))
+        if dev is None:
+            groups.add(group_of(task, record))
     refuse_unknown(task, recipe)  # once more: it may depend on what there is to read
     every = 0 if dev is not None else spacing(examples if None in groups else len(groups), train)
     facts = Facts(examples, characters, fine_tuning.width(recipe))

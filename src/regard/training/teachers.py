@@ -30,11 +30,7 @@ def agreed(task: Task, recipe: Recipe, named: Any, teacher: Recipe) -> Recipe:
     Raises:
         ConfigError: the teacher has learned another task, or an option was given otherwise.
     """
-    if named != task.name:
-        raise ConfigError(
-            f"a teacher knows another task. Expected: a run of {task.name!r}. Received: {recipe.teacher}, a run of {named!r}. "
-            f"To mend it: name a run of {task.name!r} with --teacher, or leave it out."
-        )
+    refuse_other_task(task, named, str(recipe.teacher), "a teacher knows another task", "--teacher")
     decided: dict[str, Any] = getattr(task, "taught", {})
     theirs = {name: _or(getattr(teacher, name), usual) for name, usual in decided.items()}
     return following(
@@ -44,6 +40,15 @@ def agreed(task: Task, recipe: Recipe, named: Any, teacher: Recipe) -> Recipe:
         "student and teacher read and write alike",
         "train another teacher",
     )
+
+
+def refuse_other_task(task: Task, named: Any, run: str, reason: str, flag: str) -> None:
+    """ConfigError, with the reason, where the run that a flag names is of another task than this one."""
+    if named != task.name:
+        raise ConfigError(
+            f"{reason}. Expected: a run of {task.name!r}. Received: {run}, a run of {named!r}. "
+            f"To mend it: name a run of {task.name!r} with {flag}, or leave it out."
+        )
 
 
 def following(recipe: Recipe, decisions: dict[str, Any], run: str, reason: str, remedy: str) -> Recipe:
