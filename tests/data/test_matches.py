@@ -35,6 +35,12 @@ def tokenizer():
     return Tokenizer.train(texts, 400, lowercase=True, unspaced="characters")
 
 
+def test_words_are_whole_in_every_script_and_form():
+    assert units_of("हिन्दी हिन्दू") == ["हिन्दी", "हिन्दू"]
+    assert units_of("Cafe\u0301 か\u3099き") == ["café", "が", "き"]
+    assert nearest_match("Cafe\u0301?", "In one café he ate.", 3, 6) == 1
+
+
 def read(codes):
     """Features (P, F) of a passage's codes."""
     return np.stack(np.unravel_index(codes, SIZES), axis=1)

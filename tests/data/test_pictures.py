@@ -73,6 +73,7 @@ def test_a_photograph_is_turned_upright(tmp_path):
     exif[0x0112] = 6  # a quarter turn
     path = saved(tmp_path, image, "a.jpg", exif=exif)
     assert load_picture(path, PLACE, 64).pixels.shape == (16, 8, 3)
+    assert load_picture(Image.open(path), PLACE, 64).pixels.shape == (16, 8, 3)
 
 
 def test_large_pictures_are_scaled_to_a_side_and_small_ones_kept():

@@ -86,6 +86,28 @@ def test_spans_hold_whole_characters(words):
     assert words.pieces(ids) == ["cafe", "ran", "?", "un", "##able", "狗"]
 
 
+def test_spans_hold_the_signs_that_a_vocabulary_without_case_drops(tmp_path):
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "\u0939",
+        "##\u093f",
+        "##\u0928",
+        "##\u0926",
+        "\u0e14",
+        "\u2764",
+    ]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf8")
+    tokenizer = PretrainedTokenizer.load(tmp_path)
+    for text in ("\u0939\u0948", "\u0939\u093f\u0928\u094d\u0926\u0942", "\u0e14\u0e35", "\u2764\ufe0f"):
+        ids, spans = tokenizer.encode_with_offsets(text)
+        assert tokenizer.unk not in ids, text
+        assert "".join(text[begin:end] for begin, end in spans) == text
+
+
 def test_pairs_know_where_their_answers_stand(words, roberta_file):
     for tokenizer in (words, PretrainedTokenizer.load(roberta_file)):
         question, passage = "Who ran?", "A dog ran."

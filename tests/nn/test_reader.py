@@ -96,6 +96,13 @@ def test_question_and_passage_meet_in_the_layers_that_a_pretrained_encoder_has_l
 
 
 @torch.no_grad()
+def test_a_passage_without_pieces_has_no_spans():
+    scores = make()(*inputs([2, 0], [(0, 1)]))
+    assert scores.spans.shape == (0, LONGEST)
+    assert scores.nothing.shape == (1,)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_control_attends_only_where_a_question_and_a_passage_meet(layers):
     """Against the formula: every token sees the other text of its reading, and LSTMs read both from end to end."""

@@ -157,15 +157,38 @@ def test_when_not_to_answer_is_chosen_on_dev_data(run):
     values = [task.score(task.predict(model, asked, no_answer=t), records)[0].value for t in (0.0, 1.0)]
     assert task.score(task.predict(model, asked), records)[0].value > max(values)
     model.eval()
-    answered = [one for one in task.encode(records) if all(one[0][2::3])]
+    answered = [record for record in records if record.fields["answers"]]
     try:
         task.calibrate(model, answered[:2])
         assert float(model.threshold) == -1.0  # nothing to choose by
         task.calibrate(model, [])
         assert float(model.threshold) == -1.0
-        task.calibrate(model, list(task.encode(records)))
+        task.calibrate(model, records)
     finally:
         model.threshold.fill_(threshold)
+
+
+def test_silence_is_judged_on_the_windows_that_are_read_in_use(run, monkeypatch):
+    """A passage of many windows, of which training reads two a question."""
+    task, model, records, _ = run
+    threshold, found = float(model.threshold), []
+    long = " ".join(record.fields["context"] for record in records[::3][:6])
+    asked = [record for record in records if not record.fields["answers"]][:4]
+    many = [
+        replace(one, fields=one.fields | {"context": long, "question": f"Who {verb}?"})
+        for one, verb in zip(asked, ("wrote", "sang", "flew", "swam"), strict=False)
+    ]
+    many[0].fields["answers"] = [{"text": long.split()[0], "start": 0}]
+    monkeypatch.setattr(
+        "regard.tasks.answer.best_threshold",
+        lambda _, __, ___, silences: found.append(silences) or (0.0, 0.5),
+    )
+    try:
+        task.calibrate(model, many)
+    finally:
+        model.threshold.fill_(threshold)
+    answers = task.predict(model, [task.input_of(one) for one in many])
+    np.testing.assert_allclose(found[0], [one.no_answer for one in answers], rtol=1e-5)
 
 
 @given(st.integers(0, 10_000))

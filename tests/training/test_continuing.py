@@ -71,6 +71,26 @@ def test_labels_stay_and_new_ones_are_refused(tmp_path):
     assert not (tmp_path / "second" / "config.toml").exists()
 
 
+def test_what_the_other_run_cannot_learn_is_refused(tmp_path):
+    fields = {"context": "Ada ran.", "question": "Who ran?", "answers": [{"text": "Ada", "start": 0}]}
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(fields), encoding="utf8")
+    begin("answer", small("answer"), tmp_path / "sure", file).run()
+    file.write_text(json.dumps(fields) + "\n" + json.dumps(fields | {"answers": []}), encoding="utf8")
+    again = small("answer", begin=str(tmp_path / "sure"))
+    with pytest.raises(
+        DataError, match=r"a\.jsonl, line 2: the run that training begins with always answers"
+    ):
+        begin("answer", again, tmp_path / "second", file)
+    sentence = {"words": ["Ada", "ran"], "predicates": [1], "roles": [["B-ARG0", "B-V"]]}
+    file.write_text(json.dumps(sentence), encoding="utf8")
+    begin("roles", small("roles"), tmp_path / "one", file).run()
+    file.write_text(json.dumps(sentence | {"roles": [["B-ARG1", "B-V"]]}), encoding="utf8")
+    with pytest.raises(DataError, match="the role 'ARG1' was never seen in training"):
+        begin("roles", small("roles", begin=str(tmp_path / "one")), tmp_path / "second", file)
+    assert not (tmp_path / "second" / "config.toml").exists()
+
+
 def test_a_reader_with_a_pretrained_encoder_goes_on_too(tmp_path):
     init = str(folders.write_folder(tmp_path / "m", folders.CONFIGS["bert"]))
     recipe = Recipe(

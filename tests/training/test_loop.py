@@ -247,6 +247,26 @@ def test_scoring_leaves_most_of_the_minutes_to_training(trainer_of, monkeypatch)
     assert all(later - earlier >= 0.1 + 0.4 - 1e-9 for earlier, later in pairwise(scored[:-1]))
 
 
+def test_nothing_is_learned_that_no_score_can_choose(trainer_of, monkeypatch):
+    """The last evaluation takes less time than was kept free for it."""
+    trainer = trainer_of(Fixed([1.0] * 9), steps=None, minutes=0.05, evaluations=2, patience=9)
+    update, evaluate, now, takes = trainer.update, trainer.evaluate, [0.0], iter([0.5, 0.1])
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def updated(progress):
+        now[0] += 0.02
+        update(progress)
+
+    def quicker():
+        now[0] += next(takes)
+        return evaluate()
+
+    trainer.update, trainer.evaluate = updated, quicker
+    position = trainer.run()
+    assert position.evaluated == 2
+    assert position.seconds == position.scored_at < 3
+
+
 def test_with_a_budget_of_steps_no_evaluation_is_left_out(trainer_of):
     trainer = trainer_of(Fixed([1.0] * 9), steps=4, evaluations=4, patience=9)
     evaluate, count = trainer.evaluate, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import signal
 import pytest
 
 from regard._errors import ConfigError
+from regard.tasks import make_task
 from regard.tasks.translate import Translate
 from regard.training import checkpoints, runs
 from regard.training.loop import Position
@@ -109,3 +111,23 @@ def test_an_update_has_room_for_some_examples_however_long():
     long, choices = fill(Recipe(steps=1), Facts(3000, 3000 * 5_000), {})
     assert long.tokens == 20_000 > short.tokens
     assert "room for 16 examples" in [choice.reason for choice in choices]
+
+
+def test_a_run_whose_fields_have_their_own_names_is_resumed(tmp_path):
+    file = tmp_path / "a.jsonl"
+    rows = [{"body": f"a {kind} ran", "kind": kind} for kind in ("cat", "dog")] * 6
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf8")
+    recipe = Recipe(
+        steps=4, vocabulary=300, dim=16, heads=2, hidden=16, encoder_layers=1, save_steps=2, evaluations=1, threads=1,
+        text="body", label="kind",
+    )  # fmt: skip
+    trainer = runs.begin(
+        make_task("classify"), recipe, file, file, tmp_path / "run", Reporter(None, Silence())
+    )
+    for _ in range(2):
+        trainer.update(trainer.progress())
+    trainer.save()
+    again = runs.resume(make_task("classify"), tmp_path / "run", Reporter(None, Silence()))
+    assert again.position.step == 2
+    assert [one.fields for one in again.dev] == [one.fields for one in trainer.dev]
+    assert again.run().step == 4

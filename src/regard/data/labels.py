@@ -189,12 +189,12 @@ def label_numbers(labels: Sequence[str], known: dict[str, int], place: str) -> l
     return [known[label] for label in labels]
 
 
-def unknown_label(label: str, known: dict[str, int], place: str) -> DataError:
+def unknown_label(label: str, known: Collection[str], place: str, what: str = "label") -> DataError:
     """The error for a label that was never seen in training."""
     several = list(itertools.islice(known, 8))
     return data_error(
         place,
-        f"the label {shorten(label)} was never seen in training",
+        f"the {what} {shorten(label)} was never seen in training",
         expected=f"one of {len(known)}: {', '.join(map(repr, several))}{', ...' if len(known) > 8 else ''}",
         received=shorten(label),
         mend="correct it, train with examples of it, or take the record out",

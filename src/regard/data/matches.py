@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regard.data.signs import SIGN
 from regard.data.tokenizer import Tokenizer
 
 Integers = NDArray[np.int64]
 SINGLE = "\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # hiragana and Chinese characters
 KATAKANA = "\u30a0-\u30ff"
-UNIT = re.compile(rf"[{SINGLE}]|[{KATAKANA}]+|[^\W_{SINGLE}{KATAKANA}]+")
+LETTER = rf"[^\W_{SINGLE}{KATAKANA}]"
+UNIT = re.compile(rf"[{SINGLE}]{SIGN}*|[{KATAKANA}]+(?:{SIGN}+[{KATAKANA}]*)*|{LETTER}+(?:{SIGN}+{LETTER}*)*")
 ALONE = re.compile(rf"[{SINGLE}]")
 PREFIX = 5  # letters that words of one stem mostly share
 
@@ -62,12 +65,12 @@ ROWS = int(PARTS.max()) + 1
 
 
 def units_of(text: str) -> list[str]:
-    """The units of a text, in lower case.
+    """The units of a text, in lower case; letters with their signs are put together.
 
     >>> units_of("In 1903 東京タワー")
     ['in', '1903', '東', '京', 'タワー']
     """
-    return [match.group().lower() for match in UNIT.finditer(text)]
+    return [_written(match).lower() for match in UNIT.finditer(text)]
 
 
 def nearest_match(question: str, passage: str, begin: int, end: int) -> int:
@@ -86,7 +89,7 @@ def nearest_match(question: str, passage: str, begin: int, end: int) -> int:
         (
             first - place if place < first else place - behind + 1
             for place, match in enumerate(matches)
-            if not first <= place < behind and match.group().lower() in asked
+            if not first <= place < behind and _written(match).lower() in asked
         ),
         default=len(matches),
     )
@@ -103,7 +106,7 @@ class Text:
         self.text = text
         self.ids, self.spans = tokenizer.encode_with_offsets(text)
         matches = list(UNIT.finditer(text))
-        self.written = [match.group() for match in matches]
+        self.written = [_written(match) for match in matches]
         self.units = [unit.lower() for unit in self.written]
         self.alone = np.array([ALONE.match(unit) is not None for unit in self.units], dtype=bool)
         starts = np.array([match.start() for match in matches], dtype=np.int64)
@@ -246,6 +249,11 @@ def _by_piece(text: Text, of_unit: Integers) -> Integers:
         np.maximum.reduceat(of_unit, text.unit_of[text.is_unit]) if text.is_unit.any() else 0
     )
     return values
+
+
+def _written(match: re.Match[str]) -> str:
+    """The unit that was found, in the one form that Unicode calls composed."""
+    return unicodedata.normalize("NFC", match.group())
 
 
 def _shape(unit: str) -> int:

@@ -109,7 +109,7 @@ def load_picture(given: Any, place: str, side: int) -> Picture:
         return Picture(given.name, _fitted(given.pixels, side))
     if isinstance(given, Image.Image):
         _check_pixels(given.height, given.width, place)
-        return Picture("a picture", _fitted(_rgb(given, place), side))
+        return Picture("a picture", _fitted(_rgb(ImageOps.exif_transpose(given), place), side))
     if isinstance(given, Path):
         given = str(given)
     if not isinstance(given, str) or ROW.fullmatch(given):

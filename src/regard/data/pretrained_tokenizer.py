@@ -185,8 +185,8 @@ def _word_piece(path: Path, text: str) -> tokenizers.Tokenizer:
 
 
 def _whole_characters(text: str, begin: int, end: int) -> tuple[int, int]:
-    """Without spaces around it; with the combining marks behind it, which a normalizer may have dropped."""
-    while begin < end < len(text) and unicodedata.combining(text[end]):
+    """Without spaces around it; with the signs behind it that a normalizer may have dropped, which are those of no width."""
+    while begin < end < len(text) and unicodedata.category(text[end]) == "Mn":
         end += 1
     return _stripped(text, begin, end)
 

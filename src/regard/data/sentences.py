@@ -8,7 +8,6 @@ given: consecutive lines of one sentence become one record.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -22,19 +21,16 @@ from regard.data.lexicon import NO_WORDS, RUN, UNSPACED, Lexicon
 from regard.data.lines import data_error, find_file, shorten
 from regard.data.records import Source, source_paths
 from regard.data.roles import check_predicates, check_roles, check_words
+from regard.data.signs import SIGN
 
-# Vowel signs, accents and joiners are of the letter before them, though `re` counts them as no part of a word.
-SIGNS = "\u200c\u200d" + "".join(
-    character for character in map(chr, range(0x300, 0x20000)) if unicodedata.category(character)[0] == "M"
-)
 # Apart from contractions, which English corpora cut: digits with their points stay together, as does a row of one mark.
 WORD = re.compile(
     rf"[{UNSPACED}]+"
     r"|(?:[A-Za-z]\.){2,}"  # U.S.
     r"|\d+(?:[.,:]\d+)*"
     r"|n['’]t\b|['’](?:s|m|d|re|ve|ll)\b"
-    rf"|(?:(?!n['’]t\b)[^\W\d_{UNSPACED}][{SIGNS}]*)+(?:\d+)?"
-    rf"|([^\w\s])\1*[{SIGNS}]*|\S",
+    rf"|(?:(?!n['’]t\b)[^\W\d_{UNSPACED}]{SIGN}*)+(?:\d+)?"
+    rf"|([^\w\s])\1*{SIGN}*|\S",
     re.IGNORECASE,
 )
 

@@ -194,8 +194,8 @@ class PassageReader(nn.Module):
         forward, backward = self.pair(passages).split(RANK, 1)
         # One product for both terms in which the end has a part: (T, 1, RANK + 1) by (T, RANK + 1, L).
         left = torch.cat([forward * RANK**-0.5, torch.ones_like(starts)[:, None]], 1)
-        right = F.pad(torch.cat([backward, stops[:, None]], 1), (0, 0, 0, self.longest - 1))
-        ends = torch.bmm(left.unsqueeze(1), right.unfold(0, self.longest, 1)).squeeze(1)
+        right = F.pad(torch.cat([backward, stops[:, None]], 1), (0, 0, 0, self.longest))
+        ends = torch.bmm(left.unsqueeze(1), right.unfold(0, self.longest, 1)[: len(passages)]).squeeze(1)
         scores = ends + starts[:, None] + self.lengths.weight[:, 0]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         left_over = np.repeat(offsets[1:], lengths) - np.arange(offsets[-1])

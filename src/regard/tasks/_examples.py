@@ -39,6 +39,18 @@ class Window:
         return cls(size, max(1, min(stride, size - longest)), longest)
 
 
+def remarks_on(questions: int, passages: int, lengths: Sequence[int], longest: int) -> list[str]:
+    """What is to be said of training data with answers of these lengths."""
+    found = [f"{questions:,} questions on {passages:,} passages"]
+    longer = sum(length > longest for length in lengths)
+    if longer:
+        found.append(
+            f"{longer:,} of {len(lengths):,} answers are longer than the {longest} pieces that are looked for; --longest-answer N "
+            "looks for more"
+        )
+    return found
+
+
 class Example:
     """A passage with some questions, on its way to the streams of the task."""
 
@@ -60,8 +72,13 @@ class Example:
             self.codes += [*asked.tolist(), END_CODE, *told[start : start + self.window.size].tolist()]
         self.questions.append(question)
 
-    def add_trained(self, question: Text, answers: Iterable[dict[str, Any]], number: int) -> None:
-        """A question with its answers, `number` among those of its passage: it reads the window of the first answer, and one other."""
+    def add_trained(
+        self, question: Text, answers: Iterable[dict[str, Any]], number: int, whole: bool = False
+    ) -> None:
+        """A question with its answers, `number` among those of its passage.
+
+        It reads the window of the first answer and one other, or, `whole`, all windows.
+        """
         starts, size = self.starts, self.window.size
         pieces = [
             covering_pieces(self.passage.spans, one["start"], one["start"] + len(one["text"]))
@@ -70,7 +87,8 @@ class Example:
         spans = [(first, min(last, first + self.window.longest - 1)) for first, last in pieces]
         golds = sorted(set(spans))
         home = best_window(starts, size, *spans[0]) if spans else number % len(starts)
-        chosen = sorted({home, (home + 1 + number % max(1, len(starts) - 1)) % len(starts)})
+        other = (home + 1 + number % max(1, len(starts) - 1)) % len(starts)
+        chosen = range(len(starts)) if whole else sorted({home, other})
         for reading, window in enumerate(chosen, start=len(self.readings)):
             for first, last in golds:
                 if starts[window] <= first and last < starts[window] + size:

@@ -39,7 +39,7 @@ from regard.tasks._answering import answers_of, check_options
 from regard.tasks._clozes import Cloze, clozes
 from regard.tasks._counting import CountsWords, frequency_group
 from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
-from regard.tasks._examples import Example, Window, firsts, outcomes, read, rows_of
+from regard.tasks._examples import Example, Window, firsts, outcomes, read, remarks_on, rows_of
 from regard.tasks._reading import DISTANCES, Answer, Question, answer_distance, looked, restored_answer
 from regard.tasks._scripts import scores_of, way_to_cut
 from regard.training.fine_tuning import refuse_beside
@@ -53,7 +53,7 @@ WINDOW = 320  # pieces
 TOGETHER = 8  # questions of one example
 PREDICTED = 16_384  # pieces of readings predicted at once
 TURNS = 2  # examples of questions that are made of one passage
-CALIBRATED = 500  # dev examples by which abstaining is calibrated
+CALIBRATED = 500  # dev questions by which abstaining is calibrated
 
 
 class AnswerQuestions(CountsWords):
@@ -117,8 +117,7 @@ class AnswerQuestions(CountsWords):
 
     def held_together(self, record: Record) -> str:
         """The passage, which whoever has learned its other questions knows."""
-        passage: str = record.fields["context"]
-        return passage
+        return str(record.fields["context"])
 
     def input_of(self, record: Record) -> Question:
         """The question with its passage."""
@@ -156,11 +155,27 @@ class AnswerQuestions(CountsWords):
             lengths += [last - first + 1 for first, last in bounds]
         size = recipe.window or WINDOW
         self.window = Window.fitting(lengths, size, recipe.stride or size // 2, recipe.longest_answer)
-        self.remarks = _remarks(len(asked), len(passages), lengths, self.window.longest)
+        self.remarks = remarks_on(len(asked), len(passages), lengths, self.window.longest)
         self.abstains = not all(answers)
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
         """The streams of every passage with some of its questions; questions about it stand one after another."""
+        return self._trained(records)
+
+    def check_learnable(self, record: Record) -> Record:
+        """A question that has an answer, where every question of the run begun with had one; else DataError."""
+        if not self.abstains and not record.fields["answers"]:
+            raise data_error(
+                record.place,
+                "the run that training begins with always answers",
+                expected="an answer to every question",
+                received="'answers': []",
+                mend="take such questions out, or train without --begin",
+            )
+        return record
+
+    def _trained(self, records: Iterable[Record], whole: bool = False) -> Iterator[tuple[Sequence[int], ...]]:
+        """What `encode` gives; questions read some windows of their passage, or the `whole` of it."""
         for passage, several in itertools.groupby(records, key=lambda record: record.fields["context"]):
             text = Text(passage, self.tokenizer)
             numbered = enumerate(several)
@@ -168,7 +183,7 @@ class AnswerQuestions(CountsWords):
                 example = self._example(text)
                 for number, record in part:
                     question = Text(record.fields["question"], self.tokenizer)
-                    example.add_trained(question, record.fields["answers"], number)
+                    example.add_trained(question, record.fields["answers"], number, whole)
                 yield example.streams()
 
     def rehearsals(self, records: Iterable[Record]) -> Iterator[tuple[Sequence[int], ...]]:
@@ -221,13 +236,12 @@ class AnswerQuestions(CountsWords):
         return len(set(zip(of_gold, readings[golds + firsts(batch["readings"], 2)[of_gold]], strict=True)))
 
     @torch.no_grad()
-    def calibrate(self, model: PassageReader, examples: Sequence[tuple[Any, ...]]) -> None:
-        """Choose how probable it must be that there is no answer, where dev examples have questions of both kinds."""
+    def calibrate(self, model: PassageReader, records: Sequence[Record]) -> None:
+        """Choose how probable it must be that there is no answer, where dev records have questions of both kinds."""
         if model.threshold is None:
             return
-        batches = (
-            pack_streams(part, self.streams) for part in parts_of(examples[:CALIBRATED], 2 * PREDICTED)
-        )
+        examples = list(self._trained(records[:CALIBRATED], whole=True))  # as `predict` reads them
+        batches = (pack_streams(part, self.streams) for part in parts_of(examples, 2 * PREDICTED))
         found = [one for batch in batches for one in outcomes(*read(model, batch), self._golds(batch))]
         shares, answerable, silences = zip(*found, strict=True) if found else ((), (), ())
         model.threshold.fill_(-1.0)
@@ -384,15 +398,3 @@ class AnswerQuestions(CountsWords):
             weights = weights[..., len(question.ids) + 1 :]
         size = min(self.window.size, len(passage.ids))
         return replace(answer, attention=looked(weights, question, passage, starts[number], size))
-
-
-def _remarks(questions: int, passages: int, lengths: Sequence[int], longest: int) -> list[str]:
-    """What is to be said of training data with answers of these lengths."""
-    found = [f"{questions:,} questions on {passages:,} passages"]
-    longer = sum(length > longest for length in lengths)
-    if longer:
-        found.append(
-            f"{longer:,} of {len(lengths):,} answers are longer than the {longest} pieces that are looked for; --longest-answer N "
-            "looks for more"
-        )
-    return found

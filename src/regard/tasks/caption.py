@@ -179,7 +179,7 @@ class CaptionPictures:
         """The pieces of all captions, each with its end."""
         return len(batch["captions"].values) - len(batch["lengths"].values)
 
-    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+    def calibrate(self, model: nn.Module, records: Sequence[Record]) -> None:
         """Nothing: a caption has no probability to be trusted."""
 
     def engine(self, model: Captioner, precision: Precision = "fp32") -> SourceEngine | None:

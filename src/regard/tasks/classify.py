@@ -221,8 +221,9 @@ class Classify(CountsWords):
         return len(batch["labels"])
 
     @torch.no_grad()
-    def calibrate(self, model: Classifier, examples: Sequence[tuple[Any, ...]]) -> None:
-        """Fit the temperatures, and of several labels the threshold, to dev examples."""
+    def calibrate(self, model: Classifier, records: Sequence[Record]) -> None:
+        """Fit the temperatures, and of several labels the threshold, to dev records."""
+        examples = list(self.encode(records))
         several = bool(self.reader.several)
         opinions = self._all_opinions(model, [tokens for _, *tokens in examples])
         targets = np.zeros(opinions.shape[1:])

@@ -176,7 +176,7 @@ class Generate:
         """The tokens that have one before them."""
         return int(np.maximum(batch["text"].lengths - 1, 0).sum())
 
-    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+    def calibrate(self, model: nn.Module, records: Sequence[Record]) -> None:
         """Nothing: what the loss measures is the probability itself."""
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from regard._errors import CheckpointError
 from regard._packed import Packed
 from regard.data.frequency import WordCounts
+from regard.data.labels import unknown_label
 from regard.data.lexicon import NO_WORDS, Lexicon
 from regard.data.lines import data_error
 from regard.data.packing import pack_ids
@@ -145,6 +146,13 @@ class Roles(CountsWords):
             tags = [numbers.get(tag, UNSEEN) for row in record.fields["roles"] for tag in row]
             yield *spell(record.fields["words"]), record.fields["predicates"], tags
 
+    def check_learnable(self, record: Record) -> Record:
+        """A sentence whose roles the run begun with has; else DataError."""
+        for tag in itertools.chain(*record.fields["roles"]):
+            if tag != "O" and (role := tag[2:]) not in self.roles:
+                raise unknown_label(role, self.roles, record.place, "role")
+        return record
+
     def readings(self, records: Iterable[Record]) -> Iterator[Sequence[int]]:
         """The pieces of every sentence."""
         spell = Spelling(self.tokenizer)
@@ -178,7 +186,7 @@ class Roles(CountsWords):
         """Tags of known roles, and words."""
         return int((batch["tags"].values != UNSEEN).sum()) + len(batch["starts"].values)
 
-    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+    def calibrate(self, model: nn.Module, records: Sequence[Record]) -> None:
         """Nothing: the probabilities of spans are those of the tags, as training leaves them."""
 
     @torch.no_grad()

@@ -113,8 +113,9 @@ class Summarize(TextForText):
         return model.loss(batch["source"], read, target.values, smoothing)
 
     @torch.no_grad()
-    def calibrate(self, model: Summarizer, examples: Sequence[tuple[Any, ...]]) -> None:
+    def calibrate(self, model: Summarizer, records: Sequence[Record]) -> None:
         """Learn how long summaries may be, as the longest of the dev data, and which length penalty chooses those of the best ROUGE."""
+        examples = list(self.encode(records))
         if not examples:
             return
         model.longest.fill_(max(len(target) for _, target in examples))

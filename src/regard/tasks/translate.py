@@ -86,7 +86,7 @@ class Translate(TextForText):
         records = self.read(given, max_characters) if named else map(_record, given)
         return Shortlist.learn(self.encode(records), len(self.tokenizer))
 
-    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
+    def calibrate(self, model: nn.Module, records: Sequence[Record]) -> None:
         """Nothing: a translation has no probability to be trusted."""
 
     @torch.no_grad()

@@ -77,6 +77,11 @@ def refuse_beside(recipe: Recipe) -> None:
         "decoder_layers, how many they are",
     )
     layers = read_shape(Path(recipe.init)).layers
+    if layers < 2:
+        raise ConfigError(
+            f"the pretrained encoder cannot be used. Expected: 2 layers at least, some below and some in which questions and "
+            f"predicates are told. Received: {layers} in {recipe.init}. To mend it: take a larger encoder."
+        )
     if recipe.decoder_layers is not None and recipe.decoder_layers >= layers:
         refuse_options(
             recipe, ["decoder_layers"], f"the pretrained encoder has {layers} layers", f"at most {layers - 1}"

@@ -108,7 +108,7 @@ class Trainer:
         self.reporter.start(self.recipe, self.position.seconds)
         release_freed_memory()  # what reading the data has left
         with Stop() as stop:
-            while (progress := self.progress()) < 1 and self.position.stale < self.recipe.patience:
+            while (progress := self.progress()) < 1 and not self._settled():
                 self.update(progress)
                 self.position.seconds = workers.first(time.monotonic() - started)
                 # Evaluations that fell due while another one ran, or too soon after it, are not made up for.
@@ -199,9 +199,9 @@ class Trainer:
         self.model.eval()
         averaged = nullcontext() if self.average is None else self.average.in_place()
         with averaged, torch.no_grad():
-            loss = self.dev_loss()
-            self.task.calibrate(self.model, self.dev_store)
             records = self.dev[: self.recipe.dev_examples]
+            self.task.calibrate(self.model, records)
+            loss = self.dev_loss()
             inputs = [self.task.input_of(record) for record in records]
             quick = {"beam": 1} if "beam" in self.task.options else {}
             # What is read is read in the precision of training; what is written, token by token, and likelihoods stay as they are.
@@ -276,6 +276,11 @@ class Trainer:
             if key.startswith("optimizer"):
                 title, name, entry = key.split("/")
                 self.optimizers[int(title.removeprefix("optimizer"))].state[parameters[name]][entry] = tensor
+
+    def _settled(self) -> bool:
+        """Whether the last score has been taken, or scores have stayed behind for long."""
+        position, recipe = self.position, self.recipe
+        return position.evaluated >= recipe.evaluations or position.stale >= recipe.patience
 
     def _may_score(self) -> bool:
         """Whether training had most of the time since the last score; the last one of all comes whatever it takes."""

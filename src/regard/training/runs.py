@@ -128,7 +128,7 @@ def create(task: Task, prepared: Prepared, folder: Path, reporter: Reporter) -> 
         release_freed_memory()  # before what is kept comes to lie between what was freed
         model = task.model(recipe)  # refuses sizes that do not go together
         fine_tuning.check_place(model, recipe)
-        examples = encodings(task, lambda: _training_records(task, prepared), recipe)
+        examples = encodings(task, lambda: _learnable_records(task, prepared), recipe)
         texts = _texts(task, model, prepared)
         if recipe.teacher is not None:
             _teacher(task, Path(recipe.teacher))  # refuses a damaged one
@@ -171,7 +171,8 @@ def resume(task: Task, folder: Path, reporter: Reporter) -> Trainer:
     kept, named = folder / checkpoints.STATE / DEV, config["data"].get("dev")
     if named is None or kept.exists():  # runs of before kept only what they had held out
         named = str(kept)
-    dev = list(task.read(named if isinstance(named, str) else tuple(named), recipe.max_characters))
+    task.load(folder)  # which knows what the fields of its records are named
+    dev = list(_records(task, recipe, named if isinstance(named, str) else tuple(named)))
     trainer = _trainer(task, recipe, folder, dev, reporter)
     trainer.resume()
     reporter.note(f"resuming {folder} at step {trainer.position.step}")
@@ -280,6 +281,14 @@ def _training_records(task: Task, prepared: Prepared) -> Iterator[Record]:
     if not prepared.every:
         return records
     return (record for record, held in told_apart(task, records, prepared.every) if not held)
+
+
+def _learnable_records(task: Task, prepared: Prepared) -> Iterator[Record]:
+    """Those of training; DataError where one asks for what the run cannot learn with which this one begins."""
+    records = _training_records(task, prepared)
+    if prepared.recipe.begin is None or not hasattr(task, "check_learnable"):
+        return records
+    return map(task.check_learnable, records)
 
 
 @contextmanager

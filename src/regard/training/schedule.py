@@ -11,7 +11,7 @@ def learning_rate_share(progress: float, warmup: float) -> float:
     """
     if progress < warmup:
         return progress / warmup
-    return max(0.0, (1 - progress) / (1 - warmup)) if warmup < 1 else 1.0
+    return max(0.0, (1 - progress) / (1 - warmup))
 
 
 def stage(progress: float, pretrain: float | None) -> tuple[bool, float]:

@@ -36,6 +36,7 @@ class Task(Protocol):
     - `windows(store, recipe)`, which gives `lengths(epoch)` and `gather(indices, epoch)`: examples are then cut anew in every epoch;
     - `rehearsals(records)`, which makes examples of records without answers to be learned before, and `rehearses`, what is done with them;
     - `check_scored(records)`, which refuses dev data of which no score can be made, before anything is trained;
+    - `check_learnable(record)`, which gives it, or refuses what the run that training begins with cannot learn;
     - `unlabelled(source, max_characters)`, which reads texts to pretrain on that are not what a prediction is made of;
     - `held_together(record)`, equal for records of which some must not be held out for dev without the others;
     - `asks_for(record)`, things that training must have seen before the record can be scored;
@@ -96,8 +97,8 @@ class Task(Protocol):
     def counted(self, batch: dict[str, Packed]) -> int:
         """How many decisions a batch asks for, by which its loss is divided."""
 
-    def calibrate(self, model: nn.Module, examples: Sequence[tuple[Any, ...]]) -> None:
-        """Fit to the encoded dev examples what training does not, in parameters that need no gradient."""
+    def calibrate(self, model: nn.Module, records: Sequence[Record]) -> None:
+        """Fit to dev records what training does not, in parameters that need no gradient."""
 
     def predict(self, model: nn.Module, inputs: Sequence[Any], **options: Any) -> list[Result]:
         """A result for every input, in order."""
