@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,7 +47,14 @@ def test_numbers_need_not_be_whole():
 
 
 def test_a_bucket_of_few_says_so():
-    assert [bucket.few for bucket in cut([1] * FEW + [2] * (FEW - 1), edges=[2])] == [False, True]
+    many, few = cut([1] * FEW + [2] * (FEW - 1), edges=[2])
+    assert (many.few, few.few, replace(few, weight=FEW).few) == (False, True, False)
+
+
+@pytest.mark.parametrize("edges", [(), (3,)])
+def test_what_has_no_number_is_in_no_bucket(edges):
+    assert rows(cut([np.nan, 4, np.nan, 1, 2, 3], edges, 2)) == [[3, 4], [1, 5]]
+    assert cut([np.nan], edges) == []
 
 
 @pytest.mark.parametrize(("edges", "count"), [((2, 1), 4), ((1, 1), 4), ((), 0)])

@@ -14,6 +14,7 @@ from regard.metrics import significance
 from regard.metrics.answers import answer_scores
 from regard.metrics.captions import caption_bleu
 from regard.metrics.labels import label_scores
+from regard.metrics.language import perplexity
 from regard.metrics.measurement import ratio
 from regard.metrics.significance import bleu_measurement, chrf_measurement, compare
 from regard.metrics.spans import role_scores
@@ -156,14 +157,21 @@ def test_arrays_with_a_formula():
     first, second = np.array([[1.0, 2.0], [1.0, 4.0]]), np.array([[2.0, 2.0], [1.0, 4.0]])
     found = compare(first, second, ratio, trials=100)
     assert (found.first, found.second, found.examples) == (2 / 6, 3 / 6, 2)
-    assert str(compare([0.0], [1.0], trials=9)).startswith(
-        "mean 0.0 -> 100.0, +100.0 [+100.0, +100.0], p 1.0"
-    )
+
+
+@pytest.mark.parametrize("test", ["randomization", "bootstrap"])
+def test_one_example_says_nothing_of_others(test):
+    found = compare([0.0], [1.0], test=test)
+    assert np.isnan([found.low, found.high, found.wins]).all()
+    assert found.p == 1
+    assert str(found) == f"mean 0.0 -> 100.0, +100.0, p 1.0000 ({test}, 1 examples)"
 
 
 def test_errors():
     with pytest.raises(DataError, match=r"f1 .* and exact"):
         compare(answer_scores(["a"], ["a"]).f1, answer_scores(["a"], ["a"]).exact)
+    with pytest.raises(DataError, match=r"perplexity \(unit:token\|a\) and perplexity \(unit:token\|b\)"):
+        compare(perplexity([1.0], [1], "a"), perplexity([1.0], [1], "b"))
     with pytest.raises(DataError, match="pass the same `labels`"):
         compare(label_scores(["a"], ["a"]).macro_f1, label_scores(["b"], ["b"]).macro_f1)
     with pytest.raises(DataError, match="Received: 2 and 1"):

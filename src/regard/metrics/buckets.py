@@ -23,11 +23,13 @@ class Group:
 
     Args:
         unit: what the numbers count, for people.
-        value: from an example to its number, or to one number for each row that the example adds to the scores; or to a
-            name: examples of one name are then a bucket.
+        value: from an example to its number, or to one number for each row that the example adds to the scores, NaN for one that
+            belongs to no bucket; or to a name: examples of one name are then a bucket.
         edges: ascending; each begins a bucket. Without them buckets have equal counts.
         measure: from all predictions to the scores that are cut; by default those of the task.
         scores: the names of those whose rows the numbers belong to; by default all that have as many rows as there are numbers.
+        rows: what is counted in a bucket, in the plural.
+        count: from all predictions to how many of these each row stands for; by default one.
 
     >>> Group("words", lambda text: len(text.split())).value("A dog runs.")
     3
@@ -38,6 +40,8 @@ class Group:
     edges: tuple[float, ...] = ()
     measure: Callable[[Sequence[Any]], Sequence[Any]] | None = None
     scores: tuple[str, ...] | None = None
+    rows: str = "examples"
+    count: Callable[[Sequence[Any]], Sequence[int]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +57,18 @@ class Bucket:
     rows: NDArray[np.int64]
     name: str | None = None
     """What the examples have in common where it is no number."""
+    weight: int | None = None
+    """What the rows stand for together, where each is more than one example."""
+
+    @property
+    def count(self) -> int:
+        """How many examples there are."""
+        return len(self.rows) if self.weight is None else self.weight
 
     @property
     def few(self) -> bool:
         """Whether a score of so few examples says little."""
-        return len(self.rows) < FEW
+        return self.count < FEW
 
     def __str__(self) -> str:
         if self.name is not None:
@@ -70,7 +81,7 @@ def cut(values: ArrayLike, edges: Sequence[float] = (), count: int = BUCKETS) ->
     """Buckets of rows by their values, in ascending order and none of them empty.
 
     Args:
-        values: (n,) one number for each row.
+        values: (n,) one number for each row; NaN is in no bucket.
         edges: ascending; each begins a bucket. Without them the buckets hold numbers of rows as equal as rows of one value,
             which stay together, allow.
         count: of buckets without edges, at most.
@@ -89,9 +100,10 @@ def cut(values: ArrayLike, edges: Sequence[float] = (), count: int = BUCKETS) ->
             f"Received: count={count}, edges={list(edges)}. To mend it: leave both out for {BUCKETS} of equal counts."
         )
     numbers = np.asarray(values, dtype=np.float64)
-    begins = np.asarray(edges, dtype=np.float64) if len(edges) else _begins(numbers, count)
-    places = np.searchsorted(begins, numbers, side="right")
-    parts = [np.flatnonzero(places == place) for place in range(len(begins) + 1)]
+    known = np.flatnonzero(~np.isnan(numbers))
+    begins = np.asarray(edges, dtype=np.float64) if len(edges) else _begins(numbers[known], count)
+    places = np.searchsorted(begins, numbers[known], side="right")
+    parts = [known[places == place] for place in range(len(begins) + 1)]
     return [
         Bucket(float(numbers[rows].min()), float(numbers[rows].max()), rows) for rows in parts if len(rows)
     ]
@@ -117,8 +129,14 @@ def part(measurement: Measurement, rows: NDArray[np.int64]) -> Measurement:
     >>> part(averaged("exact", "", [1, 0, 1, 1]), np.array([0, 1])).value
     50.0
     """
+    one = measurement
     return measured(
-        measurement.name, measurement.signature, measurement.statistics[rows], measurement.formula
+        one.name,
+        one.signature,
+        one.statistics[rows],
+        one.formula,
+        rows=one.rows,
+        less_is_better=one.less_is_better,
     )
 
 

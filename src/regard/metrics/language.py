@@ -49,7 +49,9 @@ def nats_per_character(nats: Sequence[float], texts: Sequence[str | int]) -> Mea
     """
     paired(nats, texts, "texts")
     sizes = [text if isinstance(text, int) else len(text) for text in texts]
-    return measured("nats-per-character", "unit:code-point", _columns(nats, sizes), _mean)
+    return measured(
+        "nats-per-character", "unit:code-point", _columns(nats, sizes), _mean, less_is_better=True
+    )
 
 
 def nats_per_token(nats: Sequence[float], tokens: Sequence[int]) -> Measurement:
@@ -61,7 +63,7 @@ def nats_per_token(nats: Sequence[float], tokens: Sequence[int]) -> Measurement:
     2.0
     """
     paired(nats, tokens, "counts of tokens")
-    return measured("nats-per-token", "unit:token", _columns(nats, tokens), _mean)
+    return measured("nats-per-token", "unit:token", _columns(nats, tokens), _mean, less_is_better=True)
 
 
 def bits_per_byte(nats: Sequence[float], texts: Sequence[str | bytes]) -> Measurement:
@@ -85,12 +87,13 @@ def bits_per_byte(nats: Sequence[float], texts: Sequence[str | bytes]) -> Measur
     return _bits("bits-per-byte", "unit:utf8", nats, sizes)
 
 
-def perplexity(nats: Sequence[float], tokens: Sequence[int]) -> Measurement:
+def perplexity(nats: Sequence[float], tokens: Sequence[int], units: str = "") -> Measurement:
     """exp(Σ nats / Σ tokens); it compares only models with the same tokenizer.
 
     Args:
         nats: the summed negative log-likelihood of each text.
         tokens: how many tokens of each text were predicted.
+        units: what tells tokenizers apart, such as a checksum; it is a part of the signature.
 
     Returns:
         The perplexity, at least 1; less is better.
@@ -102,7 +105,8 @@ def perplexity(nats: Sequence[float], tokens: Sequence[int]) -> Measurement:
     4.0
     """
     paired(nats, tokens, "counts of tokens")
-    return measured("perplexity", "unit:token", _columns(nats, tokens), _perplexity)
+    signature = f"unit:token|{units}" if units else "unit:token"
+    return measured("perplexity", signature, _columns(nats, tokens), _perplexity, less_is_better=True)
 
 
 def exact_strings(predictions: Sequence[str], references: Sequence[str | Sequence[str]]) -> Measurement:
@@ -125,7 +129,7 @@ def _columns(nats: Sequence[float], units: Sequence[int]) -> np.ndarray:
 
 
 def _bits(name: str, signature: str, nats: Sequence[float], units: Sequence[int]) -> Measurement:
-    return measured(name, signature, _columns(nats, units), _per_unit)
+    return measured(name, signature, _columns(nats, units), _per_unit, less_is_better=True)
 
 
 def _per_unit(sums: np.ndarray) -> np.ndarray:

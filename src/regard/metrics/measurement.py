@@ -22,6 +22,7 @@ class Measurement(Score):
     Args:
         statistics: (N, K) float64, one row for each example; rows of a resampled test set are added up.
         formula: from sums (..., K) to values (...).
+        rows: what the rows are, in the plural.
 
     >>> exact = averaged("exact", "case:mixed", [1, 0, 1, 1])
     >>> print(exact, exact.statistics.shape)
@@ -30,9 +31,18 @@ class Measurement(Score):
 
     statistics: np.ndarray
     formula: Formula
+    rows: str = "examples"
 
 
-def measured(name: str, signature: str, statistics: Any, formula: Formula) -> Measurement:
+def measured(
+    name: str,
+    signature: str,
+    statistics: Any,
+    formula: Formula,
+    *,
+    rows: str = "examples",
+    less_is_better: bool = False,
+) -> Measurement:
     """The measurement whose value `formula` gives for the sum of all rows of `statistics` (N, K).
 
     Raises:
@@ -41,13 +51,14 @@ def measured(name: str, signature: str, statistics: Any, formula: Formula) -> Me
     >>> print(measured("words", "per:line", [[6, 2], [4, 2]], ratio).value)
     2.5
     """
-    rows = np.asarray(statistics, dtype=np.float64)
-    if len(rows) == 0:
+    table = np.asarray(statistics, dtype=np.float64)
+    if len(table) == 0:
         raise DataError(
             "there are no examples to score. Expected: at least one. Received: 0. To mend it: look whether the file "
             "was read, and whether a filter left nothing."
         )
-    return Measurement(name, float(formula(rows.sum(axis=0))), signature, rows, formula)
+    value = float(formula(table.sum(axis=0)))
+    return Measurement(name, value, signature, table, formula, rows, less_is_better=less_is_better)
 
 
 def by_example(measurement: Measurement) -> list[float]:

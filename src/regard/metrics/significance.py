@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,8 @@ ROUNDING = 1e-9
 class Comparison:
     """What `compare` found. `difference` is second - first; `low` and `high` bound it; `p` belongs to `test`.
 
-    `wins` is the share of bootstrap samples in which the second scores higher, ties counting half (Koehn 2004).
+    `wins` is the share of bootstrap samples in which the second scores higher, ties counting half (Koehn 2004). `examples` is how
+    many were compared, of what `rows` names. Of one alone p is 1, and `low`, `high` and `wins` are NaN.
     """
 
     name: str
@@ -36,11 +38,14 @@ class Comparison:
     wins: float
     test: str
     examples: int
+    rows: str = "examples"
+    less_is_better: bool = False
 
     def __str__(self) -> str:
+        interval = "" if math.isnan(self.low) else f" [{self.low:+.1f}, {self.high:+.1f}]"
         return (
-            f"{self.name} {self.first:.1f} -> {self.second:.1f}, {self.difference:+.1f} "
-            f"[{self.low:+.1f}, {self.high:+.1f}], p {self.p:.4f} ({self.test}, {self.examples} examples)"
+            f"{self.name} {self.first:.1f} -> {self.second:.1f}, {self.difference:+.1f}{interval}, "
+            f"p {self.p:.4f} ({self.test}, {self.examples} {self.rows})"
         )
 
 
@@ -59,7 +64,8 @@ def compare(
     The interval holds the middle `confidence` of the differences on `samples` test sets drawn from the examples with
     replacement (percentiles of the paired bootstrap). p, two-sided, is (1 + c) / (1 + n): with "randomization" c of
     n = `trials` random exchanges of the two systems' outputs, each example by itself, differ at least as much as the
-    systems do; with "bootstrap" c of n = `samples` differences lie at least that far from their mean.
+    systems do; with "bootstrap" c of n = `samples` differences lie at least that far from their mean. One example says
+    nothing of others: there is no interval, and p is 1.
 
     Args:
         first: a measurement, or an array of statistics (N, K) or (N,).
@@ -93,24 +99,26 @@ def compare(
     one, other = _as_measurements(first, second, formula)
     a, b, score = one.statistics, other.statistics, one.formula
     difference = other.value - one.value
+    facts: dict[str, Any] = {
+        "name": one.name,
+        "first": one.value,
+        "second": other.value,
+        "difference": difference,
+        "test": test,
+        "examples": len(a),
+        "rows": one.rows,
+        "less_is_better": one.less_is_better,
+    }
+    if len(a) < 2:
+        return Comparison(**facts, low=math.nan, high=math.nan, p=1.0, wins=math.nan)
     drawn = np.concatenate([score(w @ b) - score(w @ a) for w in _bootstrap(len(a), samples, seed)])
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     null = drawn - drawn.mean() if test == "bootstrap" else _exchanged(a, b, score, trials, seed)
     extreme = int(np.sum(np.abs(null) >= abs(difference) - ROUNDING))
     ties = np.abs(drawn) <= ROUNDING
     wins = np.mean((drawn > ROUNDING) + 0.5 * ties)
-    return Comparison(
-        name=one.name,
-        first=one.value,
-        second=other.value,
-        difference=difference,
-        low=float(low),
-        high=float(high),
-        p=(1 + extreme) / (1 + len(null)),
-        wins=float(wins),
-        test=test,
-        examples=len(a),
-    )
+    p = (1 + extreme) / (1 + len(null))
+    return Comparison(**facts, low=float(low), high=float(high), p=p, wins=float(wins))
 
 
 def bleu_measurement(

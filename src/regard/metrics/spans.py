@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from regard.metrics.propositions import Phrase, Proposition, read_props, tagged_
 # The predicate itself is given, not found: it is counted apart.
 EXCLUDED = "V"
 SIGNATURE = "scorer:conll2005|excluded:V"
+PREDICATES = "predicates"  # what the rows of statistics are
 
 
 @dataclass(frozen=True)
@@ -201,10 +202,10 @@ def _scores(pairs: Iterable[tuple[list[Argument], list[Argument]]]) -> RoleScore
     statistics = np.array(rows, dtype=np.float64).reshape(-1, 3)
     roles = {role: Counts(*(total[role] for total in totals)) for role in sorted(set().union(*totals))}
     return RoleScores(
-        measured("precision", SIGNATURE, statistics, _precision),
-        measured("recall", SIGNATURE, statistics, _recall),
-        measured("f1", SIGNATURE, statistics, _f1),
-        averaged("perfect", SIGNATURE, statistics[:, 1] + statistics[:, 2] == 0),
+        measured("precision", SIGNATURE, statistics, _precision, rows=PREDICATES),
+        measured("recall", SIGNATURE, statistics, _recall, rows=PREDICATES),
+        measured("f1", SIGNATURE, statistics, _f1, rows=PREDICATES),
+        replace(averaged("perfect", SIGNATURE, statistics[:, 1] + statistics[:, 2] == 0), rows=PREDICATES),
         Counts(*(int(total) for total in statistics.sum(axis=0))),
         {role: counts for role, counts in roles.items() if role != EXCLUDED},
         roles.get(EXCLUDED, Counts()),

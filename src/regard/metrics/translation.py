@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from regard._errors import DataError
@@ -19,7 +19,7 @@ References = Sequence[str | Sequence[str]]
 
 @dataclass(frozen=True)
 class Score:
-    """`value` between 0 and 100, with the `signature` of how it was computed.
+    """A `value`, mostly between 0 and 100, with the `signature` of how it was computed.
 
     >>> print(chrf(["A dog runs."], [["A dog runs."]]).value)
     100.0
@@ -28,6 +28,7 @@ class Score:
     name: str
     value: float
     signature: str
+    less_is_better: bool = field(default=False, kw_only=True)
 
     def __str__(self) -> str:
         return f"{self.name} {self.value:.1f} ({self.signature})"
