@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from regard._errors import DataError, ShapeError
 from regard.metrics.buckets import part
 from regard.metrics.labels import calibration_error, label_scores, multilabel_scores
+from regard.metrics.measurement import Measurement
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=20)
 sets = st.lists(
@@ -130,6 +131,19 @@ def test_calibration_by_hand():
     table = [[0.75, 0.25]] * 4
     assert calibration_error(table, [0, 0, 0, 1]).value == 0
     assert calibration_error(table, [0, 0, 0, 0], bins=1).value == 25
+
+
+def test_calibration_has_no_rows_to_draw_anew():
+    """A classifier that is right as often as it says is far from 0 on few examples: by chance, and so are parts and resampled ones."""
+    random = np.random.default_rng(0)
+    errors = {}
+    for count in (100, 10_000):
+        sure = random.uniform(0.5, 1, count)
+        found = calibration_error(np.stack([sure, 1 - sure], 1), (random.random(count) > sure).astype(int))
+        errors[count] = found.value
+        assert found.less_is_better
+        assert not isinstance(found, Measurement)
+    assert errors[100] > 2 * errors[10_000]
 
 
 def test_errors():

@@ -214,7 +214,9 @@ def test_of_several_labels_every_one_is_scored_and_all_together():
     task = Classify()
     records = [Record({"text": "", "labels": list(labels)}, "test", 1) for labels in ("ab", "", "b")]
     found = [guessed(*labels, several=True) for labels in ("a", "a", "b")]
-    micro, a, b = task.score(found, records, each=True)[3:]
+    error, micro, a, b = task.score(found, records, each=True)[2:]
+    # Three of nine labels are there, each of which has a probability of a third.
+    assert (error.value, error.signature) == (pytest.approx(0), "bins:15|decisions:label")
     assert (micro.name, micro.value) == ("micro-f1", pytest.approx(100 * 4 / 6))
     assert (a.name, a.signature) == ("f1 a", "precision:50.0|recall:100.0|support:1")
     assert (b.name, b.signature) == ("f1 b", "precision:100.0|recall:50.0|support:2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -56,7 +57,8 @@ def _calibration(
     truth = np.zeros(table.shape, int)
     for row, right in zip(truth, rights, strict=True):
         row[right] = 1
-    return calibration_error(sides, truth.reshape(-1))
+    found = calibration_error(sides, truth.reshape(-1))
+    return replace(found, signature=f"{found.signature}|decisions:label")
 
 
 def _every_class(found: LabelScores, taken: dict[str, str]) -> list[Score]:
