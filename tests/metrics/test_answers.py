@@ -194,12 +194,20 @@ def test_symmetric_and_without_order(style, pairs):
     assert (more.f1.statistics[:, 0] >= scores.f1.statistics[:, 0]).all()
 
 
+def test_a_question_without_an_answer_leaves_the_others_to_the_script_of_chinese():
+    ours, theirs = ["首都中国的", "", "有人"], [["中国的首都"], [], []]
+    alone = answer_scores(ours[:1], theirs[:1], "cmrc2018")
+    scores = answer_scores(ours, theirs, "cmrc2018")
+    assert scores.f1.statistics[:, 0].tolist() == [alone.f1.statistics[0, 0], 1, 0] == [0.6, 1, 0]
+    assert scores.exact.statistics[:, 0].tolist() == [0, 1, 0]
+    assert scores.f1.signature == "style:cmrc2018|unanswered:empty"
+
+
 def test_errors():
     with pytest.raises(ConfigError, match="did you mean 'squad2'"):
         answer_scores(["a"], ["a"], "sqad2")
-    for style in ("squad", "cmrc2018"):
-        with pytest.raises(DataError, match="question 1 has no answer"):
-            answer_scores(["a", "b"], [["a"], []], style)
+    with pytest.raises(DataError, match="question 1 has no answer"):
+        answer_scores(["a", "b"], [["a"], []], "squad")
     with pytest.raises(DataError, match="no examples"):
         answer_scores([], [])
     with pytest.raises(DataError, match="1 predictions, 2 lists of answers"):

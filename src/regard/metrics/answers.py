@@ -40,10 +40,11 @@ def answer_scores(
 
     Args:
         predictions: one text for each question; "" says that there is no answer.
-        answers: for each question its answers. An empty list says that there is none, which "squad2" and "jaquad" know.
+        answers: for each question its answers. An empty list says that there is none, which every style but "squad" takes.
         style: "squad" (v1.1) and "squad2" count words without case, punctuation and articles; "cmrc2018" the longest
             common run of Chinese characters and other words; "jaquad" characters without spaces, where an F1 of 1
-            is an exact match whatever the order. "squad2" differs from "squad" only where an answer is empty.
+            is an exact match whatever the order. "squad2" differs from "squad" only where an answer is empty. CMRC's own script
+            has no questions without an answer: here "" is right for them and nothing else, and the signature says so.
         no_answer: how sure the model is, for each question, that there is no answer.
         threshold: above it the prediction counts as "no answer".
 
@@ -68,21 +69,20 @@ def answer_scores(
         )
     paired(predictions, answers, "lists of answers")
     lists = [[texts] if isinstance(texts, str) else list(texts) for texts in answers]
-    if style not in KNOWS_NO_ANSWER and [] in lists:
+    if style == "squad" and [] in lists:
         raise DataError(
             f"question {lists.index([])} has no answer. Expected: at least one in the style {style!r}. Received: none. "
             "To mend it: leave the question out, or take the style 'squad2'."
         )
-    values = [
-        STYLES[style](prediction, texts or [""]) for prediction, texts in zip(predictions, lists, strict=True)
-    ]
+    values = [_of_one(style, *pair) for pair in zip(predictions, lists, strict=True)]
     exact, f1 = np.array(values, dtype=np.float64).reshape(-1, 2).T
     if no_answer is not None:
         paired(no_answer, lists, "lists of answers")
         silent = np.asarray(no_answer) > threshold
         right = np.array([not texts for texts in lists], dtype=np.float64)
         exact, f1 = np.where(silent, right, exact), np.where(silent, right, f1)
-    signature = f"style:{style}" + ("" if no_answer is None else f"|no-answer:{threshold:g}")
+    signature = f"style:{style}" + ("|unanswered:empty" if style == "cmrc2018" and [] in lists else "")
+    signature += "" if no_answer is None else f"|no-answer:{threshold:g}"
     return AnswerScores(averaged("exact", signature, exact), averaged("f1", signature, f1))
 
 
@@ -125,6 +125,14 @@ def best_threshold(
         if score > best:
             best, threshold = score, no_answer[question]
     return 100.0 * best / len(predictions), threshold
+
+
+def _of_one(style: str, prediction: str, answers: list[str]) -> tuple[float, float]:
+    """Exact match and F1 of one prediction."""
+    if style == "cmrc2018" and not answers:
+        right = float(prediction == "")
+        return right, right
+    return STYLES[style](prediction, answers or [""])
 
 
 def _squad(prediction: str, answers: list[str]) -> tuple[float, float]:
@@ -195,4 +203,3 @@ STYLES: dict[str, Callable[[str, list[str]], tuple[float, float]]] = {
     "cmrc2018": _cmrc2018,
     "jaquad": _jaquad,
 }
-KNOWS_NO_ANSWER = frozenset({"squad2", "jaquad"})
