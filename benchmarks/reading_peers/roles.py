@@ -100,10 +100,7 @@ class Roles:
         offsets = np.cumsum([0, *map(len, filled)])
         table = np.concatenate(filled) if filled else np.zeros((0, self.tags), np.float32)
         found = iter(read_propositions(table, offsets, pairs, self.task.roles))
-        return [
-            Labelling(one, tuple(next(found) for _ in one.predicates or ()), tuple(one.predicates or ()))
-            for one in sentences
-        ]
+        return [Labelling(one, tuple(next(found) for _ in one.predicates or ()), None) for one in sentences]
 
     def _rows(self, record: Record) -> list[Row]:
         pieces, starts, _ = self.spell(record.fields["words"])

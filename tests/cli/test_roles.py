@@ -135,3 +135,18 @@ def test_bad_records_are_refused_before_anything_is_written(refused, tmp_path, l
     message = refused("train", "roles", "--train", path, "--out", tmp_path / "run")
     assert all(part in message for part in [*parts, str(path), "Expected", "Received", "To mend it"])
     assert not (tmp_path / "run").exists()
+
+
+def test_sentences_without_predicates_or_arguments_are_no_failure(
+    regard_command, refused, labeller, tmp_path
+):
+    path = tmp_path / "few.jsonl"
+    silent = {"words": ["It", "rains"], "predicates": [], "roles": []}
+    path.write_text(json.dumps(silent) + "\n")
+    message = refused("evaluate", labeller, "--data", path)
+    assert f"{path}: no sentence has a predicate" in message
+    assert "none in 1 sentences" in message
+    path.write_text(json.dumps({**silent, "predicates": [1], "roles": [["O", "B-V"]]}) + "\n")
+    result = regard_command("evaluate", labeller, "--data", path, "--by", "length")
+    assert "; there are no arguments to be found" in result.out
+    assert "1 examples, 1 predicates in " in result.out

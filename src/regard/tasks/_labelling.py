@@ -54,12 +54,13 @@ class Proposition:
 class Labelling:
     """A sentence with its propositions; as text one line for each, `[ARG0 The dog] [V chases] [ARG1 the cat]`.
 
-    `found` are the positions where the model sees predicates, also where others were given; `attention` is there on request.
+    `found` are the positions where the model sees predicates, also where others were given, None where nobody looked for them;
+    `attention` is there on request.
     """
 
     sentence: Sentence
     propositions: tuple[Proposition, ...]
-    found: tuple[int, ...]
+    found: tuple[int, ...] | None
     attention: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     """(blocks, heads, predicates, words, words): what each word looked at while it was labelled for each predicate."""
 
@@ -74,7 +75,7 @@ class Labelling:
             **({} if name is None else {"id": name}),
             "words": list(self.sentence.words),
             "predicates": [one.predicate for one in self.propositions],
-            "found": list(self.found),
+            **({} if self.found is None else {"found": list(self.found)}),
             "roles": [list(one.roles) for one in self.propositions],
             "spans": [[span.as_json() for span in one.spans] for one in self.propositions],
         }
@@ -159,8 +160,11 @@ def restored_labelling(entry: Record, record: Record) -> Labelling:
             for one in tagged_phrases(row)
         )
         propositions.append(Proposition(place, tuple(row), tuple(spans)))
-    found = Record({"predicates": entry.fields.get("found", places)}, entry.file, entry.line)
-    return Labelling(sentence, tuple(propositions), tuple(check_predicates(found, len(words))))
+    given = entry.fields.get("found")
+    found = Record({"predicates": given}, entry.file, entry.line)
+    return Labelling(
+        sentence, tuple(propositions), None if given is None else tuple(check_predicates(found, len(words)))
+    )
 
 
 def _probabilities(entry: Record, places: Sequence[int]) -> dict[tuple[int, int, int], float]:

@@ -31,9 +31,7 @@ from regard.data.sentences import Sentence, read_sentences, sentence_of, sentenc
 from regard.data.spelling import COUNT, FEATURES, Spelling
 from regard.data.tokenizer import Tokenizer
 from regard.metrics.buckets import Group
-from regard.metrics.measurement import measured, percentage
-from regard.metrics.propositions import tagged_phrases
-from regard.metrics.spans import EXCLUDED, RoleScores, role_scores
+from regard.metrics.spans import EXCLUDED, PREDICATES
 from regard.metrics.translation import Score
 from regard.nn.loss import vocabulary_loss
 from regard.nn.roles import RoleLabeller
@@ -41,6 +39,7 @@ from regard.nn.watch import watch
 from regard.tasks._counting import CountsWords, frequency_group
 from regard.tasks._encoder import learn_tokenizer, load_tokenizer, make_encoder, upper_sizes
 from regard.tasks._labelling import Labelling, Proposition, read_propositions, restored_labelling
+from regard.tasks._role_scores import argument_distances, argument_scores, finding_scores, require_predicates
 from regard.training.fine_tuning import refuse_beside
 from regard.training.options import BEGUN, TEXTS
 from regard.training.presets import encoder_decoder_sizes
@@ -104,14 +103,11 @@ class Roles(CountsWords):
 
     def check_scored(self, records: Sequence[Record]) -> None:
         """Refuse dev data without a predicate, whose arguments cannot be scored."""
-        if not any(record.fields["predicates"] for record in records):
-            raise data_error(
-                records[0].file if records else "the dev data",
-                "no sentence of the dev data that training scores has a predicate",
-                expected="one with its roles, at least",
-                received=f"none in {len(records):,} sentences",
-                mend="mark predicates with their roles, name other data with --dev, or score more of it with --dev-examples",
-            )
+        require_predicates(
+            records,
+            "no sentence of the dev data that training scores has a predicate",
+            "mark predicates with their roles, name other data with --dev, or score more of it with --dev-examples",
+        )
 
     def learn(self, records: Iterable[Record], recipe: Recipe) -> None:
         """Train the vocabulary, note which roles and words there are, and count the predicates; DataError where there are no roles."""
@@ -213,16 +209,19 @@ class Roles(CountsWords):
     def score(
         self, predictions: Sequence[Labelling], records: Sequence[Record], *, each: bool = False
     ) -> list[Score]:
-        """F1, precision and recall of arguments, and F1 of the predicates that the model finds by itself.
+        """F1, precision and recall of arguments, and F1 of the predicates that the model finds by itself, where predictions tell them.
 
         Gold predicates that a prediction leaves out count all their arguments as missed, as in srl-eval.pl. Roles that
-        training never saw are missed too, and named in the signature. With `each`, F1 of every role follows.
+        training never saw are missed too, and named in the signature. With `each`, F1 of every role follows. DataError where there
+        is no predicate.
         """
-        scores = _scores(predictions, records)
+        scores = argument_scores(predictions, records)
         gold = {tag[2:] for record in records for row in record.fields["roles"] for tag in row if tag != "O"}
         # Without roles the predictions came from a file.
         unseen = sorted(gold - set(self.roles)) if hasattr(self, "roles") else []
         note = f"; unseen {','.join(unseen)}" if unseen else ""
+        if not gold - {EXCLUDED}:
+            note = "; there are no arguments to be found"
         main = [
             replace(one, signature=one.signature + note)
             for one in (scores.f1, scores.precision, scores.recall)
@@ -231,13 +230,13 @@ class Roles(CountsWords):
             Score(role, counts.f1, f"correct:{counts.correct}|excess:{counts.excess}|missed:{counts.missed}")
             for role, counts in scores.roles.items()
         ]
-        return [*main, _finding(predictions, records), *(parts if each else [])]
+        return [*main, *finding_scores(predictions, records), *(parts if each else [])]
 
     def example_scores(
         self, predictions: Sequence[Labelling], records: Sequence[Record], *, each: bool = False
     ) -> list[float]:
         """F1 of all arguments of every sentence, 100 where there are none and none were found; `each` changes nothing."""
-        f1 = _scores(predictions, records).f1
+        f1 = argument_scores(predictions, records).f1
         ends = np.cumsum([len(record.fields["predicates"]) for record in records])
         sums = (part.sum(axis=0) for part in np.split(f1.statistics, ends[:-1]))
         return [float(f1.formula(one)) if one.any() else 100.0 for one in sums]
@@ -250,14 +249,17 @@ class Roles(CountsWords):
                 "words of the sentence, once for each predicate",
                 lambda record: [len(record.fields["words"])] * len(record.fields["predicates"]),
             ),
-            "distance": Group("words from the predicate to its farthest argument", _distances),
+            "distance": Group(
+                "words from the predicate to its farthest argument, of predicates that have one",
+                argument_distances,
+            ),
             "frequency": frequency_group(
                 "the word as a predicate",
                 lambda record: [self.rarest([word]) for word in _predicates(record)],
             ),
         }
         # The score of the predicates found has a row for each sentence.
-        return {name: replace(group, scores=ARGUMENTS) for name, group in groups.items()}
+        return {name: replace(group, scores=ARGUMENTS, rows=PREDICATES) for name, group in groups.items()}
 
     def restored(self, entry: Record, record: Record) -> Labelling:
         """A labelling from what its `as_json` gave."""
@@ -357,36 +359,5 @@ def _marks(batch: dict[str, Packed]) -> Tensor:
     return marks
 
 
-def _scores(predictions: Sequence[Labelling], records: Sequence[Record]) -> RoleScores:
-    """Scores of the gold predicates' rows; one that a prediction leaves out has no arguments."""
-    ours = []
-    for one, record in zip(predictions, records, strict=True):
-        rows = {proposition.predicate: proposition.roles for proposition in one.propositions}
-        nothing = ("O",) * len(one.sentence.words)
-        ours += [rows.get(predicate, nothing) for predicate in record.fields["predicates"]]
-    return role_scores(ours, [row for record in records for row in record.fields["roles"]])
-
-
 def _predicates(record: Record) -> list[str]:
     return [record.fields["words"][place].lower() for place in record.fields["predicates"]]
-
-
-def _distances(record: Record) -> list[float]:
-    """For each predicate the words from it to the nearest word of its farthest argument; 0 without arguments."""
-    return [
-        max(
-            (max(one.first - place, place - one.last) for one in tagged_phrases(row) if one.role != EXCLUDED),
-            default=0,
-        )
-        for place, row in zip(record.fields["predicates"], record.fields["roles"], strict=True)
-    ]
-
-
-def _finding(predictions: Sequence[Labelling], records: Sequence[Record]) -> Score:
-    """F1 of predicates: 2 * right / (found + expected)."""
-    pairs = [
-        (set(one.found), set(record.fields["predicates"]))
-        for one, record in zip(predictions, records, strict=True)
-    ]
-    rows = [[2 * len(ours & gold), len(ours) + len(gold)] for ours, gold in pairs]
-    return measured("predicates", "f1 of the predicates that the model finds", rows, percentage)
