@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from regard._lowering import kernel
 from regard.data.packing import pack_streams
 from regard.data.records import Record
 from regard.tasks import make_task
-from regard.tasks._caption import STREAMS, sizes_of, teacher_forced
+from regard.tasks._caption import STREAMS, Caption, sizes_of, teacher_forced
 from regard.tasks.caption import CaptionPictures
 from regard.training import runs
 from regard.training.progress import Reporter, Silence
@@ -110,6 +111,15 @@ def test_what_is_on_pictures_is_learnt_in_two_languages(predictor, records):
     assert exact.value == pytest.approx(100 * np.mean(expected))
     each = predictor.task.example_scores(english, records)
     assert np.mean(each) * 10 == pytest.approx(cider.value)
+
+
+@pytest.mark.parametrize(("normalize", "case", "share"), [(str.lower, "lc", 100), (str, "mixed", 0)])
+def test_the_signature_of_exact_captions_says_whether_case_counts(normalize, case, share):
+    task = make_task("caption")
+    task.tokenizer = SimpleNamespace(normalize=normalize)
+    record = Record({"image": "x", "captions": ["A dog"]}, "x", 1)
+    *_, exact = task.score([Caption("x", "a dog", 0.0)], [record])
+    assert (exact.signature, exact.value) == (f"case:{case}", share)
 
 
 def test_results_do_not_depend_on_company_or_on_who_writes(predictor, records):

@@ -61,7 +61,7 @@ def cider(
     """CIDEr-D × 100, as it is printed in papers: likeness of n-grams weighted by how rare they are among the images.
 
     Document frequencies come from the references of this very call, so scores of different test sets don't compare,
-    and a single image scores 0. A caption like its only reference scores up to 1000.
+    and a single image scores 0, as the signature says then. A caption like its only reference scores up to 1000.
 
     Args:
         predictions: one caption for each image.
@@ -88,7 +88,8 @@ def cider(
     for one, many in zip(ours, theirs, strict=True):
         vectors = [_Vector(grams, rarity, unseen) for grams in (one, *many)]
         values.append(10.0 * sum(vectors[0].likeness(other) for other in vectors[1:]) / len(many))
-    return averaged("cider", signature, values)
+    alone = "; 0 of every picture that is alone" if len(theirs) == 1 else ""
+    return averaged("cider", signature + alone, values)
 
 
 class _Vector:

@@ -64,8 +64,9 @@ def extracts(
 ) -> dict[str, dict[str, float]]:
     """ROUGE of three summaries that are one sentence of the document: its first, its longest, and the best one there is.
 
-    The best sentence is the one with the highest sum of the three F1, chosen by looking at the references: what choosing one
-    sentence can reach at most (Nallapati et al. 2017 call such a choice an oracle).
+    The best sentence is the one with the highest sum of the three F1, chosen by looking at the references: nearly what choosing one
+    sentence can reach at most (Nallapati et al. 2017 call such a choice an oracle). Chosen for one of the three alone, that one
+    would be a little higher.
 
     Args:
         documents: the texts.

@@ -243,9 +243,11 @@ class CaptionPictures:
     def score(
         self, predictions: Sequence[Caption], records: Sequence[Record], *, language: str | None = None
     ) -> list[Score]:
-        """CIDEr-D, BLEU-4, and the share of captions that are one of the references to the letter."""
+        """CIDEr-D, BLEU-4, and the share of captions that are one of the references to the letter, without case if the model knows none."""
         texts, references = self._paired(predictions, records, language)
         exact = exact_strings(self._as_learned(texts), [self._as_learned(many) for many in references])
+        case = "lc" if self._as_learned(["A"]) == ["a"] else "mixed"
+        exact = replace(exact, signature=f"case:{case}")
         return [cider(texts, references), caption_bleu(texts, references), exact]
 
     def example_scores(
