@@ -115,7 +115,7 @@ def test_one_run_twice_is_the_same(regard_command, trained, data):
     entry = compared(regard_command, trained, trained, data / "dev.jsonl", "--beam", "1")
     for score in entry["scores"]:
         assert (score["difference"], score["low"], score["high"], score["p"]) == (0, 0, 0, 1)
-    assert entry["changed"] == {"better": 0, "worse": 0, "same": 8, "most": []}
+    assert entry["changed"] == {"score": "chrf", "better": 0, "worse": 0, "same": 8, "most": []}
 
 
 def test_a_run_is_the_same_as_its_predictions(regard_command, trained, data, tmp_path):

@@ -6,6 +6,7 @@ import json
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from regard._errors import DataError
@@ -135,6 +136,8 @@ def test_distance_is_from_a_predicate_to_its_farthest_argument():
     assert [task.groups["distance"].value(record) for record in records] == [[1], [], [1, 1]]
     far = Record({**ROLES[0], "roles": [["B-A0", "O", "B-V", "O", "O", "B-A1"]]}, "test", 1)
     assert task.groups["distance"].value(far) == [3]
+    silent = Record({**ROLES[0], "roles": [["O", "O", "B-V", "O", "O", "O"]]}, "test", 1)
+    assert np.isnan(task.groups["distance"].value(silent)).all()
     assert task.groups["length"].value(records[2]) == [5, 5]
     assert Cutting(task, "distance", records).rows == 3
 
@@ -144,7 +147,7 @@ def test_predicates_found_are_not_cut_by_what_is_one_for_each_predicate():
     records = [Record(dict(row), "test", line) for line, row in enumerate(ROLES, 1)]
     task = make_task("roles")
     found = [
-        task.restored(Record(dict(row), "file", 1), record)
+        task.restored(Record({**row, "found": []}, "file", 1), record)
         for row, record in zip(ROLES, records, strict=True)
     ]
     scores = {score.name: score for score in task.score(found, records)}
@@ -270,7 +273,7 @@ def test_notes_on_one_system_do_not_keep_two_from_being_compared():
         for note in "ab"
     ]
     report = Report(records, Cutting(task, "length", records), *results, examples=1)
-    assert report.signatures == ["style:squad2"]
+    assert [score.signature for score in report.scores] == ["style:squad2"]
     assert report.found[0].difference == 0
 
 

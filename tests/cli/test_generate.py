@@ -137,3 +137,18 @@ def test_other_tasks_continue_nothing(refused, trained):
     assert "--length" in refused("predict", trained, "A dog.", "--length", "3")
     assert "continues nothing" in refused("predict", trained, "--prompt", "A dog.")
     assert "piece by piece" in refused("predict", trained, "A dog.", "--stream")
+
+
+def test_parts_by_position_count_tokens_and_are_of_one_system(regard_command, refused, folder, tmp_path):
+    data = tmp_path / "t.txt"
+    data.write_text("To be, or not to be.\n" * 20)
+    shown = regard_command("evaluate", folder, "--data", data, "--by", "position").out
+    entry = json.loads(regard_command("evaluate", folder, "--data", data, "--by", "position", "--json").out)
+    buckets = entry["by"]["buckets"]
+    # 419 tokens are foreseen, in thirteen windows of 32 and one of 3: what sees one token comes once a window.
+    assert [bucket["count"] for bucket in buckets] == [14, 28, 52, 104, 208, 13]
+    assert [bucket["few"] for bucket in buckets] == [True, True, False, False, False, True]
+    assert any(line.split() == ["position", "tokens", "nats-per-token"] for line in shown.splitlines())
+    message = refused("compare", folder, folder, "--data", data, "--by", "position")
+    assert "not compared by 'position'" in message
+    assert "regard evaluate RUN --by position" in message

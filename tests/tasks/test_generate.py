@@ -369,7 +369,8 @@ def test_results_come_back_from_what_was_written(writer):
     (found,) = writer.predict([task.input_of(record)])
     entry = Record(found.as_json(), "p.jsonl", 1)
     again = task.restored(entry, record)
-    assert again == Likelihood(round(found.nats, 6), found.tokens, found.characters)
+    counts = round(found.nats, 6), found.tokens, found.characters
+    assert again == Likelihood(*counts, text="a dog", units=task.language.signature)
     assert task.example_scores([again], [record]) == pytest.approx(
         [100 * math.exp(-found.nats / 4)], rel=1e-4
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from regard._errors import ConfigError, nearest
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from regard.data.records import Record
 
 Table = dict[str, list[Any]]
-"""For each score its entries, one for each bucket."""
+"""For each score its entries, one for each bucket; None where there was nothing to score."""
 
 
 class Cutting:
@@ -41,6 +42,14 @@ class Cutting:
         self.rows = len(values)
         self.buckets = cut(values, self.group.edges)
 
+    def weigh(self, predictions: Sequence[Any]) -> None:
+        """Count what the rows stand for, where a row is more than one example."""
+        import numpy as np
+
+        if self.group.count is not None:
+            weights = np.asarray(self.group.count(predictions), np.int64)
+            self.buckets = [replace(one, weight=int(weights[one.rows].sum())) for one in self.buckets]
+
     def fits(self, score: Any) -> bool:
         """Whether the values belong to the rows of a score, which so can be cut."""
         if self.group.scores is not None and score.name not in self.group.scores:
@@ -52,26 +61,34 @@ class Cutting:
         buckets = [
             {
                 **({"from": bucket.low, "to": bucket.high} if bucket.name is None else {"name": bucket.name}),
-                "count": len(bucket.rows),
+                "count": bucket.count,
                 "few": bucket.few,
-                "scores": {name: plain(entries[number]) for name, entries in table.items()},
+                "scores": {name: _unless_none(entries[number], plain) for name, entries in table.items()},
             }
             for number, bucket in enumerate(self.buckets)
         ]
-        return {"name": self.name, "unit": self.group.unit, "buckets": buckets}
+        return {"name": self.name, "unit": self.group.unit, "rows": self.group.rows, "buckets": buckets}
 
     def as_text(self, table: Table, shown: Callable[[Any], str], width: int) -> str:
         """A table for people: a line for each bucket, each entry `width` wide or as the widest or its name needs."""
-        cells = {name: [shown(entry) for entry in entries] for name, entries in table.items()}
+        cells = {
+            name: [_unless_none(entry, shown) or "-" for entry in entries] for name, entries in table.items()
+        }
         width = max([width, *(len(text) + 2 for name in cells for text in (name, *cells[name]))])
-        lines = ["", f"{self.name:<16}{'examples':>9}{''.join(f'{name:>{width}}' for name in table)}"]
+        counted = self.group.rows
+        room = max(9, len(counted) + 1)
+        lines = ["", f"{self.name:<16}{counted:>{room}}{''.join(f'{name:>{width}}' for name in table)}"]
         for number, bucket in enumerate(self.buckets):
             row = "".join(f"{texts[number]:>{width}}" for texts in cells.values())
             few = "   few" if bucket.few else ""
-            lines.append(f"{bucket!s:<16}{len(bucket.rows):>9,}{row}{few}")
+            lines.append(f"{bucket!s:<16}{bucket.count:>{room},}{row}{few}")
         lines.append(f"{self.name}: {self.group.unit}")
         if any(bucket.few for bucket in self.buckets):
             from regard.metrics.buckets import FEW
 
-            lines.append(f"few: fewer than {FEW} examples, whose score says little")
+            lines.append(f"few: fewer than {FEW} {counted}, whose score says little")
         return "\n".join(lines)
+
+
+def _unless_none(entry: Any, plain: Callable[[Any], Any]) -> Any:
+    return None if entry is None else plain(entry)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from regard.cli._buckets import Cutting
+from regard.cli._output import counted
+from regard.cli._pairs import differ, interval, matched, plain
 
 if TYPE_CHECKING:
     from regard.data.records import Record
     from regard.metrics.measurement import Measurement
     from regard.metrics.significance import Comparison
 
-NOTE = "; "  # what a signature says behind it is of one system alone
+BOUNDED = ("first", "second", "difference", "low", "high")  # what is said of a part
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,13 @@ class Report:
         *,
         examples: int,
         digits: int = 1,
+        each: str | None = None,
     ) -> None:
-        from regard.metrics.significance import compare as compared
-
         self.records, self.cutting, self.results, self.digits = records, cutting, (first, second), digits
-        pairs = [
-            tuple(replace(one, signature=one.signature.split(NOTE)[0]) for one in pair)
-            for pair in zip(first.scores, second.scores, strict=True)
-            if all(hasattr(score, "statistics") for score in pair)
-        ]
-        self.signatures = [one.signature for one, _ in pairs]
-        self.found = [compared(one, other) for one, other in pairs]
+        self.each = each or first.scores[0].name
+        pairs, self.apart = matched(first.scores, second.scores)
+        self.scores = [one for one, _ in pairs]
+        self.found = [differ(*pair, len(records)) for pair in pairs]
         self.table = {
             one.name: [_of_rows(one, other, bucket.rows) for bucket in cutting.buckets]
             for one, other in pairs
@@ -59,38 +57,55 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Everything in plain values."""
         scores = [
-            {**vars(found), "signature": text}
-            for found, text in zip(self.found, self.signatures, strict=True)
+            {**plain(found), "signature": score.signature}
+            for found, score in zip(self.found, self.scores, strict=True)
         ]
         return {
             "count": len(self.records),
             "scores": scores,
-            "by": self.cutting.as_json(self.table, _plain),
-            "changed": {**self._tally(), "most": [self._example(row) for row in self.shown]},
+            "not_compared": self.apart,
+            "by": self.cutting.as_json(self.table, _of_part),
+            "changed": {
+                "score": self.each,
+                **self._tally(),
+                "most": [self._example(row) for row in self.shown],
+            },
         }
 
     def __str__(self) -> str:
-        digits, width = self.digits, max([8, *(len(found.name) + 1 for found in self.found)])
-        room = max([20, *(len(self._interval(found)) + 2 for found in self.found)])
+        tally = "{better:,} examples better, {worse:,} worse, {same:,} the same".format(**self._tally())
         lines = [
-            f"{found.name:<{width}}{found.first:5.{digits}f} -> {found.second:5.{digits}f}   {self._interval(found):<{room}}"
-            f"p {found.p:.4f}   {text}".rstrip()
-            for found, text in zip(self.found, self.signatures, strict=True)
-        ]
-        tests = " and ".join(sorted({found.test for found in self.found}))
-        lines.append(
-            f"{len(self.records):,} examples; second - first with its 95 % interval by paired bootstrap, p by {tests}"
-        )
-        lines.append(self.cutting.as_text(self.table, self._interval, 22))
-        lines += [
+            *self._score_lines(),
+            self.cutting.as_text(self.table, self._interval, 22),
             "",
-            "{better:,} examples better, {worse:,} worse, {same:,} the same".format(**self._tally()),
+            f"by the {self.each} of each, {tally}",
         ]
         return "\n".join([*lines, *(self._example_text(row) for row in self.shown)])
 
+    def _score_lines(self) -> list[str]:
+        from regard.metrics.buckets import FEW
+
+        digits, width = self.digits, max([8, *(len(found.name) + 1 for found in self.found)])
+        room = max([20, *(len(self._interval(found)) + 2 for found in self.found)])
+        lines = []
+        for found, score in zip(self.found, self.scores, strict=True):
+            p = f"p {found.p:.4f}" if found.test != "none" else ""
+            values = f"{found.first:5.{digits}f} -> {found.second:5.{digits}f}   {self._interval(found):<{room}}{p:<8}"
+            less = "   less is better" if found.less_is_better else ""
+            lines.append(f"{found.name:<{width}}{values}   {score.signature}{less}".rstrip())
+        for name, (one, other) in self.apart.items():
+            lacking = "second" if other is None else "first"
+            alike = f"counted in two ways: {one} and {other}"
+            why = f"the {lacking} has none" if None in (one, other) else alike
+            lines.append(f"{name} is not compared, {why}")
+        how = "second - first with its 95 % interval by paired bootstrap, p by randomization"
+        lines.append(f"{counted(len(self.records), self.scores)}; {how}")
+        if any(found.examples < FEW for found in self.found):
+            lines.append(f"few: scores and intervals of fewer than {FEW} say little")
+        return lines
+
     def _interval(self, found: Comparison) -> str:
-        form = f"+.{self.digits}f"
-        return f"{found.difference:{form}} [{found.low:{form}}, {found.high:{form}}]"
+        return interval(found, self.digits)
 
     def _tally(self) -> dict[str, int]:
         better = sum(change > 0 for change in self.changes)
@@ -138,5 +153,6 @@ def _of_rows(first: Measurement, second: Measurement, rows: Any) -> Comparison:
     return compared(part(first, rows), part(second, rows), test="bootstrap")
 
 
-def _plain(found: Comparison) -> dict[str, float]:
-    return {name: getattr(found, name) for name in ("first", "second", "difference", "low", "high")}
+def _of_part(found: Comparison) -> dict[str, Any]:
+    values = plain(found)
+    return {name: values[name] for name in BOUNDED}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -27,6 +28,13 @@ def give(text: str) -> None:
 def give_json(entry: dict[str, Any]) -> None:
     """An object as one line of JSON."""
     give(json.dumps(entry, ensure_ascii=False))
+
+
+def counted(examples: int, scores: Sequence[Any]) -> str:
+    """How many examples there are, and how many of what scores have a row for, where that is something else."""
+    others = {score.rows: len(score.statistics) for score in scores if hasattr(score, "statistics")}
+    others.pop("examples", None)
+    return ", ".join([f"{examples:,} examples", *(f"{count:,} {rows}" for rows, count in others.items())])
 
 
 def tell(text: str) -> None:

@@ -75,6 +75,11 @@ def compare(
     longest = max((run.recipe.max_characters for run in runs), default=max_characters or sys.maxsize)
     records = list(task.read(data or _sample_test(runs), longest))
     cutting = Cutting(task, by, records)
+    if cutting.group.measure is not None:
+        raise ConfigError(
+            f"two systems are not compared by {by!r}: its parts have no row for each example, to be drawn anew. Expected: --by length. "
+            f"Received: --by {by}. To mend it: cut each run by itself, with regard evaluate RUN --by {by}."
+        )
     given: dict[str, Any] = {"beam": beam, "penalty": length_penalty, "precision": precision}
     given |= {"no_answer": no_answer}
     if "language" in task.options:
@@ -88,7 +93,11 @@ def compare(
     results = [
         _scored(system, task, records, one, scoring) for system, one in zip(systems, found, strict=True)
     ]
-    report = Report(records, cutting, *results, examples=examples, digits=getattr(task, "digits", 1))
+    shown: dict[str, Any] = {
+        "digits": getattr(task, "digits", 1),
+        "each": getattr(task, "example_score", None),
+    }
+    report = Report(records, cutting, *results, examples=examples, **shown)
     if json:
         names = {"task": task.name, "first": str(first), "second": str(second)}
         give_json({**names, **report.as_json()})

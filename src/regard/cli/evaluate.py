@@ -9,7 +9,7 @@ from typing import Any, Literal
 from regard._errors import ConfigError
 from regard.cli._buckets import Cutting
 from regard.cli._options import FLAGS, name_fields, task_options
-from regard.cli._output import give, give_json
+from regard.cli._output import counted, give, give_json
 from regard.cli._predictions import check_name, write_predictions
 from regard.cli._shortlist import shortlist_option
 from regard.samples import sample_path
@@ -95,6 +95,8 @@ def evaluate(
     found, seconds = predicted(options)
     if predictions is not None:
         write_predictions(predictions, task.name, found)
+    if cutting is not None:
+        cutting.weigh(found)
     scores = task.score(found, records, **scoring)
     is_exact = options.get("precision", "fp32") == "fp32"
     full = found if is_exact else predicted({**options, "precision": "fp32"})[0]
@@ -118,19 +120,25 @@ def evaluate(
         for option, name in (("beam", "beam "), ("precision", ""))
         if option in options
     )
-    give(f"{len(records):,} examples in {seconds:.1f} s{how}")
+    give(f"{counted(len(records), scores)} in {seconds:.1f} s{how}")
     if cutting is not None:
         width = max(8, *(len(score.name) + 2 for score in scores)) if digits > 1 else 8
         give(cutting.as_text(_table(cutting, scores, found), f"{{:.{digits}f}}".format, width))
 
 
-def _table(cutting: Cutting, scores: list[Any], found: list[Any]) -> dict[str, list[float]]:
+def _table(cutting: Cutting, scores: list[Any], found: list[Any]) -> dict[str, list[float | None]]:
     from regard.metrics.buckets import part
 
     measure = cutting.group.measure
     scores = scores if measure is None else list(measure(found))
+
+    def value(score: Any, rows: Any) -> float | None:
+        here = part(score, rows)
+        # Where nothing was to be found and nothing was given, 0 would read as a failure.
+        return here.value if here.statistics.any() else None
+
     return {
-        score.name: [part(score, bucket.rows).value for bucket in cutting.buckets]
+        score.name: [value(score, bucket.rows) for bucket in cutting.buckets]
         for score in scores
         if cutting.fits(score)
     }

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard._errors import ConfigError
+from regard.data.lines import data_error, shorten
 from regard.data.permutation import derived, uniform
+from regard.data.records import Record
 from regard.data.units import Units
 from regard.decoding.sampling import check_sampling, draw, probabilities
 from regard.pictures import AttentionPicture
@@ -114,24 +116,45 @@ class Ranking:
 class Likelihood:
     """How well a text was foreseen: nats, and the tokens and characters that were predicted.
 
-    `bands` has a pair (nats, tokens) for predictions that saw 1, 2 to 3, 4 to 7, ... tokens.
+    `bands` has a pair (nats, tokens) for predictions that saw 1, 2 to 3, 4 to 7, ... tokens; `units` tells what tokens are, "" where
+    that is not known.
     """
 
     nats: float
     tokens: int
     characters: int
     bands: tuple[tuple[float, int], ...] = field(default=(), repr=False, compare=False)
+    text: str = field(default="", repr=False)
+    units: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         return f"{self.nats / max(1, self.characters):.4f}"
 
     def as_json(self) -> dict[str, Any]:
-        """Nats, tokens and characters."""
-        return {"nats": round(self.nats, 6), "tokens": self.tokens, "characters": self.characters}
+        """The text, nats, tokens, characters and, where they are known, units."""
+        counts = {"nats": round(self.nats, 6), "tokens": self.tokens, "characters": self.characters}
+        return {"text": self.text, **counts, **({"units": self.units} if self.units else {})}
 
     def picture(self) -> AttentionPicture:
         """There is none: a text is only scored."""
         raise ConfigError("a text is scored without looking. Expected: a prompt to go on from.")
+
+
+def restored_likelihood(entry: Record, record: Record) -> Likelihood:
+    """A likelihood of a record's text from the text, nats, tokens, characters and, where they are there, units."""
+    text = record.fields["text"]
+    values = [entry.fields.get(name) for name in ("nats", "tokens", "characters")]
+    if entry.fields.get("text") != text or not all(isinstance(value, int | float) for value in values):
+        raise data_error(
+            entry.place,
+            "this is no likelihood of the record",
+            expected=f"'text', 'nats', 'tokens' and 'characters', the text being that of {record.place}: {shorten(text)}",
+            received=shorten(entry.fields),
+            mend="name the data that the predictions were made for, in the same order",
+        )
+    nats, tokens, characters = values
+    units = str(entry.fields.get("units", ""))
+    return Likelihood(float(nats), int(tokens), int(characters), (), text, units)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from regard._errors import CheckpointError
@@ -22,6 +24,12 @@ class Language:
     marks: bool
     field: str = "text"
     documents: str = "files"
+
+    @cached_property
+    def signature(self) -> str:
+        """The kind of units, how many there are and a checksum of them: what models say of a token compares only where it is the same."""
+        names = [*self.units.names(range(len(self.units))), self.marks]
+        return f"{self.units.kind}:{len(self.units)}#{zlib.crc32(repr(names).encode()):08x}"
 
     def texts(self, records: Iterable[Record]) -> Iterator[list[int]]:
         """The tokens of every document, or of as much of it as comes together."""

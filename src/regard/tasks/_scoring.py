@@ -78,10 +78,9 @@ def likelihoods(
     for size, belongs in zip(first, owners, strict=True):
         if len(belongs):
             characters[belongs[0]] -= size
-    return [
-        Likelihood(float(a.sum()), int(b.sum()), size, tuple(zip(a.tolist(), b.tolist(), strict=True)))
-        for a, b, size in zip(nats, counts, characters, strict=True)
-    ]
+    bands = (tuple(zip(a.tolist(), b.tolist(), strict=True)) for a, b in zip(nats, counts, strict=True))
+    sums = zip(nats.sum(1).tolist(), counts.sum(1).tolist(), characters, bands, passages, strict=True)
+    return [Likelihood(a, b, size, band, one.text, language.signature) for a, b, size, band, one in sums]
 
 
 def _bands(
@@ -110,5 +109,9 @@ def band_count(context: int) -> int:
 
 def by_position(predictions: Sequence[Likelihood]) -> list[Score]:
     """Nats per token of every band of every text, as rows."""
-    rows = [band for one in predictions for band in one.bands]
-    return [nats_per_token([nats for nats, _ in rows], [tokens for _, tokens in rows])]
+    return [nats_per_token([nats for one in predictions for nats, _ in one.bands], band_tokens(predictions))]
+
+
+def band_tokens(predictions: Sequence[Likelihood]) -> list[int]:
+    """How many tokens every band of every text has."""
+    return [tokens for one in predictions for _, tokens in one.bands]

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from regard._errors import ConfigError
 from regard._packed import Packed
-from regard.data.lines import data_error, shorten
 from regard.data.packing import pack_ids
 from regard.data.records import Record, Source
 from regard.data.store import TokenStore
@@ -43,9 +42,10 @@ from regard.tasks._continuation import (
     Seen,
     behind,
     pieces_of,
+    restored_likelihood,
 )
 from regard.tasks._language import Language
-from regard.tasks._scoring import band_count, by_position, likelihoods, read_windows
+from regard.tasks._scoring import band_count, band_tokens, by_position, likelihoods, read_windows
 from regard.training.options import TAUGHT, refuse_options
 from regard.training.presets import core_minutes, language_sizes
 from regard.training.recipe import Recipe
@@ -72,6 +72,7 @@ class Generate:
         "r_drop",
     )
     descends = True
+    example_score = "mean probability of a character"
     taught: ClassVar[dict[str, Any]] = {"vocabulary": None, "units": "characters", "context": None}
     digits = 3
     field = "text"
@@ -276,11 +277,15 @@ class Generate:
     def score(
         self, predictions: Sequence[Likelihood], records: Sequence[Record], **options: Any
     ) -> list[Score]:
-        """Nats and bits per character, and the perplexity of a token; less is better."""
+        """Nats and bits per character, and the perplexity of a token where the units are known; less is better."""
         nats = [one.nats for one in predictions]
         sizes = [one.characters for one in predictions]
-        tokens = [one.tokens for one in predictions]
-        return [nats_per_character(nats, sizes), bits_per_character(nats, sizes), perplexity(nats, tokens)]
+        scores: list[Score] = [nats_per_character(nats, sizes), bits_per_character(nats, sizes)]
+        units = {one.units for one in predictions}
+        # Whoever counts tokens without saying which can be compared with nobody.
+        if len(units) > 1 or "" in units:
+            return scores
+        return [*scores, perplexity(nats, [one.tokens for one in predictions], *units)]
 
     def example_scores(
         self, predictions: Sequence[Likelihood], records: Sequence[Record], **options: Any
@@ -298,20 +303,15 @@ class Generate:
         }
         if hasattr(self, "language"):  # without a model the predictions came from a file
             positions = tuple(2.0**band for band in range(band_count(self.language.context)))
-            unit = "tokens that a prediction could see, at least"
-            found["position"] = Group(unit, lambda _: positions, positions[1:], by_position)
+            found["position"] = Group(
+                "tokens that a prediction could see, at least", lambda _: positions, positions[1:], by_position,
+                rows="tokens", count=band_tokens,
+            )  # fmt: skip
         return found
 
     def restored(self, entry: Record, record: Record) -> Likelihood:
         """A likelihood from what its `as_json` gave."""
-        values = [entry.fields.get(name) for name in ("nats", "tokens", "characters")]
-        if not all(isinstance(value, int | float) for value in values):
-            raise data_error(
-                entry.place, "this is no likelihood of a text", expected="'nats', 'tokens' and 'characters'",
-                received=shorten(entry.fields), mend="name a file that regard evaluate wrote for these data",
-            )  # fmt: skip
-        nats, tokens, characters = values
-        return Likelihood(float(nats), int(tokens), int(characters))  # type: ignore[arg-type]
+        return restored_likelihood(entry, record)
 
     def save(self, folder: Path) -> None:
         """Write `units.json` and, of subwords, `tokenizer.json`."""

@@ -57,6 +57,7 @@ class Translate(TextForText):
     result = Translation
     options = ("beam", "penalty", "candidates", "attention", "precision", "shortlist")
     score_options = ("lowercase", "language")
+    example_score = "chrf"
     recipe_options = (*TEXTS, *TAUGHT, "decoder", "decoder_layers", "r_drop")
 
     def model(self, recipe: Recipe) -> nn.Module:

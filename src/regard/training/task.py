@@ -43,7 +43,8 @@ class Task(Protocol):
     - `remarks`, lines that say what `learn` saw;
     - `taught`, the options that a teacher decides, with what they are where a recipe leaves them open;
     - `comparable(systems)`, the options with which `score` scores the predictions of several systems alike;
-    - `descends`, True where a lower score is better, and `digits`, with which scores are shown.
+    - `descends`, True where a lower score is better, and `digits`, with which scores are shown;
+    - `example_score`, what `example_scores` counts, for people; by default the first score.
     """
 
     name: str
