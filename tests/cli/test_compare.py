@@ -9,9 +9,11 @@ import pytest
 from regard._errors import ConfigError
 from regard.cli._buckets import Cutting
 from regard.cli._comparison import most_changed
+from regard.cli.evaluate import _table as table_of
 from regard.data.frequency import WordCounts
 from regard.metrics.buckets import Group
 from regard.metrics.measurement import averaged
+from regard.metrics.spans import role_scores
 from regard.metrics.translation import Score, bleu, chrf
 from regard.tasks.translate import Translate
 
@@ -189,6 +191,22 @@ def test_a_record_may_add_several_rows_to_a_score():
     assert not cutting.fits(Score("accuracy", 50.0, ""))
     table = cutting.as_text({"f1": [0.0] * 4, "precision": [0.5] * 4}, str, 8)
     assert table.splitlines()[1].split() == ["distance", "examples", "f1", "precision"]
+
+
+def test_a_part_in_which_there_is_nothing_to_score_is_no_failure():
+    class Task:
+        name = "roles"
+        groups = {"length": Group("words", lambda record: record)}  # noqa: RUF012 -- a test's own
+
+    cutting = Cutting(Task(), "length", [1, 5])
+    f1 = role_scores([["O", "B-V"], ["B-A0", "B-V"]], [["O", "B-V"], ["B-A0", "B-V"]]).f1
+    table = table_of(cutting, [f1], [])
+    assert table == {"f1": [None, 100.0]}
+    assert [line.split()[:3] for line in cutting.as_text(table, str, 8).splitlines()[2:4]] == [
+        ["1", "1", "-"],
+        ["5", "1", "100.0"],
+    ]
+    assert cutting.as_json(table, float)["buckets"][0]["scores"] == {"f1": None}
 
 
 def test_most_changed_leaves_out_what_did_not():
