@@ -1,6 +1,6 @@
 """What was measured, one line each, and how sure it is.
 
-Shape letters: S seeds, N examples, K columns of statistics, B bootstrap samples.
+Shape letters: S seeds, N examples, K columns of statistics, B bootstrap samples, T draws of Student's t for each.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from regard.metrics.measurement import Formula, percentage
 from regard.metrics.significance import bleu_measurement
 
 FILE = "points.jsonl"
+OTHERS = 50  # draws of what other seeds could have given, for each sample of examples
 
 
 @dataclass(frozen=True)
@@ -63,31 +64,38 @@ def formula_of(score: str) -> Formula:
 
 
 def estimate(points: Sequence[Point], samples: int = 2000) -> Estimate:
-    """The mean over seeds; the interval is that of drawing seeds and examples anew, both with replacement."""
-    rows_SNK = _stacked(points)
-    return _estimate(_drawn(points, samples, 1), _value(rows_SNK, points[0].score))
+    """The mean over seeds; the interval is that of drawing examples anew, and of seeds as Student's t has it."""
+    return _estimate(_drawn(points, samples, 1), _values(_stacked(points), points[0].score).mean(), 0)
 
 
 def difference(first: Sequence[Point], second: Sequence[Point], samples: int = 2000) -> Estimate:
     """Second minus first, on the same examples in every draw, each side with seeds of its own."""
     drawn = _drawn(second, samples, 2) - _drawn(first, samples, 1)
-    score = first[0].score
-    return _estimate(drawn, _value(_stacked(second), score) - _value(_stacked(first), score))
+    one, other = (_values(_stacked(points), points[0].score).mean() for points in (first, second))
+    return _estimate(drawn, other - one, -100)
 
 
 def _drawn(points: Sequence[Point], samples: int, side: int) -> np.ndarray:
-    """(B,) values; the examples that are drawn depend on nothing but their number, the seeds also on the side."""
-    rows_SNK = _stacked(points)
+    """(B, T) values; the examples that are drawn depend on nothing but their number, what stands for other seeds also on the side.
+
+    Drawing the few seeds themselves anew would understate how far they lie apart: the mean of S of them strays from that of all
+    by its standard error times Student's t with S - 1 degrees of freedom. For a difference both sides stray on their own, as
+    Behrens and Fisher have it.
+    """
+    rows_SNK, score = _stacked(points), points[0].score
     seeds, count, _ = rows_SNK.shape
     weights_BN = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=samples)
-    chosen_BS = np.random.default_rng(side).integers(seeds, size=(samples, seeds))
-    sums_SBK = weights_BN.astype(np.float64) @ rows_SNK
-    values_BS = formula_of(points[0].score)(sums_SBK).T
-    return np.take_along_axis(values_BS, chosen_BS, axis=1).mean(axis=1)
+    values_BS = formula_of(score)(weights_BN.astype(np.float64) @ rows_SNK).T
+    values_B1 = values_BS.mean(axis=1, keepdims=True)
+    if seeds == 1:
+        return values_B1
+    error = _values(rows_SNK, score).std(ddof=1) / np.sqrt(seeds)
+    return values_B1 + error * np.random.default_rng(side).standard_t(seeds - 1, size=(samples, OTHERS))
 
 
-def _value(rows_SNK: np.ndarray, score: str) -> float:
-    return float(formula_of(score)(rows_SNK.sum(axis=1)).mean())
+def _values(rows_SNK: np.ndarray, score: str) -> np.ndarray:
+    """(S,), of every seed on all examples."""
+    return formula_of(score)(rows_SNK.sum(axis=1))
 
 
 def _stacked(points: Sequence[Point]) -> np.ndarray:
@@ -98,9 +106,10 @@ def _stacked(points: Sequence[Point]) -> np.ndarray:
     return np.array([point.rows for point in points], dtype=np.float64)
 
 
-def _estimate(drawn: np.ndarray, value: float) -> Estimate:
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+def _estimate(drawn: np.ndarray, value: float, least: float) -> Estimate:
+    """What cannot be, below `least` or above 100, is in no interval."""
+    low, high = np.quantile(drawn, [0.025, 0.975]).clip(least, 100)
+    return Estimate(float(value), float(low), float(high))
 
 
 @cache

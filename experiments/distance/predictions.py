@@ -34,11 +34,12 @@ def role_points(gold: Path, predicted: Path, kind: str, seed: int) -> list[Point
         raise ValueError(message)
     points = []
     for bucket in DISTANCES:
-        rows = []
+        rows, arguments = [], 0
         for key in sorted(expected):
             wanted, given = (_at(bucket, key[1], side[key]) for side in (expected, found))
             rows.append([2 * len(wanted & given), len(wanted) + len(given)])
-        points.append(Point("roles", kind, seed, bucket, rows, "f1"))
+            arguments += len(wanted)
+        points.append(Point("roles", kind, seed, bucket, rows, "f1", {"arguments": arguments}))
     return points
 
 

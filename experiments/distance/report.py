@@ -10,6 +10,7 @@ from distance.labeller import KINDS
 from distance.points import Estimate, Point, difference, estimate
 
 BUCKETS = {"roles": "words to the predicate", "translation": "words of the source", "listops": "symbols"}
+COUNTED = {"roles": "arguments"}
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 520, 320, 52, 34, 12, 44
 COLORS = {"attention": "#0b3c68", "recurrent": "#c4572a"}
 INK, SOFT, LINE = "#23262b", "#747a83", "#dedad3"
@@ -19,14 +20,14 @@ def table(points: Sequence[Point]) -> str:
     """One experiment: both kinds with 95 % intervals at each bucket, and how far attention is ahead."""
     name, score = points[0].experiment, points[0].score
     rows = [
-        f"| {bucket_name(name)} | examples | {' | '.join(KINDS)} | attention ahead by |",
+        f"| {bucket_name(name)} | {COUNTED.get(name, 'examples')} | {' | '.join(KINDS)} | attention ahead by |",
         "| --: | --: | --- | --- | --- |",
     ]
     for bucket in buckets(points):
         sides = [_chosen(points, kind, bucket) for kind in KINDS]
         cells = [_cell(estimate(side)) if side else "" for side in sides]
         ahead = difference(sides[1], sides[0]) if all(sides) else None
-        count = max(len(point.rows) for side in sides for point in side)
+        count = max(_count(point) for side in sides for point in side)
         rows.append(f"| {bucket} | {count} | {' | '.join(cells)} | {_cell(ahead, '+') if ahead else ''} |")
     facts = "; ".join(filter(None, (_facts(points, kind) for kind in KINDS)))
     return "\n".join([f"### {name} ({score}, 0 to 100)", "", *rows, "", facts, ""])
@@ -90,6 +91,11 @@ def _text(x: float, y: float, text: str, color: str, anchor: str = "middle") -> 
 
 def _chosen(points: Sequence[Point], kind: str, bucket: int) -> list[Point]:
     return [point for point in points if point.kind == kind and point.bucket == bucket]
+
+
+def _count(point: Point) -> int:
+    """The arguments that there are to find, of other questions the examples: a predicate without an argument so far away is none."""
+    return point.facts.get("arguments", sum(map(any, point.rows)))
 
 
 def _cell(one: Estimate, sign: str = "") -> str:

@@ -36,6 +36,8 @@ RECIPES: dict[str, dict[str, object]] = {
 }
 EVERYWHERE = [name for name in RECIPES if name not in ("no_matches", "init")]
 RESULT, PLAN = "result.json", "plan.json"
+# How many standard errors a mean of 2 to 10 values strays with 95 % confidence: Student's t with 1 to 9 degrees of freedom.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def results(folder: Path) -> list[dict]:
 
 
 def table(found: Sequence[dict], recipes: Sequence[str]) -> str:
-    """Mean and standard deviation over the seeds, and of the difference to `plain` with the same seed."""
+    """Mean and standard deviation over the seeds, and of the difference to `plain` with the same seed, whose mean has a 95 % interval."""
     plain = {one["seed"]: score(one) for one in found if one["recipe"] == "plain"}
     lines = [
         "| recipe | runs | test | against plain, same seed | dev | updates |",
@@ -192,7 +194,7 @@ def table(found: Sequence[dict], recipes: Sequence[str]) -> str:
             recipe,
             str(len(runs)),
             spread([score(one) for one in runs]),
-            "" if recipe == "plain" or not beside else spread(beside, "+.2f"),
+            "" if recipe == "plain" or not beside else spread(beside, "+.2f") + interval(beside),
             spread([one["dev"] for one in runs]),
             f"{statistics.mean(one['steps'] for one in runs):,.0f}",
         ]
@@ -209,6 +211,16 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
     """Mean and standard deviation; the mean alone of one value."""
     mean = format(statistics.mean(values), form)
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def interval(values: Sequence[float]) -> str:
+    """The 95 % interval of a mean by Student's t; nothing of one value."""
+    if len(values) < 2:
+        return ""
+    times = STUDENT[min(len(values) - 2, len(STUDENT) - 1)]
+    half = times * statistics.stdev(values) / len(values) ** 0.5
+    mean = statistics.mean(values)
+    return f" [{mean - half:+.2f}, {mean + half:+.2f}]"
 
 
 if __name__ == "__main__":

@@ -140,22 +140,49 @@ def points_of(kind, rows_of_seeds, **options):
     ]
 
 
-def test_an_interval_draws_seeds_and_examples():
+def drawn_rows(shares, examples, seed):
+    """Whether examples are right, which each seed gets with a share of its own, (S, N, 2)."""
+    right = np.random.default_rng(seed).random((len(shares), examples)) < np.asarray(shares)[:, None]
+    return np.stack([right, np.ones_like(right)], axis=-1)
+
+
+def test_an_interval_has_the_spread_of_seeds_and_that_of_examples():
     points = part("points")
-    right = np.random.default_rng(1).random((4, 300)) < np.array([[0.6], [0.7], [0.8], [0.9]])
-    rows = np.stack([right, np.ones_like(right)], axis=-1)
+    rows = drawn_rows([0.55, 0.6, 0.65, 0.7], 300, 1)
     found = points.estimate(points_of("attention", rows))
-    assert found.value == pytest.approx(100 * right.mean())
-    generator = np.random.default_rng(5)
-    drawn = []
-    for _ in range(2000):
-        examples, seeds = generator.integers(300, size=300), generator.integers(4, size=4)
-        drawn.append(100 * right[np.ix_(seeds, examples)].mean())
-    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1.0)
-    # One seed alone: the examples are all that varies, as a binomial does.
+    shares = 100 * rows[..., 0].mean(axis=1)
+    assert found.value == pytest.approx(shares.mean())
+    # Of four seeds Student's t strays to 3.18 standard errors; examples add what a binomial does.
     alone = points.estimate(points_of("attention", rows[:1]))
-    share = right[0].mean()
+    share = shares[0] / 100
     assert alone.high - alone.low == pytest.approx(392 * np.sqrt(share * (1 - share) / 300), rel=0.1)
+    seeds = 2 * 3.18 * shares.std(ddof=1) / 2
+    assert seeds < found.high - found.low < seeds + (alone.high - alone.low)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_hold_what_they_should_as_often_as_they_say(seeds):
+    """Two kinds are equally good, and their seeds differ by 10 points around 75."""
+    points, generator = part("points"), np.random.default_rng(seeds)
+    means, differences, trials = 0, 0, 200
+    for trial in range(trials):
+        shares = generator.normal(0.75, 0.1, (2, seeds)).clip(0, 1)
+        first, second = (
+            points_of("x", drawn_rows(one, 100, [trial, side])) for side, one in enumerate(shares)
+        )
+        mean, ahead = points.estimate(first, 100), points.difference(first, second, 100)
+        means += mean.low <= 75 <= mean.high
+        differences += ahead.low <= 0 <= ahead.high
+    # 95 % are promised; of 200 trials, 92 % seldom stay below.
+    assert min(means, differences) / trials > 0.92
+
+
+def test_what_cannot_be_is_in_no_interval():
+    points = part("points")
+    rows = drawn_rows([1.0, 1.0, 0.7], 100, 0)
+    assert points.estimate(points_of("attention", rows)).high == 100
+    nothing = points_of("recurrent", rows * np.array([0, 1]))
+    assert points.difference(points_of("attention", rows), nothing).low == -100
 
 
 def test_a_difference_is_taken_on_the_same_examples():
@@ -206,13 +233,24 @@ def write(path, records):
 def test_roles_are_scored_by_the_distance_of_their_nearest_word(tmp_path):
     predictions = part("predictions")
     gold, found = write(tmp_path / "gold.jsonl", GOLD), write(tmp_path / "found.jsonl", FOUND)
-    rows = {point.bucket: point.rows for point in predictions.role_points(gold, found, "attention", 0)}
+    measured = predictions.role_points(gold, found, "attention", 0)
+    rows = {point.bucket: point.rows for point in measured}
     # 1 word: ARG0 is right, ARG1 of the first predicate has the wrong end. 2: ARG1 of the second. 3 and more: a false ARG0.
     assert rows == {
         1: [[2, 4], [0, 0]], 2: [[0, 0], [2, 2]], 3: [[0, 0], [0, 1]], 5: [[2, 2], [0, 0]], 9: [[0, 0]] * 2, 17: [[0, 0]] * 2,
     }  # fmt: skip
     with pytest.raises(ValueError, match="lacks 1 of the 2 predicates"):
         predictions.role_points(gold, write(found, GOLD[:1]), "attention", 0)
+    # Of two predicates, those that have an argument so far away; a false one is none to be found.
+    table = part("report").table(measured).splitlines()
+    assert [line.split(" | ")[1] for line in table if line.startswith("| ")] == [
+        "arguments",
+        "--:",
+        "2",
+        "1",
+        "0",
+        "1",
+    ]
 
 
 def test_a_sentence_that_comes_again_counts_again(tmp_path):

@@ -65,6 +65,17 @@ def test_the_table_says_mean_spread_and_difference_of_equal_seeds(script):
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
 
 
+def test_a_difference_over_seeds_has_the_interval_of_student(script):
+    found = [result("plain", seed, 10.0) for seed in range(3)]
+    found += [result("pretrain", seed, 7.70 + 2.32 * (seed - 1)) for seed in range(3)]
+    (line,) = script.table(found, ["pretrain"]).splitlines()[2:]
+    # Student's t with two degrees of freedom: 4.303 standard errors to either side.
+    assert "| -2.30 ± 2.32 [-8.06, +3.46] |" in line
+    assert script.interval([1.0]) == ""
+    twelve = [float(number) for number in range(12)]
+    assert script.interval(twelve) == " [+3.15, +7.85]"  # as of ten seeds, a little wide
+
+
 def test_every_recipe_is_one_of_ours(script):
     for name, options in script.RECIPES.items():
         runs.recipe_from(options | ({"init": "folder"} if name == "init" else {}), "here")
