@@ -23,9 +23,7 @@ def scores_of(texts: Sequence[str], records: Sequence[Record], language: str | N
     """Exact match and F1 of answers by the script of a language, by default the one that the passages look like."""
     expected = [[one["text"] for one in record.fields["answers"]] for record in records]
     style = _style(language, [record.fields["context"] for record in records[:SAMPLE]])
-    if style == "squad" and not all(
-        expected
-    ):  # two scripts, which differ in questions without an answer alone
+    if style == "squad" and not all(expected):  # its script for questions without an answer
         style = "squad2"
     return answer_scores(texts, expected, style)
 

@@ -201,14 +201,25 @@ class TextForText(CountsWords):
     def results(
         self, inputs: Sequence[str], found: Sequence[Sequence[Hypothesis]], candidates: int = 1
     ) -> list[Any]:
-        """The first hypothesis of each text as a result, with so many candidates; a model that gives no numbers any more finds none."""
+        """The first hypothesis of each text as a result, with so many candidates of different texts; a model that gives no numbers any more finds none."""
         results = []
         for text, some in zip(inputs, found, strict=True):
             best = (*some, NOTHING)[0]
-            drafts = [self._draft(one) for one in some[:candidates]] if candidates > 1 else []
             chosen = self._draft(best)
+            drafts: dict[str, Draft] = {}
+            if (
+                candidates > 1
+            ):  # several rows of pieces may be one text, whose most probable one stands for it
+                for draft in map(self._draft, some):
+                    drafts.setdefault(draft.text, draft)
             results.append(
-                self.result(text, chosen.text, chosen.score, best.tokens, candidates=tuple(drafts))
+                self.result(
+                    text,
+                    chosen.text,
+                    chosen.score,
+                    best.tokens,
+                    candidates=tuple(drafts.values())[:candidates],
+                )
             )
         return results
 
