@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
 from regard import Causal, Lengths, Packed, Window
+from regard._errors import ConfigError
 from regard.nn import CrossAttention, Decoder, Encoder, EncoderDecoder, SelfAttention, Shape, watch
 from regard.nn.cache import keep
 
@@ -166,6 +170,46 @@ def test_watching_changes_nothing_and_sums_to_one(model):
     model(source, target)
     assert len(seen) == 2
     assert all(layer.seen is None for layer in model.modules() if isinstance(layer, CrossAttention))
+
+
+@torch.no_grad()
+def test_threads_watch_one_model_each_for_itself(model):
+    together = threading.Barrier(3, timeout=60)
+
+    def looked(length):
+        source, target = tokens(length), tokens(3)
+        together.wait()
+        if length == 4:  # this one calls the model without looking
+            model(source, target)
+            together.wait()
+            return []
+        with watch(model) as seen:
+            together.wait()
+            model(source, target)
+        return [weights.shape[-1] for weights in seen]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(looked, (5, 4, 7))) == [[5, 5], [], [7, 7]]
+
+
+def test_watches_lie_within_each_other(model):
+    with watch(model) as outer:
+        with watch(model, SelfAttention) as own, watch(model) as inner:
+            model(tokens(5), tokens(3))
+        model(tokens(4), tokens(2))
+    assert [weights.shape[-1] for weights in inner] == [5, 5]
+    assert [weights.shape[-1] for weights in own] == [5, 5, 3, 3]
+    assert [weights.shape[-1] for weights in outer] == [4, 4]
+
+
+def test_looking_without_a_call_is_an_error(model):
+    with (
+        pytest.raises(
+            ConfigError, match=r"none of its layers of CrossAttention ran\. To mend it: call the model itself"
+        ),
+        watch(model),
+    ):
+        pass
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own doing

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,6 +24,8 @@ from regard.nn.norm import RMSNorm
 from regard.nn.rotary import Rotary
 
 Combine = Literal["project", "concat"]
+# The list in which a layer collects weights while `regard.nn.watch` lasts. Not on the layer: other threads may run it, too.
+WATCHED: ContextVar[Mapping[nn.Module, list[Tensor]] | None] = ContextVar("watched", default=None)
 
 
 class _Attention(nn.Module):
@@ -48,13 +52,20 @@ class _Attention(nn.Module):
         self.dim, self.heads, self.kv_heads = dim, heads, kv_heads or heads
         self.head_dim = head_dim or dim // heads
         self.combine, self.dropout = combine, dropout
-        self.seen: list[Tensor] | None = None  # where `regard.nn.watch` collects weights
         width = heads * self.head_dim
         self.output = Linear(
             2 * width if combine == "concat" else width, dim, bias=bias or combine == "concat"
         )
         self.query_norm = RMSNorm() if qk_norm else None
         self.key_norm = RMSNorm() if qk_norm else None
+
+    @property
+    def seen(self) -> list[Tensor] | None:
+        """Where `regard.nn.watch` collects weights, for who calls it; None where nobody watches."""
+        if torch.compiler.is_compiling():  # which cannot follow a context, and is for everyone
+            return None
+        watched = WATCHED.get()
+        return None if watched is None else watched.get(self)
 
     @property
     def eps(self) -> float | None:
@@ -66,16 +77,16 @@ class _Attention(nn.Module):
     ) -> tuple[Tensor, AuxOutput | None]:
         """The operator, the number of rows that are watched, and dropout in training."""
         wanted: Aux | None = options.pop("return_aux")
-        aux = wanted
-        if self.seen is not None:
+        aux, seen = wanted, self.seen
+        if seen is not None:
             aux = Aux(lse=wanted is not None and wanted.lse, rows=range(math.prod(query.shape[:-2])))
         if self.training and self.dropout:
             options |= {"dropout_p": self.dropout, "seed": int(torch.randint(2**31, ()))}
         if aux is None:
             return attention(query, key, value, **options), None
         found, output = attention(query, key, value, return_aux=aux, **options)
-        if self.seen is not None:
-            self.seen.append(output.rows.detach())
+        if seen is not None:
+            seen.append(output.rows.detach())
         return found, output
 
     def _out(self, query: Tensor, context: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from regard._errors import ConfigError
-from regard.nn.attention import CrossAttention, SelfAttention
+from regard.nn.attention import WATCHED, CrossAttention, SelfAttention
 
 
 @contextmanager
@@ -17,7 +17,8 @@ def watch(
 ) -> Iterator[list[Tensor]]:
     """Collect the weights (T, H, S) of every query in each layer of one kind, in the order in which they run.
 
-    Meant for one sequence at a time: all rows of a forward pass are kept, padded to the longest key sequence.
+    Meant for one sequence at a time: all rows of a forward pass are kept, padded to the longest key sequence. What other
+    threads do with the model meanwhile is not seen.
 
     >>> layer = regard.nn.SelfAttention(8, heads=2)
     >>> with regard.nn.watch(layer, regard.nn.SelfAttention) as seen:
@@ -26,7 +27,7 @@ def watch(
     torch.Size([5, 2, 5])
 
     Raises:
-        ConfigError: there is no such layer, as in a recurrent encoder.
+        ConfigError: there is no such layer, as in a recurrent encoder, or none of them ran, as when a compiled model is called.
     """
     seen: list[Tensor] = []
     layers = [module for module in model.modules() if isinstance(module, kind)]
@@ -35,10 +36,13 @@ def watch(
             f"there is no attention to look at. Expected: a model with layers of {kind.__name__}. "
             f"Received: {type(model).__name__} without one; a recurrent encoder has none."
         )
-    for layer in layers:
-        layer.seen = seen
+    before = WATCHED.set({**(WATCHED.get() or {}), **dict.fromkeys(layers, seen)})
     try:
         yield seen
     finally:
-        for layer in layers:
-            layer.seen = None
+        WATCHED.reset(before)
+    if not seen:
+        raise ConfigError(
+            f"nothing was looked at. Expected: a call of {type(model).__name__} while it is watched. Received: none of its layers of "
+            f"{kind.__name__} ran. To mend it: call the model itself in this thread, not what torch.compile made of it."
+        )
