@@ -28,14 +28,32 @@ def test_a_file_an_array_and_an_image_are_the_same_picture(tmp_path):
     path = saved(tmp_path, image)
     np.savez(tmp_path / "rows.npz", images=np.stack([np.zeros_like(PIXELS), PIXELS]))
     row = f"{tmp_path / 'rows.npz'}#1"
-    for given in (path, tmp_path / "a.png", PIXELS, image, row):
+    content = (tmp_path / "a.png").read_bytes()
+    sent = (content, bytearray(content), memoryview(content), io.BytesIO(content))
+    for given in (path, tmp_path / "a.png", PIXELS, image, row, *sent):
         np.testing.assert_array_equal(load_picture(given, PLACE, 64).pixels, PIXELS)
+    with (tmp_path / "a.png").open("rb") as file:
+        file.read()
+        np.testing.assert_array_equal(load_picture(file, PLACE, 64).pixels, PIXELS)
+        assert not file.closed
     for given in (path, PIXELS, row):
         assert picture_size(given, PLACE) == (6, 9)
     assert load_picture(path, PLACE, 64).name == path
     assert load_picture(row, PLACE, 64).name == row
     again = load_picture(load_picture(path, PLACE, 64), PLACE, 64)
     assert again.name == path
+
+
+@pytest.mark.parametrize("kind", ["array", "row"])
+def test_pixels_are_kept_when_the_array_changes(tmp_path, kind):
+    array = PIXELS.copy()
+    np.savez(tmp_path / "rows.npz", images=array[None])
+    given = array if kind == "array" else f"{tmp_path / 'rows.npz'}#0"
+    found = load_picture(given, PLACE, 64).pixels
+    array[:] = 0
+    load_picture(given, PLACE, 64).pixels[:] = 0
+    np.testing.assert_array_equal(found, PIXELS)
+    assert found.base is None
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1)])
@@ -123,9 +141,47 @@ def test_a_picture_that_is_cut_short(tmp_path, ending):
         buffer, kinds.get(ending, ending.upper())
     )
     path = tmp_path / f"a.{ending}"
-    path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
-    with pytest.raises(DataError, match="is no picture that can be read"):
-        load_picture(str(path), PLACE, 64)
+    half = buffer.getvalue()[: len(buffer.getvalue()) // 2]
+    path.write_bytes(half)
+    for given in (str(path), half, io.BytesIO(half)):
+        with pytest.raises(DataError, match="is no picture that can be read"):
+            load_picture(given, PLACE, 64)
+    if ending not in {"gif", "webp"}:  # whose head Pillow does not open then
+        with Image.open(path) as image, pytest.raises(DataError, match=r"line 3: a picture is no picture"):
+            load_picture(image, PLACE, 64)
+
+
+def closed(content):
+    image = Image.open(io.BytesIO(content))
+    image.close()
+    return image
+
+
+def closed_behind(content):
+    with Image.open(io.BytesIO(content)) as image:
+        return image
+
+
+def closed_below(content):
+    with io.BytesIO(content) as file:
+        return Image.open(file)
+
+
+@pytest.mark.parametrize("way", [closed, closed_behind, closed_below])
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_an_image_that_is_closed(way, form):
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, form)
+    with pytest.raises(DataError, match=r"is no picture that can be read.*closed"):
+        load_picture(way(buffer.getvalue()), PLACE, 64)
+
+
+@pytest.mark.parametrize("given", [b"", b"no picture", io.StringIO("text"), io.BytesIO()])
+def test_bytes_that_are_no_picture(given):
+    with pytest.raises(
+        DataError, match=r"line 3: a picture is no picture that can be read\. Expected: a PNG"
+    ):
+        load_picture(given, PLACE, 64)
 
 
 @pytest.mark.parametrize("size", [(8_000, 8_000), (60_000, 60_000)])
@@ -137,11 +193,21 @@ def test_a_small_file_of_a_huge_picture_is_refused_before_it_is_decoded(tmp_path
             DataError, match=r"line 3: the picture is too large\. Expected: at most 50,000,000 pixels"
         ):
             look(str(path), PLACE)
+    with pytest.raises(DataError, match="the picture is too large"):
+        load_picture(path.read_bytes(), PLACE, 64)
+
+
+@pytest.mark.parametrize("given", [5, None, [1], {"a": 1}])
+def test_what_is_no_picture_at_all(given):
+    with pytest.raises(
+        DataError, match=r"this is no picture\. Expected: the path of a file, its bytes, an open file"
+    ):
+        load_picture(given, PLACE, 64)
 
 
 @pytest.mark.parametrize(
     "given",
-    [5, None, np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), np.zeros((1, 4, 4, 3), np.uint8)],
+    [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), np.zeros((1, 4, 4, 3), np.uint8)],
 )  # fmt: skip
 def test_arrays_that_are_no_pictures(given):
     with pytest.raises(DataError, match="this array is no picture"):

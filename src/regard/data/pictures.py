@@ -1,16 +1,20 @@
 """Pictures from files, rows of arrays and arrays: checked at the door, decoded to pixels (height, width, 3).
 
-A picture is named by the path of a file, or by `images.npz#17`, row 17 of the array `images` in an `.npz` file.
+A picture is named by the path of a file, or by `images.npz#17`, row 17 of the array `images` in an `.npz` file. From Python
+it may also be the bytes of a file, an open file, an array or an image of Pillow.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import struct
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,8 +32,18 @@ MAX_BYTES = 1 << 32  # of an array of pictures, which memory holds whole
 IMAGES = "images"
 ROW = re.compile(r"(.+\.npz)#(-?\d+)", re.DOTALL)
 EXPECTED = "a PNG, JPEG, WebP, GIF, BMP or TIFF file, or any other that Pillow reads"
-# What Pillow's decoders raise on broken files.
-BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, struct.error, zlib.error)
+# What Pillow's decoders raise on broken files; AssertionError where one is closed.
+BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    struct.error,
+    zlib.error,
+)
 # What zipfile and NumPy raise on broken files; RuntimeError where one is encrypted.
 UNREADABLE = (
     OSError,
@@ -97,37 +111,67 @@ def picture_size(given: Any, place: str) -> tuple[int, int]:
 
 
 def load_picture(given: Any, place: str, side: int) -> Picture:
-    """The picture of a name, an array (height, width[, 3 or 1]) of uint8, or an image of Pillow.
+    """The picture of a name, of the bytes of a file, an open file, an array (height, width[, 3 or 1]) of uint8, or an image of Pillow.
 
     The pixels are red, green and blue; what is transparent becomes white, and a photograph is turned upright as its
-    camera noted. A picture whose longer side has more than `side` pixels is scaled down to that.
+    camera noted. A picture whose longer side has more than `side` pixels is scaled down to that. The caller's own pixels are copied.
 
     Raises:
-        DataError: there is none, it is no picture, broken, or too large.
+        DataError: there is none, it is no picture, broken, closed, or too large.
     """
     if isinstance(given, Picture):
         return Picture(given.name, _fitted(given.pixels, side))
     if isinstance(given, Image.Image):
         _check_pixels(given.height, given.width, place)
-        return Picture("a picture", _fitted(_rgb(ImageOps.exif_transpose(given), place), side))
+        with _sound("a picture", place):
+            return Picture("a picture", _fitted(_rgb(ImageOps.exif_transpose(given), place), side))
+    if isinstance(given, bytes | bytearray | memoryview):
+        given = io.BytesIO(given)
     if isinstance(given, Path):
         given = str(given)
-    if not isinstance(given, str) or ROW.fullmatch(given):
+    if not hasattr(given, "read") and (not isinstance(given, str) or ROW.fullmatch(given)):
         name = given if isinstance(given, str) else "an array"
         return Picture(name, _fitted(_three(_array(given, place)), side))
-    with _opened(given, place) as image:
+    name = given if isinstance(given, str) else "a picture"
+    with _opened(given, place) as image, _sound(name, place):
+        image.draft("RGB", (side, side))  # a JPEG is decoded at a fraction of its size where that is enough
+        return Picture(name, _fitted(_rgb(ImageOps.exif_transpose(image), place), side))
+
+
+@contextmanager
+def _sound(name: str, place: str) -> Iterator[None]:
+    """Turns what Pillow raises on a broken picture into DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except UnidentifiedImageError as error:
+        raise _no_picture(name, place, "a file that begins like none of them") from error
+    except BROKEN as error:
+        raise _no_picture(name, place, f"{error}" or "an image that was closed") from error
+
+
+def _opened(given: str | IO[bytes], place: str) -> Image.Image:
+    """The picture of a path or an open file, its head read and found to be of a size that may be decoded."""
+    name = given if isinstance(given, str) else "a picture"
+    if isinstance(given, str):
+        _check_path(given, place)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            image.draft(
-                "RGB", (side, side)
-            )  # a JPEG is decoded at a fraction of its size where that is enough
-            return Picture(given, _fitted(_rgb(ImageOps.exif_transpose(image), place), side))
-        except DataError:
-            raise
-        except BROKEN as error:
-            raise _no_picture(given, place, f"{error}") from error
+            with _sound(name, place):
+                image = Image.open(given)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise _too_large(place, f"{name}: {error}") from error
+    try:
+        _check_pixels(image.height, image.width, place)
+    except DataError:
+        image.close()
+        raise
+    return image
 
 
-def _opened(path: str, place: str) -> Image.Image:
+def _check_path(path: str, place: str) -> None:
     if not is_there(Path(path)) or Path(path).is_dir():
         folder = Path(path).parent
         names = [entry.name for entry in folder.iterdir()] if is_there(folder) and folder.is_dir() else []
@@ -138,22 +182,6 @@ def _opened(path: str, place: str) -> Image.Image:
             received=f"no such file{nearest(Path(path).name, names)}",
             mend="correct the path, or take the record out",
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(path)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise _too_large(place, f"{path}: {error}") from error
-        except UnidentifiedImageError as error:
-            raise _no_picture(path, place, "a file that begins like none of them") from error
-        except BROKEN as error:
-            raise _no_picture(path, place, f"{error}") from error
-    try:
-        _check_pixels(image.height, image.width, place)
-    except DataError:
-        image.close()
-        raise
-    return image
 
 
 def _rgb(image: Image.Image, place: str) -> Pixels:
@@ -173,14 +201,21 @@ def _array(given: Any, place: str) -> NDArray[Any]:
     row = ROW.fullmatch(given) if isinstance(given, str) else None
     pixels = given if row is None else _row(row[1], int(row[2]), place)
     shape = getattr(pixels, "shape", None)
-    fits = shape is not None and (len(shape) == 2 or (len(shape) == 3 and shape[2] in {1, 3}))
+    if shape is None:
+        raise data_error(
+            place,
+            "this is no picture",
+            expected="the path of a file, its bytes, an open file, an array of uint8 or an image of Pillow",
+            received=f"{kind(given)}, {shorten(given)}",
+            mend="give one of them",
+        )
+    fits = len(shape) == 2 or (len(shape) == 3 and shape[2] in {1, 3})
     if not fits or pixels.dtype != np.uint8:
-        found = f"{type(given).__name__}" if shape is None else f"{pixels.dtype} of shape {shape}"
         raise data_error(
             place,
             "this array is no picture",
             expected="uint8 of shape (height, width), or with 3 or 1 channels last",
-            received=found,
+            received=f"{pixels.dtype} of shape {shape}",
             mend="convert it; numbers between 0 and 1 times 255",
         )
     _check_pixels(pixels.shape[0], pixels.shape[1], place)
@@ -254,10 +289,10 @@ def _three(pixels: NDArray[Any]) -> Pixels:
 
 
 def _fitted(pixels: Pixels, side: int) -> Pixels:
-    """At most `side` pixels on the longer side."""
+    """At most `side` pixels on the longer side, of one's own: the caller's may change, and a row keeps its whole array."""
     height, width = pixels.shape[:2]
     if max(height, width) <= side:
-        return pixels
+        return pixels.copy()
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
