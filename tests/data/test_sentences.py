@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -176,6 +177,23 @@ def test_bad_records_are_named(tmp_path, name):
     found = problem(write(tmp_path / "a.jsonl", GOOD, row))
     assert message in found
     assert "line 2" in found
+
+
+@pytest.mark.parametrize("number", [2, np.int64(2), np.uint8(2), np.array(2)])
+def test_tuples_and_numbers_of_numpy_are_taken_from_python(number):
+    single = {"words": tuple(WORDS), "predicate": number, "roles": tuple(ROLES)}
+    several = {"words": tuple(WORDS), "predicates": (number,), "roles": (tuple(ROLES),)}
+    for row in (single, several, {**several, "text": " ".join(WORDS)}):
+        found = sentence_record(Record(row, "x", 1), 100, answers=True).fields
+        assert (found["words"], found["predicates"], found["roles"]) == (WORDS, [2], [ROLES])
+        assert type(found["predicates"][0]) is int
+        assert sentence_record(Record(row, "x", 1), 100, answers=False).fields["words"] == WORDS
+
+
+@pytest.mark.parametrize("number", [np.int64(5), np.float64(2), np.bool_(True), "2", None])
+def test_what_is_no_position_is_named(number):
+    with pytest.raises(DataError, match=r"outside the sentence\. Expected: a position from 0 to 4"):
+        sentence_record(Record({**GOOD, "predicate": number}, "x", 1), 100, answers=True)
 
 
 BAD_COLUMNS = {

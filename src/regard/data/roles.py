@@ -1,7 +1,11 @@
-"""What words, predicates and roles must be: whole, inside the sentence, one BIO tag a word, the predicate itself B-V."""
+"""What words, predicates and roles must be: whole, inside the sentence, one BIO tag a word, the predicate itself B-V.
+
+From Python lists may be tuples, as results hold them, and positions numbers of NumPy.
+"""
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from regard._errors import nearest
@@ -13,7 +17,7 @@ PREDICATE = "B-V"
 
 def check_words(record: Record) -> list[str]:
     """The words of a record: at least one, each of them visible text."""
-    words = _field(record, "words")
+    words = _list(_field(record, "words"))
     if not isinstance(words, list) or not words:
         raise data_error(
             record.place,
@@ -37,7 +41,7 @@ def check_words(record: Record) -> list[str]:
 def check_predicates(record: Record, words: int) -> list[int]:
     """The positions of a record's predicates, given as `predicate` or `predicates`: inside the sentence, none twice."""
     several = "predicates" in record.fields
-    given = record.fields["predicates"] if several else [_field(record, "predicate")]
+    given = _list(record.fields["predicates"]) if several else [_field(record, "predicate")]
     if not isinstance(given, list):
         raise data_error(
             record.place,
@@ -46,8 +50,10 @@ def check_predicates(record: Record, words: int) -> list[int]:
             received=f"{kind(given)}, {shorten(given)}",
             mend='write "predicates": [1, 4], or "predicate": 1 for one',
         )
+    places = []
     for position in given:
-        if type(position) is not int or not 0 <= position < words:
+        place = _index(position)
+        if place is None or not 0 <= place < words:
             raise data_error(
                 record.place,
                 "a predicate is outside the sentence",
@@ -55,20 +61,21 @@ def check_predicates(record: Record, words: int) -> list[int]:
                 received=f"{kind(position)}, {shorten(position)}",
                 mend="count words from 0",
             )
-    if len(set(given)) < len(given):
+        places.append(place)
+    if len(set(places)) < len(places):
         raise data_error(
             record.place,
             "a predicate is named twice",
             expected="every position once",
-            received=shorten(given),
+            received=shorten(places),
             mend="leave one of them out, with its roles",
         )
-    return given
+    return places
 
 
 def check_roles(record: Record, words: int, predicates: list[int]) -> list[list[str]]:
     """One row of BIO tags for each predicate: valid, a tag a word, B-V at the predicate and nowhere else."""
-    given = _field(record, "roles")
+    given = _list(_field(record, "roles"))
     rows = given if "predicates" in record.fields else [given]
     if not isinstance(rows, list) or len(rows) != len(predicates):
         raise data_error(
@@ -78,6 +85,7 @@ def check_roles(record: Record, words: int, predicates: list[int]) -> list[list[
             received=f"{kind(rows)}, {shorten(rows)}",
             mend="write a row of tags for each predicate",
         )
+    rows = [_list(row) for row in rows]
     for row, predicate in zip(rows, predicates, strict=True):
         if not isinstance(row, list) or len(row) != words:
             raise data_error(
@@ -125,6 +133,18 @@ def _check_predicate(record: Record, row: list[str], predicate: int) -> None:
             received=f"{PREDICATE} at {', '.join(map(str, found)) or 'no word'}; word {predicate} has {row[predicate]}",
             mend=f"tag the predicate {PREDICATE}; other words of it are I-V, or C-V where words stand between",
         )
+
+
+def _list(given: Any) -> Any:
+    return list(given) if isinstance(given, tuple) else given
+
+
+def _index(given: Any) -> int | None:
+    """A position as Python's own integer; None where it is none."""
+    try:
+        return None if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        return None
 
 
 def _is_whole(text: str) -> bool:

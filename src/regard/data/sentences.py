@@ -134,7 +134,7 @@ def sentence_record(
 
 def _words_of_text(record: Record, text: str, lexicon: Lexicon) -> dict[str, Any]:
     """The words that a record gives, by which it counts its predicates, or else those of its text; and the text where both agree."""
-    if isinstance(record.fields.get("words"), list):
+    if isinstance(record.fields.get("words"), list | tuple):
         words = check_words(record)
         places = _places(text, words)
     else:
