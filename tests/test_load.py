@@ -81,6 +81,19 @@ def test_a_text_that_cannot_be_translated_is_refused(translator, text):
         translator(["A dog.", text])
 
 
+def test_predicting_is_calling(translator):
+    assert translator.predict("A dog runs.", beam=1) == translator("A dog runs.", beam=1)
+    assert translator.predict(["A dog runs."], beam=1) == translator(["A dog runs."], beam=1)
+    with pytest.raises(regard.DataError, match="the given texts, line 2: the field 'source' is empty"):
+        translator.predict(["A dog.", " "])
+
+
+def test_a_text_may_be_given_as_files_give_it(translator):
+    assert translator({"source": "A dog runs.", "target": 5}, beam=1) == translator("A dog runs.", beam=1)
+    with pytest.raises(regard.DataError, match=r"the field 'source' is missing\. .* Received: 'sauce'"):
+        translator({"sauce": "A dog runs."})
+
+
 def test_what_is_no_text_is_refused(translator):
     with pytest.raises(regard.RegardError, match="not text"):
         translator([5])

@@ -46,11 +46,15 @@ class Predictor:
         records = (
             self.task.record(item, ("the given texts", line), longest) for line, item in enumerate(items, 1)
         )
-        results = self.predict([self.task.input_of(one) for one in records], **options)
+        results = self.predict_checked([self.task.input_of(one) for one in records], **options)
         return results if items is inputs else results[0]
 
-    def predict(self, inputs: list[Any], **options: Any) -> list[Any]:
-        """A result for each of some inputs that the task has checked, in their order."""
+    def predict(self, inputs: Any, **options: Any) -> Any:
+        """The same as a call."""
+        return self(inputs, **options)
+
+    def predict_checked(self, inputs: list[Any], **options: Any) -> list[Any]:
+        """A result for each input that `task.input_of` gave of a record that was checked, in their order."""
         if hasattr(self.task, "engine"):
             options["engine"] = self._engine(options.get("precision", "fp32"))
         return self.task.predict(self.model, inputs, **options)

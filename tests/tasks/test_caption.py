@@ -141,13 +141,16 @@ def test_results_do_not_depend_on_company_or_on_who_writes(predictor, records):
 def test_a_picture_may_come_in_any_form(predictor, folder):
     expected = predictor(str(folder / "test0.png"))
     image = Image.open(folder / "test0.png")
-    for given in (folder / "test0.png", image, np.asarray(image)):
+    forms = (folder / "test0.png", image, np.asarray(image), (folder / "test0.png").read_bytes())
+    for given in (*forms, {"image": image, "kind": "any"}):
         assert predictor(given).text == expected.text
     assert expected.as_json() == {
         "image": f"{folder}/test0.png", "text": expected.text, "language": "en", "score": round(expected.score, 4),
     }  # fmt: skip
     with pytest.raises(DataError, match="the given texts, line 2: there is no picture"):
         predictor([str(folder / "test0.png"), "b.png"])
+    with pytest.raises(DataError, match="the given texts, line 1: the field 'image' is missing"):
+        predictor({"picture": image})
 
 
 def test_languages_and_beams_that_are_not_there(predictor, records):

@@ -119,6 +119,20 @@ def test_kinds_of_sentences_are_learnt(one):
     assert all(result.probability == max(result.probabilities.values()) for result in found)
 
 
+def test_records_are_taken_as_files_hold_them(one, seen):
+    predictor, text = regard.load(one), sentences(1, 5)[0][0]
+    found = predictor({"sentence": text, "id": 7, "kind": "none"})
+    assert (found.id, found.probabilities) == (7, predictor(text).probabilities)
+    with pytest.raises(DataError, match=r"line 2: the field 'sentence' is missing\. .* Received: 'text'"):
+        predictor([text, {"text": text}])
+    pixels = stripes(1, 9)[0][0]
+    predictor = regard.load(seen)
+    found = predictor({"image": pixels, "id": "a"})
+    assert (found.id, found.probabilities) == ("a", predictor.predict(pixels).probabilities)
+    with pytest.raises(DataError, match="texts and pictures are mixed"):
+        predictor({"text": text})
+
+
 def test_several_labels_are_learnt(many):
     predictor = regard.load(many)
     test = sentences(200, 6)

@@ -133,6 +133,12 @@ def test_a_score_does_not_depend_on_what_stands_beside(writer):
     together = writer.predict(passages)
     for passage, one in zip(passages, together, strict=True):
         assert writer.predict([passage])[0].nats == pytest.approx(one.nats, rel=1e-5)
+    parts = [
+        Passage(text, "a book", part, last=part == 1) for part, text in enumerate(("the cat ", "sat on"))
+    ]
+    assert writer(parts) == writer.predict_checked(parts)
+    with pytest.raises(DataError, match=r"line 2: the text has characters that training did not show"):
+        writer.predict([passages[0], Passage("the cät")])
 
 
 def test_a_prompt_goes_on(writer):

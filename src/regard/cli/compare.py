@@ -149,7 +149,7 @@ def _predicted(system: _System, task: Any, records: list[Record], options: dict[
     if system.predictor is None:
         return read_predictions(system.path, task, records)
     inputs = [system.predictor.task.input_of(record) for record in records]
-    predictions: list[Any] = system.predictor.predict(inputs, **options)
+    predictions: list[Any] = system.predictor.predict_checked(inputs, **options)
     return predictions
 
 

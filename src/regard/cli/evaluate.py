@@ -90,7 +90,7 @@ def evaluate(
 
     def predicted(options: dict[str, Any]) -> tuple[list[Any], float]:
         begin = time.monotonic()
-        return predictor.predict(inputs, **options), time.monotonic() - begin
+        return predictor.predict_checked(inputs, **options), time.monotonic() - begin
 
     found, seconds = predicted(options)
     if predictions is not None:

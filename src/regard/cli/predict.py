@@ -125,7 +125,7 @@ def predict(
 def _results(predictor: Any, chunk: list[Any], options: dict[str, Any]) -> Iterator[Any]:
     """A result for each input, None for each None."""
     given = [one for one in chunk if one is not None]
-    results = iter(predictor.predict(given, **options) if given else [])
+    results = iter(predictor.predict_checked(given, **options) if given else [])
     return (None if one is None else next(results) for one in chunk)
 
 

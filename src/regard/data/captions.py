@@ -52,15 +52,7 @@ class CaptionReader:
 
     def check(self, record: Record, max_characters: int, *, answers: bool = True) -> Record:
         """A record of a file, when it is sound; else DataError."""
-        if IMAGE not in record.fields:
-            raise data_error(
-                record.place,
-                f"the field {IMAGE!r} is missing",
-                expected="a picture: a path, or a row of the array in the .npz beside the file",
-                received=f"{listed(list(record.fields)) or 'no field'}{nearest(IMAGE, record.fields)}",
-                mend='write "image": "pictures/dog.png", or "image": 17',
-            )
-        record.fields[IMAGE] = picture_in(record.fields[IMAGE], record.place, record.file)
+        record.fields[IMAGE] = picture_in(image_of(record), record.place, record.file)
         side = min(picture_size(record.fields[IMAGE], record.place))  # refuses what is none, or too large
         if len(self.sides) < MEASURED:
             self.sides.append(side)
@@ -103,6 +95,19 @@ class CaptionReader:
             check_length(record, name, max_characters)
         if not found or (self.complete and not self.captions(record, languages[0])):
             raise _missing(record, self._fields(languages[0]) if self.complete else names)
+
+
+def image_of(record: Record) -> Any:
+    """What a record gives as its picture; DataError where it gives nothing."""
+    if IMAGE not in record.fields:
+        raise data_error(
+            record.place,
+            f"the field {IMAGE!r} is missing",
+            expected="a picture: a path, or a row of the array in the .npz beside the file",
+            received=f"{listed(list(record.fields)) or 'no field'}{nearest(IMAGE, record.fields)}",
+            mend='write "image": "pictures/dog.png", or "image": 17',
+        )
+    return record.fields[IMAGE]
 
 
 def _check_list(record: Record, name: str, given: Any) -> None:

@@ -70,7 +70,7 @@ class LabelReader:
 
     def check(self, record: Record, max_characters: int, answers: bool = True) -> Record:
         """A record of a file, when it is sound; else DataError."""
-        self._check_input(record)
+        self.check_input(record)
         if self.input == TEXT:
             checked(record, (self.name,), max_characters)
         else:
@@ -104,7 +104,8 @@ class LabelReader:
             )
         return found[0]
 
-    def _check_input(self, record: Record) -> None:
+    def check_input(self, record: Record) -> None:
+        """Raises `DataError` when a record has no text or picture, both, or another kind than those before."""
         name = self.text or TEXT
         found = [one for one in dict.fromkeys((name, IMAGE)) if one in record.fields]
         if self.text in found:

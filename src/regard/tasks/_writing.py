@@ -111,8 +111,9 @@ class TextForText(CountsWords):
         return read_records(source, self.fields[: 2 if answers else 1], max_characters=max_characters)
 
     def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
-        """A text as a record."""
-        return checked(Record({"source": given}, *place), self.fields[:1], max_characters)
+        """A text, or a dict that has it as `source`, as a record."""
+        fields = dict(given) if isinstance(given, dict) else {"source": given}
+        return checked(Record(fields, *place), self.fields[:1], max_characters)
 
     def held_together(self, record: Record) -> str:
         """The text, which may come with several targets."""

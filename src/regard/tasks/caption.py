@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from regard._errors import CheckpointError, ConfigError, nearest
 from regard._packed import Packed
-from regard.data.captions import IMAGE, CaptionReader
+from regard.data.captions import IMAGE, CaptionReader, image_of
 from regard.data.checks import Record
 from regard.data.lines import data_error, shorten
 from regard.data.patches import cut_patches, usual_patch
@@ -97,9 +97,9 @@ class CaptionPictures:
         return self.reader.read(source, max_characters, answers=answers)
 
     def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
-        """A picture as a path, an array (height, width, 3) of uint8 or an image of Pillow, as a record."""
-        record = Record({IMAGE: given}, *place)
-        record.fields[IMAGE] = load_picture(given, record.place, self.side)
+        """A picture in any form of `load_picture`, or a dict that has it as `image`, as a record."""
+        record = Record(dict(given) if isinstance(given, dict) else {IMAGE: given}, *place)
+        record.fields[IMAGE] = load_picture(image_of(record), record.place, self.side)
         return record
 
     def held_together(self, record: Record) -> str:

@@ -104,12 +104,14 @@ class Classify(CountsWords):
         return self.reader.read(source, max_characters, answers=answers)
 
     def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
-        """A text, or a picture as a path, an array (height, width, 3) of uint8 or an image of Pillow, as a record."""
-        item = given if isinstance(given, Item) else Item(given)
-        record = Record({"id": item.id, self.reader.name: item.content}, *place)
+        """A text, or a picture in any form of `load_picture`, as a record; or a dict that has it where files have it, and perhaps an `id`."""
+        if isinstance(given, Item):
+            given = {"id": given.id, self.reader.name: given.content}
+        record = Record(dict(given) if isinstance(given, dict) else {self.reader.name: given}, *place)
+        self.reader.check_input(record)
         if self.reader.input == TEXT:
             return checked(record, (self.reader.name,), max_characters)
-        record.fields[IMAGE] = load_picture(item.content, record.place, self.side)
+        record.fields[IMAGE] = load_picture(record.fields[IMAGE], record.place, self.side)
         return record
 
     def held_together(self, record: Record) -> str:
