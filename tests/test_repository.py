@@ -105,6 +105,29 @@ def test_every_public_name_exists_and_says_what_it_is():
         assert (getattr(regard, name).__doc__ or "").strip(), name
 
 
+def test_loading_a_run_without_pytorch_names_the_remedy():
+    statement = """
+from importlib.abc import MetaPathFinder
+
+class Without(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+sys.meta_path.insert(0, Without())
+from regard import *
+import regard
+assert "load" in dir(regard) and hasattr(regard, "load")
+try:
+    load("a run")
+except ConfigError as error:
+    assert str(error) == "torch is not installed. To mend it: pip install 'regard[tasks]'", error
+else:
+    raise AssertionError("nothing was raised")
+"""
+    assert loaded_after(statement) == set()
+
+
 def test_an_unknown_attribute_is_refused():
     with pytest.raises(AttributeError, match="no attribute 'atention'"):
         regard.atention  # noqa: B018

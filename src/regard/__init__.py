@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from regard._attention import attention
 from regard._aux import Aux, AuxOutput
 from regard._biases import Alibi, DenseBias, RelativeBias
@@ -18,6 +16,7 @@ from regard._errors import (
     ShapeError,
 )
 from regard._explain import Explanation, explain
+from regard._load import load
 from regard._masks import Causal, Dense, Documents, Global, Lengths, Mask, Prefix, Window
 from regard._merge import merge
 from regard._packed import Packed
@@ -57,12 +56,3 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str) -> Any:
-    # `load` needs PyTorch, which `import regard` must not import.
-    if name == "load":
-        from regard._load import load
-
-        return load
-    raise AttributeError(f"module 'regard' has no attribute {name!r}")
