@@ -253,6 +253,18 @@ def test_what_a_question_looked_at(run, tmp_path):
         task.predict(model, [given])[0].picture()
 
 
+def test_what_was_looked_at_says_where_its_window_begins(run):
+    task, model, records, _ = run
+    passage = " ".join(record.fields["context"] for record in records[::3][:4])
+    question = Question(records[9].fields["question"], passage)
+    (answer,) = task.predict(model, [question], attention=True, no_answer=1.0)
+    seen = answer.attention
+    assert 0 < seen.start <= answer.start
+    window = passage[seen.start :].replace(" ", "")
+    assert window.startswith("".join(seen.passage))
+    assert answer.text in seen.passage
+
+
 def test_results_as_text_and_json(run):
     task, model, _, _ = run
     (answer,) = task.predict(model, [Question("Who wrote?", "Ada wrote all\nday.")], no_answer=1.0)
@@ -341,14 +353,20 @@ def test_many_questions_of_one_passage_are_several_examples(run):
 
 @given(st.data())
 def test_the_best_span_is_the_best_of_all(data):
-    """Against a plain search: spans of several windows count together, empty pieces neither begin nor end one."""
+    """Against a plain search: spans of the same characters count together, invisible pieces neither begin nor end one."""
     count, longest = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 3))
     size = data.draw(st.integers(longest, 8))
     starts = [0] if size >= count else sorted({*range(0, count - size, max(1, size - longest)), count - size})
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    widths = [data.draw(st.integers(0, 2)) for _ in range(count)]
-    ends = np.cumsum(widths)
-    spans = [(int(end - width), int(end)) for end, width in zip(ends, widths, strict=True)]
+    spans, text = [], ""
+    for kind in data.draw(
+        st.lists(st.sampled_from(["a", "ab", "", "\u200b", "again"]), min_size=count, max_size=count)
+    ):
+        if kind == "again" and spans:  # another byte of the same character
+            spans.append(spans[-1])
+        else:
+            spans.append((len(text), len(text) + len(kind)))
+            text += kind
     parts, chances = [], dict[tuple[int, int], float]()
     for start in starts:
         part = rng.normal(size=(min(size, count), longest)) * 2
@@ -359,21 +377,35 @@ def test_the_best_span_is_the_best_of_all(data):
                 chances[key] = chances.get(key, 0.0) + np.exp(part[place, length])
         parts.append(part)
     none = data.draw(st.sampled_from([-np.inf, 0.5]))
-    found, silence = best_spans(parts, starts, spans, none, data.draw(st.integers(1, 4)))
+    found, silence = best_spans(parts, starts, text, spans, none, data.draw(st.integers(1, 4)))
     whole = sum(chances.values()) + np.exp(none)
-    allowed = {key: value for key, value in chances.items() if widths[key[0]] and widths[key[1]]}
+    allowed = dict[tuple[int, int], float]()
+    for (first, last), value in chances.items():
+        (begin, one), (other, end) = spans[first], spans[last]
+        if text[begin:one].strip("\u200b") and text[other:end].strip("\u200b"):
+            allowed[begin, end] = allowed.get((begin, end), 0.0) + value
     assert silence == pytest.approx(np.exp(none) / whole)
     if allowed:
-        best = max(allowed, key=allowed.__getitem__)
-        assert found[0][:2] == best
+        assert found[0][:2] == max(allowed, key=allowed.__getitem__)
     else:
         assert not found
-    for first, last, chance in found:
-        assert chance == pytest.approx(allowed[first, last] / whole)
+    for begin, end, chance in found:
+        assert chance == pytest.approx(allowed[begin, end] / whole)
     bounds = sorted(one[:2] for one in found)
-    assert all(one[1] < other[0] for one, other in itertools.pairwise(bounds))
+    assert all(one[1] <= other[0] for one, other in itertools.pairwise(bounds))
     chances = [chance for *_, chance in found]
     assert chances == sorted(chances, reverse=True)
+
+
+def test_candidates_of_characters_in_several_pieces_are_each_their_own(run):
+    task, model, _, _ = run
+    passage = "Ada ﬁnds ℡ \u200b 한. " * 2
+    for question in ("Who ﬁnds?", "℡?"):
+        (answer,) = task.predict(model, [Question(question, passage)], candidates=50, no_answer=1.0)
+        bounds = sorted((one.start, one.end) for one in answer.candidates)
+        assert all(one[1] <= other[0] for one, other in itertools.pairwise(bounds))
+        assert all(one.text.strip(" \u200b") for one in answer.candidates)
+        assert len(bounds) > 5
 
 
 @pytest.mark.parametrize(

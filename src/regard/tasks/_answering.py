@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard._errors import ConfigError
-from regard.data.matches import Text
+from regard.data.checks import is_blank
 from regard.nn.reader import PassageReader, SpanScores
 from regard.tasks._examples import Example
 from regard.tasks._reading import Answer, Candidate
@@ -55,9 +55,10 @@ def answers_of(
     questions = ((one, question.text) for one in batch for question in one.questions)
     for (one, question), begin, end in zip(questions, bounds[:-1], bounds[1:], strict=True):
         parts = [table[offsets[reading] : offsets[reading + 1]] for reading in range(begin, end)]
+        text = one.passage.text
         none = -np.inf if nothing is None else float(nothing[begin:end].mean())
-        found, silence = best_spans(parts, one.starts, one.passage.spans, none, count)
-        candidates = tuple(_candidate(one.passage, *span) for span in found)
+        found, silence = best_spans(parts, one.starts, text, one.passage.spans, none, count)
+        candidates = tuple(_candidate(text, *span) for span in found)
         surest = candidates[0].probability if candidates else 0.0
         is_silent = nothing is not None and silence > (surest if no_answer is None else no_answer)
         if is_silent or not candidates:
@@ -70,17 +71,19 @@ def answers_of(
 def best_spans(
     parts: Sequence[NDArray[np.float64]],
     starts: Sequence[int],
+    text: str,
     spans: Sequence[Span],
     none: float,
     count: int,
 ) -> tuple[list[tuple[int, int, float]], float]:
-    """The first and last piece of the most probable spans, none of which overlap, with their probabilities; and that of no answer.
+    """Where the most probable spans begin and end in a text, none of which overlap, with their probabilities; and that of no answer.
 
-    A span that several windows hold has the sum of its probabilities in them. Spans that begin or end with a piece of no
-    characters are not chosen; a passage may have fewer than `count` others.
+    A span of characters that several windows hold, or of which several pieces stand for one end, such as the bytes of a character,
+    has the sum of its probabilities. Spans that begin or end with a piece of no visible character are not chosen; a passage may
+    have fewer than `count` others.
 
-    Arguments: for each window the scores (pieces, longest) of its spans and where it begins, the characters of all pieces, and
-    the score of there being no answer.
+    Arguments: for each window the scores (pieces, longest) of its spans and where it begins, the text, the characters of all its
+    pieces, and the score of there being no answer.
     """
     if not spans:
         return [], float(none > -np.inf)
@@ -91,20 +94,27 @@ def best_spans(
         shares[start : start + len(part)] += np.exp(part - peak)
     silence = float(np.exp(none - peak))
     whole = float(shares.sum()) + silence
-    empty = np.array([begin == end for begin, end in spans])
-    firsts = np.arange(len(spans))[:, None]
-    lasts = np.minimum(firsts + np.arange(longest), len(spans) - 1)
-    shares[empty[:, None] | empty[lasts]] = 0.0
+    lasts = np.minimum(np.arange(len(spans))[:, None] + np.arange(longest), len(spans) - 1)
+    blank = np.array([is_blank(text[begin:end]) for begin, end in spans])
+    shares[blank[:, None] | blank[lasts]] = 0.0
+    begins, ends, sums = _by_characters(shares, lasts, np.array(spans, np.int64))
     found: list[tuple[int, int, float]] = []
-    while len(found) < count:
-        first, length = (int(place) for place in np.unravel_index(int(shares.argmax()), shares.shape))
-        if not shares[first, length]:
-            break
-        found.append((first, first + length, float(shares[first, length]) / whole))
-        shares[(firsts <= first + length) & (lasts >= first)] = 0.0
+    while len(found) < count and sums.any():
+        best = int(sums.argmax())
+        found.append((int(begins[best]), int(ends[best]), float(sums[best]) / whole))
+        sums[(begins < ends[best]) & (ends > begins[best])] = 0.0
     return found, silence / whole
 
 
-def _candidate(passage: Text, first: int, last: int, chance: float) -> Candidate:
-    begin, end = passage.spans[first][0], passage.spans[last][1]
-    return Candidate(passage.text[begin:end], begin, end, chance)
+def _by_characters(
+    shares: NDArray[np.float64], lasts: NDArray[np.int64], spans: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Where spans of characters begin and end, each once, and the sum of their shares (pieces, longest)."""
+    size = int(spans.max()) + 1
+    keys, numbers = np.unique(spans[:, :1] * size + spans[lasts, 1], return_inverse=True)
+    sums = np.bincount(numbers.ravel(), shares.ravel()).astype(np.float64)
+    return keys // size, keys % size, sums
+
+
+def _candidate(text: str, begin: int, end: int, chance: float) -> Candidate:
+    return Candidate(text[begin:end], begin, end, chance)

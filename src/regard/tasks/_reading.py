@@ -33,12 +33,19 @@ class Question:
 
 @dataclass(frozen=True)
 class Looked:
-    """Where the pieces of a question looked in the passage, in every block that reads both; each row sums to one."""
+    """Where the words of a question looked in a passage, in every block that reads both.
+
+    Of a passage that is read in several windows this is the one that holds the answer best.
+    """
 
     weights: NDArray[np.float32]
-    """(B, H, Q, P), between words"""
+    """(B, H, Q, P), between words; each row sums to one."""
     question: tuple[str, ...]
+    """Its words; the last row is that of its end."""
     passage: tuple[str, ...]
+    """The words of the window."""
+    start: int = 0
+    """The character of the passage with which the window begins."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ class Answer:
 
     `probability` is that of this span, or of there being no answer, among all spans of the passage; `no_answer` that of there
     being none, 0 for a model that always answers. `candidates` are the most probable spans, as many as were asked for, none of which
-    overlap; the first is there also where no answer is given. `attention` is there on request, `id` is that of the question.
+    overlap; the first is there also where no answer is given. `attention` is there on request, of the window of the passage that
+    holds the answer best; `id` is that of the question.
     """
 
     question: str
@@ -138,7 +146,8 @@ def looked(weights_BTHP: NDArray[np.float32], question: Text, passage: Text, beg
     spans = passage.spans[begin : begin + size]
     columns, rows = word_numbers(passage.text, spans)[:-1], word_numbers(question.text, question.spans)
     merged = merge_pieces_to_words(merge_pieces_to_words(told, columns, "keys"), rows, "queries")
-    return Looked(merged, (*_words(question.text, question.spans), END), _words(passage.text, spans))
+    asked = (*_words(question.text, question.spans), END)
+    return Looked(merged, asked, _words(passage.text, spans), spans[0][0] if spans else 0)
 
 
 def _words(text: str, spans: list[tuple[int, int]]) -> tuple[str, ...]:
