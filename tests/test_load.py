@@ -81,6 +81,12 @@ def test_a_text_that_cannot_be_translated_is_refused(translator, text):
         translator(["A dog.", text])
 
 
+def test_a_text_that_is_too_long_names_the_remedy(folder, translator):
+    with pytest.raises(regard.DataError, match=r"regard\.load\(folder, max_characters=\.\.\.\)\.$"):
+        translator("a" * 201)
+    regard.load(folder, max_characters=201)("a" * 201, beam=1)
+
+
 def test_predicting_is_calling(translator):
     assert translator.predict("A dog runs.", beam=1) == translator("A dog runs.", beam=1)
     assert translator.predict(["A dog runs."], beam=1) == translator(["A dog runs."], beam=1)

@@ -167,7 +167,7 @@ BAD = {
     "an I after another role": ({**GOOD, "roles": [*ROLES[:4], "I-ARG2"]}, "Received: I-ARG2 after B-ARG1"),
     "not B-V": ({**GOOD, "predicate": 1}, "Received: B-V at 2; word 1 has I-ARG0"),
     "B-V twice": ({**GOOD, "roles": ["B-ARG0", "B-V", "B-V", "O", "O"]}, "Received: B-V at 1, 2"),
-    "too long": ({**GOOD, "words": ["x" * 999, *WORDS[1:]]}, "the sentence is too long"),
+    "too long": ({**GOOD, "words": ["x" * 999, *WORDS[1:]]}, "regard.load(folder, max_characters=...)"),
 }
 
 

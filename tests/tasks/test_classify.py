@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,6 +132,24 @@ def test_records_are_taken_as_files_hold_them(one, seen):
     assert (found.id, found.probabilities) == ("a", predictor.predict(pixels).probabilities)
     with pytest.raises(DataError, match="texts and pictures are mixed"):
         predictor({"text": text})
+
+
+def test_results_are_equal_by_what_they_say_and_can_be_counted(one, seen, tmp_path):
+    Image.fromarray(stripes(1, 9)[0][0]).save(tmp_path / "a.png")
+    for folder, given in ((one, "the old dog"), (seen, str(tmp_path / "a.png"))):
+        first, second = regard.load(folder)(given), regard.load(folder)(given)
+        assert first == second
+        assert len({first, second}) == 1
+        assert first != replace(second, probabilities={})
+
+
+def test_integer_labels_come_back_as_strings(tmp_path):
+    rows = [{"text": text, "label": len(kinds)} for text, kinds in sentences(40, 0)]
+    recipe = Recipe(**SIZES, steps=1, vocabulary=300, tokens=200, evaluations=1)
+    run = begin(Classify(), recipe, write(tmp_path / "train.jsonl", rows), None, tmp_path / "run")
+    found = regard.load(run)("the old dog")
+    assert list(found.probabilities) == ["0", "1", "2"]
+    assert found.label in found.probabilities
 
 
 def test_several_labels_are_learnt(many):

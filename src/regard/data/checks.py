@@ -11,6 +11,7 @@ from regard._errors import nearest
 from regard.data.lines import data_error, kind, listed, shorten
 
 MAX_CHARACTERS = 20_000
+RAISE = "raise the limit with --max-characters, from Python with regard.load(folder, max_characters=...)"
 BLANK = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf"})  # Unicode categories of characters that leave no mark
 
 
@@ -112,5 +113,5 @@ def check_length(record: Record, field: str, limit: int = MAX_CHARACTERS) -> Non
                 f"the field {field!r} is too long",
                 expected=f"at most {limit:,} characters",
                 received=f"{len(text):,} characters, beginning {shorten(text, 40)}",
-                mend="split the text into several records, or raise the limit with --max-characters",
+                mend=f"split the text into several records, or {RAISE}",
             )

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -58,12 +58,12 @@ UNREADABLE = (
 Pixels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Picture:
-    """`pixels` (height, width, 3), uint8, and the `name` of the picture for people."""
+    """`pixels` (height, width, 3), uint8, and the `name` of the picture for people, by which pictures are equal."""
 
     name: str
-    pixels: Pixels
+    pixels: Pixels = field(compare=False)
 
 
 def picture_name(value: Any, place: str, folder: Path, rows: Path) -> str:

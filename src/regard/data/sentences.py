@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from regard.data.checks import Record, check_text, is_blank
+from regard.data.checks import RAISE, Record, check_text, is_blank
 from regard.data.columns import read_columns
 from regard.data.formats import reader
 from regard.data.lexicon import NO_WORDS, RUN, UNSPACED, Lexicon
@@ -216,5 +216,5 @@ def _check_length(record: Record, words: list[str], limit: int) -> None:
             "the sentence is too long",
             expected=f"at most {limit:,} characters",
             received=f"{length:,} characters, beginning {shorten(' '.join(words[:10]), 40)}",
-            mend="split it into several, or raise the limit with --max-characters",
+            mend=f"split it into several, or {RAISE}",
         )

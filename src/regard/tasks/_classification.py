@@ -44,13 +44,13 @@ class Seen:
 class Classification:
     """What a text or picture was found to be.
 
-    `labels` are those that were chosen, the most probable first: one, or any number where a model gives several.
-    `probabilities` has every label, in the order of the alphabet. `attention` is there on request, `id` is that of the record.
+    `labels` are those that were chosen, the most probable first: one, or any number where a model gives several. All are strings,
+    also where the data had integers: 3 is "3". `probabilities` has every label, in the order of the alphabet. `attention` is there on request, `id` is that of the record.
     """
 
     source: Any = field(repr=False)
     labels: tuple[str, ...]
-    probabilities: dict[str, float] = field(repr=False)
+    probabilities: dict[str, float] = field(repr=False, hash=False)
     several: bool = field(repr=False)
     id: Any = field(default=None, repr=False)
     attention: Seen | None = field(default=None, repr=False, compare=False)

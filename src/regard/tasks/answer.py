@@ -258,7 +258,7 @@ class AnswerQuestions(CountsWords):
         no_answer: float | None = None,
         candidates: int = 1,
     ) -> list[Answer]:
-        """The most probable span for every question; the same whatever others stand beside it.
+        """The most probable span for every question; the same, up to rounding by some 1e-6, whatever others stand beside it.
 
         Arguments:
             model: in evaluation mode.

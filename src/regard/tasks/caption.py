@@ -202,7 +202,7 @@ class CaptionPictures:
         language: str | None = None,
         engine: SourceEngine | None = None,
     ) -> list[Caption]:
-        """Write a caption for every picture; each is the same whatever others stand beside it.
+        """Write a caption for every picture; each is the same, up to rounding by some 1e-6, whatever others stand beside it.
 
         Arguments:
             model: in evaluation mode.

@@ -241,7 +241,7 @@ class Classify(CountsWords):
     def predict(
         self, model: Classifier, inputs: Sequence[Item], *, attention: bool = False
     ) -> list[Classification]:
-        """Classify texts or pictures; each result is the same whatever others stand beside it.
+        """Classify texts or pictures; each result is the same, up to rounding by some 1e-6, whatever others stand beside it.
 
         Arguments:
             model: in evaluation mode.

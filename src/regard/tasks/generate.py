@@ -202,7 +202,7 @@ class Generate:
         attention: bool = False,
         stride: int | None = None,
     ) -> list[Any]:
-        """Continue prompts, rank their candidates, or score passages; each result is the same whatever others stand beside it.
+        """Continue prompts, rank their candidates, or score passages; each result is the same, up to rounding by some 1e-6, whatever others stand beside it.
 
         Arguments:
             model: in evaluation mode.

@@ -189,7 +189,7 @@ class Roles(CountsWords):
     def predict(
         self, model: RoleLabeller, inputs: Sequence[Sentence], *, attention: bool = False
     ) -> list[Labelling]:
-        """Label sentences; each result is the same whatever others stand beside it.
+        """Label sentences; each result is the same, up to rounding by some 1e-6, whatever others stand beside it.
 
         Arguments:
             model: in evaluation mode.

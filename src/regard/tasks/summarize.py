@@ -143,7 +143,7 @@ class Summarize(TextForText):
         attention: bool = False,
         repeats: bool = False,
     ) -> list[Summary]:
-        """Summarize documents; each result is the same whatever others stand beside it.
+        """Summarize documents; each result is the same, up to rounding by some 1e-6, whatever others stand beside it.
 
         Arguments:
             model: in evaluation mode.

@@ -104,7 +104,7 @@ class Translate(TextForText):
         engine: Engine | None = None,
         shortlist: Shortlist | None = None,
     ) -> list[Translation]:
-        """Translate sentences; each result is the same whatever others stand beside it.
+        """Translate sentences; each result is the same, up to rounding by some 1e-6, whatever others stand beside it.
 
         Arguments:
             model: in evaluation mode.
