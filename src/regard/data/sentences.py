@@ -23,14 +23,19 @@ from regard.data.records import Source, source_paths
 from regard.data.roles import check_predicates, check_roles, check_words
 from regard.data.signs import SIGN
 
+# Of one emoji: what may be drawn together, by a joiner, and colours of skin, forms and the letters of flags behind it.
+SYMBOL = "\u2190-\u2bff\U0001f000-\U0001faff"
+CHANGE = "\ufe0e\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f"
+EMOJI = rf"[\U0001f1e6-\U0001f1ff]{{2}}|[{SYMBOL}](?:[{CHANGE}]|\u200d[{SYMBOL}])+{SIGN}*"
 # Apart from contractions, which English corpora cut: digits with their points stay together, as does a row of one mark.
 WORD = re.compile(
     rf"[{UNSPACED}]+"
     r"|(?:[A-Za-z]\.){2,}"  # U.S.
-    r"|\d+(?:[.,:]\d+)*"
+    r"|\d+(?:[.,:]\d+)*(?:\ufe0f?\u20e3)?"  # the last is a key around a digit
     r"|n['’]t\b|['’](?:s|m|d|re|ve|ll)\b"
     rf"|(?:(?!n['’]t\b)[^\W\d_{UNSPACED}]{SIGN}*)+(?:\d+)?"
-    rf"|([^\w\s])\1*{SIGN}*|\S",
+    rf"|{EMOJI}"
+    rf"|([^\w\s])(?:\1(?![{CHANGE}]))*{SIGN}*|\S",
     re.IGNORECASE,
 )
 
