@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from regard.training.presets import Facts, core_minutes, fill, language_sizes, reader_sizes
+import pytest
+
+from regard.training.presets import (
+    Facts,
+    core_minutes,
+    encoder_decoder_sizes,
+    fill,
+    language_sizes,
+    reader_sizes,
+)
 from regard.training.recipe import Recipe
 
 
@@ -33,6 +42,22 @@ def test_unlabelled_texts_have_a_share_of_the_budget():
     assert fill(more, Facts(500, 1), {"pretrain": 0.4})[0].pretrain == 0.4
     assert fill(more.replace(pretrain=0.1), Facts(500, 1), {})[0].pretrain == 0.1
     assert fill(Recipe(), Facts(500, 1), {})[0].pretrain is None
+
+
+@pytest.mark.parametrize(
+    ("dim", "heads"), [(32, 1), (64, 2), (100, 2), (128, 4), (256, 8), (320, 10), (2, 1)]
+)
+def test_a_width_that_is_given_alone_is_divided_by_heads(dim, heads):
+    filled, choices = fill(Recipe(dim=dim), Facts(500, 1), encoder_decoder_sizes(500))
+    assert filled.heads == heads
+    assert {one.option: one.reason for one in choices}["heads"] == f"to divide a width of {dim}"
+
+
+def test_heads_stay_where_they_divide_a_width_or_are_given():
+    sizes = encoder_decoder_sizes(500)
+    assert fill(Recipe(dim=192), Facts(500, 1), sizes)[0].heads == sizes["heads"] == 3
+    assert fill(Recipe(dim=100, heads=3), Facts(500, 1), sizes)[0].heads == 3
+    assert fill(Recipe(heads=5), Facts(500, 1), sizes)[0].heads == 5
 
 
 def test_an_update_of_long_documents_has_no_end_of_tokens():
