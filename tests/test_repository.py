@@ -91,6 +91,12 @@ def test_import_regard_imports_no_framework():
     assert loaded_after("import regard") == set()
 
 
+def test_results_have_a_public_place_that_costs_no_import():
+    names = "set(tasks.__all__) <= set(dir(tasks)) and not hasattr(tasks, 'Answers')"
+    assert loaded_after(f"from regard import tasks\nassert {names}") == set()
+    loaded_after("from regard.tasks import *\nassert (Answer.__name__, Span.__name__) == ('Answer', 'Span')")
+
+
 def test_numpy_attention_imports_no_framework():
     statement = "import numpy, regard\nx = numpy.ones((3, 1, 2), 'float32')\nregard.attention(x, x, x)"
     assert loaded_after(statement) == set()

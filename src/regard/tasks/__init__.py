@@ -1,11 +1,39 @@
-"""The applications, one file each, all of one shape."""
+"""The applications, one file each, all of one shape; and what they give, by name: `from regard.tasks import Answer`."""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regard._errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from regard.tasks._caption import Caption
+    from regard.tasks._classification import Classification
+    from regard.tasks._continuation import Continuation, Likelihood, Ranking
+    from regard.tasks._labelling import Labelling, Proposition, Span
+    from regard.tasks._reading import Answer, Candidate
+    from regard.tasks._writing import Draft
+    from regard.tasks.summarize import Summary
+    from regard.tasks.translate import Translation
+
+__all__ = [
+    "TASKS",
+    "make_task",
+    "Translation",
+    "Summary",
+    "Draft",
+    "Labelling",
+    "Proposition",
+    "Span",
+    "Answer",
+    "Candidate",
+    "Classification",
+    "Caption",
+    "Continuation",
+    "Ranking",
+    "Likelihood",
+]
 
 TASKS = {
     "translate": "Translate",
@@ -16,6 +44,17 @@ TASKS = {
     "caption": "CaptionPictures",
     "generate": "Generate",
 }
+# Where results are defined, each imported when it is asked for.
+RESULTS = {
+    "translate": ("Translation",),
+    "summarize": ("Summary",),
+    "_writing": ("Draft",),
+    "_labelling": ("Labelling", "Proposition", "Span"),
+    "_reading": ("Answer", "Candidate"),
+    "_classification": ("Classification",),
+    "_caption": ("Caption",),
+    "_continuation": ("Continuation", "Ranking", "Likelihood"),
+}
 
 
 def make_task(name: str) -> Any:
@@ -25,3 +64,14 @@ def make_task(name: str) -> Any:
             f"there is no task {name!r}{nearest(name, TASKS)}. Expected one of: {', '.join(TASKS)}."
         )
     return getattr(importlib.import_module(f"regard.tasks.{name}"), TASKS[name])()
+
+
+def __getattr__(name: str) -> Any:
+    for module, results in RESULTS.items():
+        if name in results:
+            return getattr(importlib.import_module(f"regard.tasks.{module}"), name)
+    raise AttributeError(f"module 'regard.tasks' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
