@@ -19,7 +19,7 @@ def load(folder: str | Path, max_characters: int | None = None) -> Predictor:
         translator = regard.load("runs/en-zh")
         translator("A dog runs.").text
         translator(["A dog runs.", "A cat sleeps."], beam=1, precision="int8")
-        regard.load("runs/emoji")("dog.png", language="zh").text    # or pixels, or an image of Pillow
+        regard.load("runs/emoji")("dog.png", language="zh").text    # or its bytes, pixels, or an image of Pillow
         regard.load("runs/answer")(("Who?", "Ada wrote it."))    # a question and its passage
         translator("A dog runs.", attention=True).attention.weights    # (layers, heads, target, source)
 
