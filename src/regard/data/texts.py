@@ -73,6 +73,14 @@ def prompt_record(record: Record, max_characters: int) -> Record:
     return checked
 
 
+def passage_record(passage: Any, place: tuple[str, int], max_characters: int) -> Record:
+    """A document or a part of one, of which `place_of` knows which, as a record when it is sound text; else DataError."""
+    document, part = place_of(passage)
+    which = {} if document is None else {DOCUMENT: document, NUMBER: part}
+    record = Record({"text": passage.text, LAST: passage.last, **which}, *place)
+    return checked(record, ("text",), max_characters)
+
+
 def joined(parts: Iterable[Any]) -> Iterator[list[Any]]:
     """Lists of records or passages that follow each other in one document, some at a time."""
     held: list[Any] = []

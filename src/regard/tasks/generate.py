@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from regard._errors import ConfigError
 from regard._packed import Packed
-from regard.data.checks import checked
 from regard.data.packing import pack_ids
 from regard.data.records import Record, Source
 from regard.data.store import TokenStore
-from regard.data.texts import DOCUMENT, LAST, NUMBER, place_of, prompt_record, read_prompts, read_texts
+from regard.data.texts import LAST, passage_record, place_of, prompt_record, read_prompts, read_texts
 from regard.data.units import learn_units
 from regard.data.windows import Windows
 from regard.decoding.continuation import continued, log_probabilities
@@ -100,9 +99,8 @@ class Generate:
     def record(self, given: Any, place: tuple[str, int], max_characters: int) -> Record:
         """A prompt, by itself or in an object with `candidates`, as a record; or a passage to be scored."""
         if isinstance(given, Passage):
-            part = {} if given.document is None else {DOCUMENT: given.document, NUMBER: given.part}
-            record = Record({"text": given.text, LAST: given.last, **part}, *place)
-            self.language.ids(given.text, checked(record, ("text",), max_characters))
+            record = passage_record(given, place, max_characters)
+            self.language.ids(given.text, record)
             return record
         if isinstance(given, Prompt):
             given = {"prompt": given.text, **({"candidates": given.candidates} if given.candidates else {})}
