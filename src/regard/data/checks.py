@@ -100,7 +100,8 @@ def check_text(record: Record, field: str, value: object) -> None:
 
 def is_blank(text: str) -> bool:
     """Whether `text` has no visible character: only spaces, controls and zero-width marks."""
-    return all(unicodedata.category(character) in BLANK for character in text)
+    # Most words are told apart at once.
+    return not text.isalnum() and all(unicodedata.category(character) in BLANK for character in text)
 
 
 def check_length(record: Record, field: str, limit: int = MAX_CHARACTERS) -> None:

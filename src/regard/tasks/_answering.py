@@ -110,6 +110,9 @@ def _by_characters(
     shares: NDArray[np.float64], lasts: NDArray[np.int64], spans: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Where spans of characters begin and end, each once, and the sum of their shares (pieces, longest)."""
+    if (np.diff(spans, axis=0) > 0).all():  # no two pieces are of one character, as nearly always
+        begins = np.broadcast_to(spans[:, :1], shares.shape)
+        return begins.ravel(), spans[lasts, 1].ravel(), shares.ravel()
     size = int(spans.max()) + 1
     keys, numbers = np.unique(spans[:, :1] * size + spans[lasts, 1], return_inverse=True)
     sums = np.bincount(numbers.ravel(), shares.ravel()).astype(np.float64)
