@@ -102,6 +102,13 @@ def test_large_pictures_are_scaled_to_a_side_and_small_ones_kept():
     assert load_picture(large, PLACE, 100).pixels.shape == (100, 50, 3)
 
 
+def test_pictures_are_equal_by_name_and_pixels(tmp_path):
+    red, blue = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
+    assert load_picture(red, PLACE, 8) == load_picture(red.copy(), PLACE, 8)
+    assert len({load_picture(red, PLACE, 8), load_picture(blue, PLACE, 8)}) == 2
+    assert load_picture(red, PLACE, 8) != load_picture(saved(tmp_path, red), PLACE, 8)
+
+
 def test_names_are_whole_paths(tmp_path):
     rows = tmp_path / "train.npz"
     assert picture_name("a/b.png", PLACE, tmp_path, rows) == str(tmp_path / "a" / "b.png")

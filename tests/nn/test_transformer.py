@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextvars
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -169,7 +170,7 @@ def test_watching_changes_nothing_and_sums_to_one(model):
     assert (own[-1][0, :, 1:] == 0).all()
     model(source, target)
     assert len(seen) == 2
-    assert all(layer.seen is None for layer in model.modules() if isinstance(layer, CrossAttention))
+    assert not any(layer.seen for layer in model.modules() if isinstance(layer, CrossAttention))
 
 
 @torch.no_grad()
@@ -199,7 +200,21 @@ def test_watches_lie_within_each_other(model):
         model(tokens(4), tokens(2))
     assert [weights.shape[-1] for weights in inner] == [5, 5]
     assert [weights.shape[-1] for weights in own] == [5, 5, 3, 3]
-    assert [weights.shape[-1] for weights in outer] == [4, 4]
+    assert [weights.shape[-1] for weights in outer] == [5, 5, 4, 4]
+
+
+def test_a_watch_within_a_generator_ends_in_any_context(model):
+    def steps():
+        with watch(model):
+            yield model(tokens(5), tokens(3))
+            yield None
+
+    generator = steps()
+    contextvars.copy_context().run(next, generator)
+    generator.close()
+    with watch(model) as seen:
+        model(tokens(4), tokens(2))
+    assert len(seen) == 2
 
 
 def test_looking_without_a_call_is_an_error(model):

@@ -159,11 +159,11 @@ def test_when_not_to_answer_is_chosen_on_dev_data(run):
     model.eval()
     answered = [record for record in records if record.fields["answers"]]
     try:
-        task.calibrate(model, answered[:2])
+        task.calibrate(model, answered[:2], [])
         assert float(model.threshold) == -1.0  # nothing to choose by
-        task.calibrate(model, [])
+        task.calibrate(model, [], [])
         assert float(model.threshold) == -1.0
-        task.calibrate(model, records)
+        task.calibrate(model, records, [])
     finally:
         model.threshold.fill_(threshold)
 
@@ -184,7 +184,7 @@ def test_silence_is_judged_on_the_windows_that_are_read_in_use(run, monkeypatch)
         lambda _, __, ___, silences: found.append(silences) or (0.0, 0.5),
     )
     try:
-        task.calibrate(model, many)
+        task.calibrate(model, many, [])
     finally:
         model.threshold.fill_(threshold)
     answers = task.predict(model, [task.input_of(one) for one in many])

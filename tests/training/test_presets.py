@@ -45,7 +45,7 @@ def test_unlabelled_texts_have_a_share_of_the_budget():
 
 
 @pytest.mark.parametrize(
-    ("dim", "heads"), [(32, 1), (64, 2), (100, 2), (128, 4), (256, 8), (320, 10), (2, 1)]
+    ("dim", "heads"), [(32, 1), (64, 2), (100, 5), (128, 4), (256, 8), (320, 10), (2, 1)]
 )
 def test_a_width_that_is_given_alone_is_divided_by_heads(dim, heads):
     filled, choices = fill(Recipe(dim=dim), Facts(500, 1), encoder_decoder_sizes(500))

@@ -253,7 +253,8 @@ def _by_piece(text: Text, of_unit: Integers) -> Integers:
 
 def _written(match: re.Match[str]) -> str:
     """The unit that was found, in the one form that Unicode calls composed."""
-    return unicodedata.normalize("NFC", match.group())
+    unit = match.group()
+    return unit if unit.isascii() else unicodedata.normalize("NFC", unit)
 
 
 def _shape(unit: str) -> int:

@@ -10,6 +10,9 @@ import torch
 
 from regard._packed import Packed
 
+Encoded = Sequence[tuple[Any, ...]]
+"""Examples as the streams of a task."""
+
 
 def pack_ids(sequences: Sequence[Sequence[int]]) -> Packed:
     """The token ids of N sequences as one packed batch: values (total,), int64, and offsets (N + 1,).

@@ -17,5 +17,5 @@ SIGNS = "\u200c\u200d" + "".join(
     character for character in map(chr, itertools.chain(*BLOCKS)) if unicodedata.category(character)[0] == "M"
 )
 # What is no sign at first sight is not sought among two thousand.
-SIGN = rf"(?:(?![\x00-\u02ff\u3400-\ua65f\uac00-\ufaff])[{SIGNS}])"
+SIGN = rf"(?:(?![\x00-\u02ff\u3041-\u3098\u309b-\ua65f\uac00-\ufaff])[{SIGNS}])"
 """One of them, for a regular expression."""

@@ -203,7 +203,7 @@ def _is_usual(stack: Stack) -> bool:
             return False
         if type(module) in ATTENTION:
             heads.add((module.heads, module.kv_heads, module.head_dim))
-            if module.seen is not None or module.dropout or module.combine != "project":
+            if module.seen or module.dropout or module.combine != "project":
                 return False
     return len(heads) == 1 and not _has_any_global_hook()
 

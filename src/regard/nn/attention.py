@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from regard._attention import attention
 from regard._aux import Aux, AuxOutput
@@ -24,8 +25,8 @@ from regard.nn.norm import RMSNorm
 from regard.nn.rotary import Rotary
 
 Combine = Literal["project", "concat"]
-# The list in which a layer collects weights while `regard.nn.watch` lasts. Not on the layer: other threads may run it, too.
-WATCHED: ContextVar[Mapping[nn.Module, list[Tensor]] | None] = ContextVar("watched", default=None)
+# The lists in which a layer collects weights while `regard.nn.watch` lasts. Not on the layer: other threads may run it, too.
+WATCHED: ContextVar[Mapping[nn.Module, tuple[list[Tensor], ...]] | None] = ContextVar("watched", default=None)
 
 
 class _Attention(nn.Module):
@@ -60,12 +61,12 @@ class _Attention(nn.Module):
         self.key_norm = RMSNorm() if qk_norm else None
 
     @property
-    def seen(self) -> list[Tensor] | None:
-        """Where `regard.nn.watch` collects weights, for who calls it; None where nobody watches."""
-        if torch.compiler.is_compiling():  # which cannot follow a context, and is for everyone
-            return None
+    def seen(self) -> tuple[list[Tensor], ...]:
+        """Where `regard.nn.watch` collects weights, for who calls it; nothing where nobody watches."""
+        if is_compiling():  # which cannot follow a context, and is for everyone
+            return ()
         watched = WATCHED.get()
-        return None if watched is None else watched.get(self)
+        return () if watched is None else watched.get(self, ())
 
     @property
     def eps(self) -> float | None:
@@ -78,15 +79,15 @@ class _Attention(nn.Module):
         """The operator, the number of rows that are watched, and dropout in training."""
         wanted: Aux | None = options.pop("return_aux")
         aux, seen = wanted, self.seen
-        if seen is not None:
+        if seen:
             aux = Aux(lse=wanted is not None and wanted.lse, rows=range(math.prod(query.shape[:-2])))
         if self.training and self.dropout:
             options |= {"dropout_p": self.dropout, "seed": int(torch.randint(2**31, ()))}
         if aux is None:
             return attention(query, key, value, **options), None
         found, output = attention(query, key, value, return_aux=aux, **options)
-        if seen is not None:
-            seen.append(output.rows.detach())
+        for one in seen:
+            one.append(output.rows.detach())
         return found, output
 
     def _out(self, query: Tensor, context: Tensor) -> Tensor:

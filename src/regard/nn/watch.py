@@ -36,11 +36,13 @@ def watch(
             f"there is no attention to look at. Expected: a model with layers of {kind.__name__}. "
             f"Received: {type(model).__name__} without one; a recurrent encoder has none."
         )
-    before = WATCHED.set({**(WATCHED.get() or {}), **dict.fromkeys(layers, seen)})
+    before = WATCHED.get()
+    others = before or {}
+    WATCHED.set({**others, **{layer: (*others.get(layer, ()), seen) for layer in layers}})
     try:
         yield seen
     finally:
-        WATCHED.reset(before)
+        WATCHED.set(before)  # a token would not do: a generator may be closed from another context
     if not seen:
         raise ConfigError(
             f"nothing was looked at. Expected: a call of {type(model).__name__} while it is watched. Received: none of its layers of "

@@ -46,14 +46,19 @@ TASKS = {
 }
 # Where results are defined, each imported when it is asked for.
 RESULTS = {
-    "translate": ("Translation",),
-    "summarize": ("Summary",),
-    "_writing": ("Draft",),
-    "_labelling": ("Labelling", "Proposition", "Span"),
-    "_reading": ("Answer", "Candidate"),
-    "_classification": ("Classification",),
-    "_caption": ("Caption",),
-    "_continuation": ("Continuation", "Ranking", "Likelihood"),
+    "Translation": "translate",
+    "Summary": "summarize",
+    "Draft": "_writing",
+    "Labelling": "_labelling",
+    "Proposition": "_labelling",
+    "Span": "_labelling",
+    "Answer": "_reading",
+    "Candidate": "_reading",
+    "Classification": "_classification",
+    "Caption": "_caption",
+    "Continuation": "_continuation",
+    "Ranking": "_continuation",
+    "Likelihood": "_continuation",
 }
 
 
@@ -67,10 +72,9 @@ def make_task(name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    for module, results in RESULTS.items():
-        if name in results:
-            return getattr(importlib.import_module(f"regard.tasks.{module}"), name)
-    raise AttributeError(f"module 'regard.tasks' has no attribute {name!r}")
+    if name not in RESULTS:
+        raise AttributeError(f"module 'regard.tasks' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"regard.tasks.{RESULTS[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -22,7 +22,7 @@ from regard._packed import Packed
 from regard.data.frequency import WordCounts
 from regard.data.lines import data_error, kind, shorten
 from regard.data.matches import PARTS, SPELLINGS, Matcher, Text, units_of
-from regard.data.packing import pack_streams
+from regard.data.packing import Encoded, pack_streams
 from regard.data.passages import best_window, covering_pieces, window_starts
 from regard.data.permutation import derived
 from regard.data.questions import question_record, read_passages, read_questions
@@ -53,7 +53,7 @@ WINDOW = 320  # pieces
 TOGETHER = 8  # questions of one example
 PREDICTED = 16_384  # pieces of readings predicted at once
 TURNS = 2  # examples of questions that are made of one passage
-CALIBRATED = 500  # dev questions by which abstaining is calibrated
+CALIBRATED = 2000  # dev questions by which abstaining is calibrated
 
 
 class AnswerQuestions(CountsWords):
@@ -236,7 +236,7 @@ class AnswerQuestions(CountsWords):
         return len(set(zip(of_gold, readings[golds + firsts(batch["readings"], 2)[of_gold]], strict=True)))
 
     @torch.no_grad()
-    def calibrate(self, model: PassageReader, records: Sequence[Record]) -> None:
+    def calibrate(self, model: PassageReader, records: Sequence[Record], examples: Encoded) -> None:
         """Choose how probable it must be that there is no answer, where dev records have questions of both kinds."""
         if model.threshold is None:
             return

@@ -22,6 +22,7 @@ from regard._packed import Packed
 from regard.data.captions import IMAGE, CaptionReader, image_of
 from regard.data.checks import Record
 from regard.data.lines import data_error, shorten
+from regard.data.packing import Encoded
 from regard.data.patches import cut_patches, usual_patch
 from regard.data.pictures import Picture, load_picture, picture_size
 from regard.data.records import Source
@@ -179,7 +180,7 @@ class CaptionPictures:
         """The pieces of all captions, each with its end."""
         return len(batch["captions"].values) - len(batch["lengths"].values)
 
-    def calibrate(self, model: nn.Module, records: Sequence[Record]) -> None:
+    def calibrate(self, model: nn.Module, records: Sequence[Record], examples: Encoded) -> None:
         """Nothing: a caption has no probability to be trusted."""
 
     def engine(self, model: Captioner, precision: Precision = "fp32") -> SourceEngine | None:

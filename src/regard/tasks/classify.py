@@ -24,7 +24,7 @@ from regard._packed import Packed
 from regard.data.checks import Record, checked
 from regard.data.frequency import WordCounts
 from regard.data.labels import IMAGE, TEXT, LabelReader, check_classes, label_numbers
-from regard.data.packing import pack_streams
+from regard.data.packing import Encoded, pack_streams
 from regard.data.patches import cut_patches, usual_patch
 from regard.data.pictures import Picture, load_picture, picture_size
 from regard.data.records import Source
@@ -53,6 +53,7 @@ from regard.training.recipe import Recipe
 
 LEARNED = "classes.json"
 TOGETHER = 8192  # tokens that are classified at once
+CALIBRATED = 2000  # dev examples to which temperatures are fitted, at most
 SIDE = 64
 
 
@@ -223,9 +224,9 @@ class Classify(CountsWords):
         return len(batch["labels"])
 
     @torch.no_grad()
-    def calibrate(self, model: Classifier, records: Sequence[Record]) -> None:
+    def calibrate(self, model: Classifier, records: Sequence[Record], examples: Encoded) -> None:
         """Fit the temperatures, and of several labels the threshold, to dev records."""
-        examples = list(self.encode(records))
+        examples = examples[:: max(1, -(-len(examples) // CALIBRATED))]
         several = bool(self.reader.several)
         opinions = self._all_opinions(model, [tokens for _, *tokens in examples])
         targets = np.zeros(opinions.shape[1:])

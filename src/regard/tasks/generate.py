@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from regard._errors import ConfigError
 from regard._packed import Packed
-from regard.data.packing import pack_ids
+from regard.data.packing import Encoded, pack_ids
 from regard.data.records import Record, Source
 from regard.data.store import TokenStore
 from regard.data.texts import LAST, passage_record, place_of, prompt_record, read_prompts, read_texts
@@ -181,7 +181,7 @@ class Generate:
         """The tokens that have one before them."""
         return int(np.maximum(batch["text"].lengths - 1, 0).sum())
 
-    def calibrate(self, model: nn.Module, records: Sequence[Record]) -> None:
+    def calibrate(self, model: nn.Module, records: Sequence[Record], examples: Encoded) -> None:
         """Nothing: what the loss measures is the probability itself."""
 
     @torch.no_grad()

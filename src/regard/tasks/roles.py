@@ -25,7 +25,7 @@ from regard.data.frequency import WordCounts
 from regard.data.labels import unknown_label
 from regard.data.lexicon import NO_WORDS, Lexicon
 from regard.data.lines import data_error
-from regard.data.packing import pack_ids
+from regard.data.packing import Encoded, pack_ids
 from regard.data.records import Record, Source
 from regard.data.sentences import Sentence, read_sentences, sentence_of, sentence_record
 from regard.data.spelling import COUNT, FEATURES, Spelling
@@ -182,7 +182,7 @@ class Roles(CountsWords):
         """Tags of known roles, and words."""
         return int((batch["tags"].values != UNSEEN).sum()) + len(batch["starts"].values)
 
-    def calibrate(self, model: nn.Module, records: Sequence[Record]) -> None:
+    def calibrate(self, model: nn.Module, records: Sequence[Record], examples: Encoded) -> None:
         """Nothing: the probabilities of spans are those of the tags, as training leaves them."""
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from regard._packed import Packed
-from regard.data.packing import pack_ids
+from regard.data.packing import Encoded, pack_ids
 from regard.data.records import Record
 from regard.decoding import Hypothesis, Stepper
 from regard.decoding.copying import CopyWriter
@@ -113,9 +113,8 @@ class Summarize(TextForText):
         return model.loss(batch["source"], read, target.values, smoothing)
 
     @torch.no_grad()
-    def calibrate(self, model: Summarizer, records: Sequence[Record]) -> None:
+    def calibrate(self, model: Summarizer, records: Sequence[Record], examples: Encoded) -> None:
         """Learn how long summaries may be, as the longest of the dev data, and which length penalty chooses those of the best ROUGE."""
-        examples = list(self.encode(records))
         if not examples:
             return
         model.longest.fill_(max(len(target) for _, target in examples))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from regard._errors import ConfigError
 from regard._packed import Packed
 from regard.data.lines import kind, shorten
-from regard.data.packing import pack_ids
+from regard.data.packing import Encoded, pack_ids
 from regard.data.records import MAX_CHARACTERS, Record, Source, source_paths
 from regard.decoding import Stepper
 from regard.decoding.engine import Engine, EngineWriter, Precision, check_precision, is_for
@@ -87,7 +87,7 @@ class Translate(TextForText):
         records = self.read(given, max_characters) if named else map(_record, given)
         return Shortlist.learn(self.encode(records), len(self.tokenizer))
 
-    def calibrate(self, model: nn.Module, records: Sequence[Record]) -> None:
+    def calibrate(self, model: nn.Module, records: Sequence[Record], examples: Encoded) -> None:
         """Nothing: a translation has no probability to be trusted."""
 
     @torch.no_grad()

@@ -199,9 +199,9 @@ class Trainer:
         self.model.eval()
         averaged = nullcontext() if self.average is None else self.average.in_place()
         with averaged, torch.no_grad():
-            records = self.dev[: self.recipe.dev_examples]
-            self.task.calibrate(self.model, records)
+            self.task.calibrate(self.model, self.dev, self.dev_store)
             loss = self.dev_loss()
+            records = self.dev[: self.recipe.dev_examples]
             inputs = [self.task.input_of(record) for record in records]
             quick = {"beam": 1} if "beam" in self.task.options else {}
             # What is read is read in the precision of training; what is written, token by token, and likelihoods stay as they are.

@@ -19,6 +19,7 @@ CHARACTERS_OF_A_TOKEN = 4  # roughly
 SMOOTHING = 0.1
 PRETRAINED = 0.2  # share of the budget, where there are texts for it and the task has no share of its own
 HEAD = 32  # width of a head
+PLANE = 4  # numbers that positions in a picture turn together; in a text they are two
 FEW_PARTS = 250  # half a million characters
 USUAL_RATE, USUAL_WIDTH = 5e-5, 768  # at which BERT is fine-tuned (Devlin et al. 2019)
 HIGHEST_RATE = 3e-4  # at which narrower ones are (Turc et al. 2019)
@@ -57,7 +58,7 @@ def fill(recipe: Recipe, facts: Facts, sizes: dict[str, Any]) -> tuple[Recipe, l
     if recipe.steps is None:
         minutes = choose("minutes", MINUTES, "the default budget")
     for option, value in sizes.items():
-        if option == "heads" and recipe.dim is not None and recipe.dim % (2 * value):
+        if option == "heads" and recipe.dim is not None and recipe.dim % (PLANE * value):
             choose(option, fitting_heads(recipe.dim), f"to divide a width of {recipe.dim}")
         else:
             choose(option, value, f"for {facts.examples:,} examples")
@@ -77,12 +78,12 @@ def fill(recipe: Recipe, facts: Facts, sizes: dict[str, Any]) -> tuple[Recipe, l
 
 
 def fitting_heads(dim: int) -> int:
-    """The number of heads of even size, which rotary positions need, whose size is closest to that of all presets.
+    """The number of heads whose size suits rotary positions and is closest to that of all presets.
 
     >>> [fitting_heads(dim) for dim in (32, 100, 256)]
-    [1, 2, 8]
+    [1, 5, 8]
     """
-    numbers = [heads for heads in range(1, dim // 2 + 1) if dim % (2 * heads) == 0]
+    numbers = [heads for heads in range(1, dim + 1) if dim % (PLANE * heads) == 0]
     return min(numbers, key=lambda heads: abs(math.log(dim / heads / HEAD)), default=1)
 
 

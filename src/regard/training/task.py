@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from regard._packed import Packed
+from regard.data.packing import Encoded
 from regard.data.records import Record, Source
 from regard.metrics.buckets import Group
 from regard.metrics.translation import Score
@@ -98,8 +99,8 @@ class Task(Protocol):
     def counted(self, batch: dict[str, Packed]) -> int:
         """How many decisions a batch asks for, by which its loss is divided."""
 
-    def calibrate(self, model: nn.Module, records: Sequence[Record]) -> None:
-        """Fit to dev records what training does not, in parameters that need no gradient."""
+    def calibrate(self, model: nn.Module, records: Sequence[Record], examples: Encoded) -> None:
+        """Fit to dev records, and to what `encode` made of them, what training does not, in parameters that need no gradient."""
 
     def predict(self, model: nn.Module, inputs: Sequence[Any], **options: Any) -> list[Result]:
         """A result for every input, in order."""
