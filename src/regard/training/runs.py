@@ -149,6 +149,7 @@ def create(task: Task, prepared: Prepared, folder: Path, reporter: Reporter) -> 
             continuing.copy_learned(Path(recipe.begin), folder)
         fine_tuning.keep_shape(recipe, folder)
     workers.wait()
+    task.load(folder)
     trainer = _trainer(task, recipe, folder, prepared.dev_records, reporter)
     if recipe.begin is None:
         fine_tuning.fill_encoder(trainer.model, recipe)
@@ -240,8 +241,7 @@ def describe(trainer: Trainer, prepared: Prepared) -> str:
 
 
 def _trainer(task: Task, recipe: Recipe, folder: Path, dev: list[Record], reporter: Reporter) -> Trainer:
-    """The trainer of what stands in a folder."""
-    task.load(folder)
+    """The trainer of what stands in a folder, which the task has loaded."""
     state = folder / checkpoints.STATE
     texts = TokenStore.open(state / TEXTS) if recipe.pretrain else None
     teacher = None if recipe.teacher is None else _teacher(task, state / teachers.TEACHER)
