@@ -54,7 +54,7 @@ def together(*orders):
 
 
 def test_two_workers_are_one_and_end_by_one_clock(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(muon, "orthogonal", child.polar)
+    monkeypatch.setattr(muon, "orthogonal", child.steady)
     whole = tmp_path / "whole"
     trainer = runs.begin(
         Translate(), Recipe(**RECIPE, **SWITCHES), *data, whole, Reporter(whole / "metrics.jsonl", Silence())
@@ -65,7 +65,7 @@ def test_two_workers_are_one_and_end_by_one_clock(data, tmp_path, monkeypatch):
     steps = {
         "data": [str(path) for path in data],
         "recipe": RECIPE | SWITCHES,
-        "polar": True,
+        "steady": True,
         "folder": str(tmp_path / "steps"),
     }
     steps |= {"weights": str(tmp_path / "weights{}.pt"), "losses": str(tmp_path / "losses{}.json")}
