@@ -15,7 +15,6 @@ from torch import Tensor
 from regard._errors import ConfigError
 from regard._packed import Packed
 from regard.data.checks import Record
-from regard.data.lines import data_error, shorten
 from regard.data.packing import pack_streams
 from regard.data.tokenizer import Tokenizer
 from regard.data.words import merge_pieces_to_words
@@ -24,6 +23,7 @@ from regard.nn.patches import CHANNELS
 from regard.nn.watch import watch
 from regard.pictures import CaptionPicture
 from regard.tasks._attention import written_words
+from regard.tasks._mismatch import mismatch
 
 STREAMS = ("lengths", "captions", "size", "patches")
 Source = tuple[Sequence[int], NDArray[np.uint8]]
@@ -77,13 +77,9 @@ def restored_caption(entry: Record, record: Record) -> Caption:
     """A caption of a record's picture from its picture, its text and, if it has one, its score."""
     image, text, score, language = (entry.fields.get(name) for name in ("image", "text", "score", "language"))
     if image != record.fields["image"] or not isinstance(text, str):
-        raise data_error(
-            entry.place,
-            "this is no caption of the record",
-            expected=f"'image' and 'text', the image being that of {record.place}: {shorten(record.fields['image'])}",
-            received=shorten({"image": image, "text": text}),
-            mend="name the data that the predictions were made for, in the same order",
-        )
+        expected, received = "'image' and 'text', the image being that", {"image": image, "text": text}
+        wrong = "this is no caption of the record"
+        raise mismatch(entry, record, wrong, expected, record.fields["image"], received)
     number = float(score) if isinstance(score, int | float) else math.nan
     return Caption(image, text, number, language if isinstance(language, str) else None)
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from regard._errors import ConfigError
 from regard.data.checks import Record
-from regard.data.lines import data_error, shorten
 from regard.data.pictures import Picture
 from regard.data.tokenizer import Tokenizer
 from regard.data.words import merge_pieces_to_words
 from regard.pictures import AttentionPicture, PatchPicture
 from regard.tasks._attention import word_numbers
+from regard.tasks._mismatch import mismatch
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,9 @@ def restored_classification(
         and all(label in chances for label in found)
     )
     if entry.fields.get(name) != given or not is_sound:
-        raise data_error(
-            entry.place,
-            "this is no classification of the record",
-            expected=f"{name!r}, label(s) and 'probabilities', the {name} being that of {record.place}: {shorten(given)}",
-            received=shorten(entry.fields),
-            mend="name the data that the predictions were made for, in the same order",
+        expected = f"{name!r}, label(s) and 'probabilities', the {name} being that"
+        raise mismatch(
+            entry, record, "this is no classification of the record", expected, given, entry.fields
         )
     by_name = {label: float(chance) for label, chance in chances.items()}
     source = given if name == "text" else Picture(given, np.zeros((0, 0, 3), np.uint8))

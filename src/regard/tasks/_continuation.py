@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regard._errors import ConfigError
-from regard.data.lines import data_error, shorten
 from regard.data.permutation import derived, uniform
 from regard.data.records import Record
 from regard.data.units import Units
 from regard.decoding.sampling import check_sampling, draw, probabilities
 from regard.pictures import AttentionPicture
+from regard.tasks._mismatch import mismatch
 
 Array = NDArray[Any]
 BETWEEN = "\n---\n"  # several continuations of one prompt
@@ -145,13 +145,8 @@ def restored_likelihood(entry: Record, record: Record) -> Likelihood:
     text = record.fields["text"]
     values = [entry.fields.get(name) for name in ("nats", "tokens", "characters")]
     if entry.fields.get("text") != text or not all(isinstance(value, int | float) for value in values):
-        raise data_error(
-            entry.place,
-            "this is no likelihood of the record",
-            expected=f"'text', 'nats', 'tokens' and 'characters', the text being that of {record.place}: {shorten(text)}",
-            received=shorten(entry.fields),
-            mend="name the data that the predictions were made for, in the same order",
-        )
+        expected = "'text', 'nats', 'tokens' and 'characters', the text being that"
+        raise mismatch(entry, record, "this is no likelihood of the record", expected, text, entry.fields)
     nats, tokens, characters = values
     units = str(entry.fields.get("units", ""))
     return Likelihood(float(nats), int(tokens), int(characters), (), text, units)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from regard.data.sentences import Sentence, sentence_of
 from regard.decoding.bio import best_tags, span_probabilities
 from regard.metrics.propositions import tagged_phrases
 from regard.pictures import AttentionPicture
+from regard.tasks._mismatch import mismatch
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,12 @@ def restored_labelling(entry: Record, record: Record) -> Labelling:
     """A labelling from its words, predicates and roles, and where they are there from the predicates found and the probabilities."""
     words = record.fields["words"]
     if entry.fields.get("words") != words:
-        raise data_error(
-            entry.place,
-            "this is no labelling of the record",
-            expected=f"'words', 'predicates' and 'roles', the words being those of {record.place}: {shorten(' '.join(words))}",
-            received=shorten(entry.fields.get("words")),
-            mend="name the data that the predictions were made for, in the same order",
+        expected, received = (
+            "'words', 'predicates' and 'roles', the words being those",
+            entry.fields.get("words"),
         )
+        wrong = "this is no labelling of the record"
+        raise mismatch(entry, record, wrong, expected, " ".join(words), received)
     places = check_predicates(entry, len(words))
     sentence = sentence_of(record)
     chances = _probabilities(entry, places)
@@ -160,11 +160,10 @@ def restored_labelling(entry: Record, record: Record) -> Labelling:
             for one in tagged_phrases(row)
         )
         propositions.append(Proposition(place, tuple(row), tuple(spans)))
-    given = entry.fields.get("found")
-    found = Record({"predicates": given}, entry.file, entry.line)
-    return Labelling(
-        sentence, tuple(propositions), None if given is None else tuple(check_predicates(found, len(words)))
-    )
+    if (given := entry.fields.get("found")) is None:
+        return Labelling(sentence, tuple(propositions), None)
+    found = check_predicates(Record({"predicates": given}, entry.file, entry.line), len(words))
+    return Labelling(sentence, tuple(propositions), tuple(found))
 
 
 def _probabilities(entry: Record, places: Sequence[int]) -> dict[tuple[int, int, int], float]:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from regard._errors import ConfigError
 from regard.data.checks import Record
-from regard.data.lines import data_error, shorten
 from regard.data.matches import Text, nearest_match
 from regard.data.words import merge_pieces_to_words
 from regard.pictures import AttentionPicture
 from regard.tasks._attention import END, word_numbers
+from regard.tasks._mismatch import mismatch
 
 DISTANCES = (1, 2, 3, 5, 9)  # words, where parts of examples begin
 
@@ -121,13 +121,12 @@ def restored_answer(entry: Record, record: Record) -> Answer:
     """An answer from its question and text and, if it has them, bounds and probabilities."""
     question, text = (entry.fields.get(name) for name in ("question", "text"))
     if question != record.fields["question"] or not isinstance(text, str):
-        raise data_error(
-            entry.place,
-            "this is no answer to the record's question",
-            expected=f"'question' and 'text', the question being that of {record.place}: {shorten(record.fields['question'])}",
-            received=shorten({"question": question, "text": text}),
-            mend="name the data that the predictions were made for, in the same order",
+        expected, received = (
+            "'question' and 'text', the question being that",
+            {"question": question, "text": text},
         )
+        wrong = "this is no answer to the record's question"
+        raise mismatch(entry, record, wrong, expected, record.fields["question"], received)
     start, end = (entry.fields.get(name) for name in ("start", "end"))
     chances = (entry.fields.get(name) for name in ("probability", "no_answer"))
     probability, no_answer = (float(one) if isinstance(one, int | float) else 0.0 for one in chances)

@@ -18,7 +18,6 @@ from regard._errors import ConfigError
 from regard._packed import Packed
 from regard.data.checks import checked
 from regard.data.frequency import WordCounts
-from regard.data.lines import data_error, shorten
 from regard.data.records import Record, Source, read_records
 from regard.data.tokenizer import Tokenizer
 from regard.decoding import Hypothesis, Stepper, check_beam, search
@@ -29,6 +28,7 @@ from regard.nn.transformer import Shape
 from regard.pictures import AttentionPicture
 from regard.tasks._attention import Attention
 from regard.tasks._counting import CountsWords, frequency_group
+from regard.tasks._mismatch import mismatch
 from regard.training.presets import encoder_decoder_sizes
 from regard.training.recipe import Recipe
 
@@ -207,22 +207,16 @@ class TextForText(CountsWords):
         for text, some in zip(inputs, found, strict=True):
             best = (*some, NOTHING)[0]
             chosen = self._draft(best)
-            drafts: dict[str, Draft] = {}
-            if (
-                candidates > 1
-            ):  # several rows of pieces may be one text, whose most probable one stands for it
-                for draft in map(self._draft, some):
-                    drafts.setdefault(draft.text, draft)
-            results.append(
-                self.result(
-                    text,
-                    chosen.text,
-                    chosen.score,
-                    best.tokens,
-                    candidates=tuple(drafts.values())[:candidates],
-                )
-            )
+            drafts = self._drafts(some)[:candidates] if candidates > 1 else ()
+            results.append(self.result(text, chosen.text, chosen.score, best.tokens, candidates=drafts))
         return results
+
+    def _drafts(self, hypotheses: Sequence[Hypothesis]) -> tuple[Draft, ...]:
+        """The texts of hypotheses, each once: several rows of pieces may be one, for which the most probable stands."""
+        drafts: dict[str, Draft] = {}
+        for draft in map(self._draft, hypotheses):
+            drafts.setdefault(draft.text, draft)
+        return tuple(drafts.values())
 
     def _draft(self, hypothesis: Hypothesis) -> Draft:
         return Draft(self.tokenizer.decode(hypothesis.tokens), hypothesis.score(1.0))
@@ -244,14 +238,12 @@ class TextForText(CountsWords):
         """A result from its source, text and, if it has one, score."""
         source, text, score = (entry.fields.get(name) for name in ("source", "text", "score"))
         if source != record.fields["source"] or not isinstance(text, str):
-            raise data_error(
-                entry.place,
-                f"this is no {self.result.noun} of the record",
-                expected=f"'source' and 'text', the source being that of {record.place}: "
-                f"{shorten(record.fields['source'])}",
-                received=shorten({"source": source, "text": text}),
-                mend="name the data that the predictions were made for, in the same order",
+            expected, received = (
+                "'source' and 'text', the source being that",
+                {"source": source, "text": text},
             )
+            wrong = f"this is no {self.result.noun} of the record"
+            raise mismatch(entry, record, wrong, expected, record.fields["source"], received)
         return self.result(
             record.fields["source"], text, score if isinstance(score, int | float) else math.nan, ()
         )

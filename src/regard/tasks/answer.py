@@ -240,8 +240,8 @@ class AnswerQuestions(CountsWords):
         """Choose how probable it must be that there is no answer, where dev records have questions of both kinds."""
         if model.threshold is None:
             return
-        examples = list(self._trained(records[:CALIBRATED], whole=True))  # as `predict` reads them
-        batches = (pack_streams(part, self.streams) for part in parts_of(examples, 2 * PREDICTED))
+        whole = list(self._trained(records[:CALIBRATED], whole=True))  # as `predict` reads them
+        batches = (pack_streams(part, self.streams) for part in parts_of(whole, 2 * PREDICTED))
         found = [one for batch in batches for one in outcomes(*read(model, batch), self._golds(batch))]
         shares, answerable, silences = zip(*found, strict=True) if found else ((), (), ())
         model.threshold.fill_(-1.0)
